@@ -1,0 +1,222 @@
+//! Every figure the mirror exports, in one struct that is passed down; no globals.
+//!
+//! The names are a contract: dashboards and alerts rely on them. A HELP text is the field's doc comment. Labels never
+//! hold a repository name: a value is an upstream's configured name or a member of a closed set, such as [`Kind`] and
+//! [`Outcome`]. Whoever decides something counts it there; the sum over `result` is the number of requests (I12).
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// What was asked for: the label `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `/manifests/`
+    Manifest,
+    /// `/blobs/`
+    Blob,
+    /// `/tags/list`
+    Tags,
+    /// `/referrers/`
+    Referrers,
+    /// `/v2/` itself and whatever is no pull. Not part of a hit rate.
+    Other,
+}
+
+impl Kind {
+    /// The label's value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+            Self::Tags => "tags",
+            Self::Referrers => "referrers",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How a request was answered: the label `result`. Every request ends in exactly one (I12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// From the memory tier.
+    Memory,
+    /// From the disk tier.
+    Disk,
+    /// From a fill that another request had begun.
+    Joined,
+    /// By beginning a fill, or by an upstream answer that is not kept.
+    Fill,
+    /// From the cache, after the upstream confirmed the tag.
+    Revalidated,
+    /// From the cache, although the upstream could not confirm the tag.
+    Stale,
+    /// By a remembered or fresh "not found".
+    Negative,
+    /// Refused: not allowed here, or by the upstream.
+    Denied,
+    /// Not cached, and the mirror is offline.
+    Offline,
+    /// Refused: not a valid request.
+    Invalid,
+    /// Failed: the upstream or the mirror could not answer.
+    Error,
+    /// Answered here without cache or upstream, as `/v2/` is.
+    Local,
+}
+
+impl Outcome {
+    /// The label's value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Joined => "joined",
+            Self::Fill => "fill",
+            Self::Revalidated => "revalidated",
+            Self::Stale => "stale",
+            Self::Negative => "negative",
+            Self::Denied => "denied",
+            Self::Offline => "offline",
+            Self::Invalid => "invalid",
+            Self::Error => "error",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// Declares [`Metrics`]: each field is registered as `roadstead_<field>`, its doc comment is the HELP text.
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $field:ident: $type:ty $([$($label:literal),+])?,)*) => {
+        /// The mirror's metrics. Built once, shared by `Arc`.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $field: $type,)*
+        }
+
+        impl Metrics {
+            /// All metrics at zero, in a registry of their own.
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                $(
+                    let $field = <$type as Make>::make(
+                        concat!("roadstead_", stringify!($field)), concat!($($help),+).trim(), &[$($($label),+)?]);
+                    register(&registry, $field.clone());
+                )*
+                register(&registry, ProcessCollector::for_self());
+                Self { registry, $($field,)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Client requests, each counted once at the end of its body.
+    requests_total: IntCounterVec ["upstream", "kind", "result"],
+    /// Body bytes sent to clients.
+    response_bytes_total: IntCounterVec ["upstream", "kind", "result"],
+    /// Time from a request's head to the end of its answer.
+    request_seconds: HistogramVec ["kind", "result"],
+    /// Time from a request's head to the first body byte of its answer.
+    first_byte_seconds: HistogramVec ["kind", "result"],
+    /// Requests sent to upstreams; code is the status, or "error" where none came.
+    upstream_requests_total: IntCounterVec ["upstream", "kind", "method", "code"],
+    /// Body bytes received from upstreams.
+    upstream_bytes_total: IntCounterVec ["upstream"],
+    /// Time from a request to an upstream to the head of its answer.
+    upstream_first_byte_seconds: HistogramVec ["upstream"],
+    /// The pull quota that the upstream last told (ratelimit-limit).
+    upstream_ratelimit_limit: IntGaugeVec ["upstream"],
+    /// What is left of the pull quota, as the upstream last told (ratelimit-remaining).
+    upstream_ratelimit_remaining: IntGaugeVec ["upstream"],
+    /// Answers of upstreams that said 429.
+    upstream_throttled_total: IntCounterVec ["upstream"],
+    /// Manifest GETs that a client asked for and the upstream was not asked for.
+    pulls_saved_total: IntCounterVec ["upstream"],
+    /// Downloads from upstreams now running.
+    fills_in_flight: IntGauge,
+    /// Broken downloads that were continued.
+    fill_resumes_total: IntCounterVec ["upstream"],
+    /// Downloads that failed.
+    fill_failures_total: IntCounterVec ["upstream", "reason"],
+    /// Contents that did not have the digest they were asked for by.
+    digest_mismatches_total: IntCounterVec ["upstream"],
+    /// Bytes held by a tier of the cache, reservations included.
+    cache_bytes: IntGaugeVec ["tier"],
+    /// Objects held by a tier of the cache.
+    cache_objects: IntGaugeVec ["tier"],
+    /// The limit of a tier of the cache in bytes.
+    cache_limit_bytes: IntGaugeVec ["tier"],
+    /// Objects removed from the disk tier.
+    evictions_total: IntCounterVec ["reason"],
+    /// Bytes removed from the disk tier.
+    evicted_bytes_total: IntCounter,
+    /// Open client connections.
+    connections: IntGauge,
+    /// Always 1; its labels say what runs.
+    build_info: IntGaugeVec ["version", "rustc"],
+}
+
+impl Metrics {
+    /// The exposition text of `/metrics` (Prometheus text format 0.0.4).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Fails only for a metric without a name, and there is none.
+        let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn register(registry: &Registry, collector: impl Collector + 'static) {
+    // Refused only for a name twice in one registry; `metrics_are_all_registered` would show it.
+    let registered = registry.register(Box::new(collector));
+    debug_assert!(registered.is_ok(), "{registered:?}");
+}
+
+/// From 1 ms, where a hit ends, to 5 min, where a large layer over a slow link does.
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+trait Make: Sized {
+    fn make(name: &str, help: &str, labels: &[&str]) -> Self;
+}
+
+macro_rules! make {
+    ($($type:ty: |$name:ident, $help:ident, $labels:ident| $new:expr;)*) => {$(
+        impl Make for $type {
+            #[expect(clippy::expect_used, reason = "names and labels are constants; a test makes them all")]
+            fn make($name: &str, $help: &str, $labels: &[&str]) -> Self {
+                $new.expect("valid metric")
+            }
+        }
+    )*};
+}
+
+make! {
+    IntCounter: |name, help, _labels| Self::new(name, help);
+    IntGauge: |name, help, _labels| Self::new(name, help);
+    IntCounterVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
+    IntGaugeVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
+    HistogramVec: |name, help, labels| Self::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_all_registered() {
+        let metrics = Metrics::new();
+        metrics.requests_total.with_label_values(&["docker.io", Kind::Blob.label(), Outcome::Joined.label()]).inc();
+        let text = metrics.render();
+        assert!(text.contains("# HELP roadstead_fills_in_flight Downloads from upstreams now running."), "{text}");
+        assert!(text.contains(r#"roadstead_requests_total{kind="blob",result="joined",upstream="docker.io"} 1"#), "{text}");
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Names of things in a registry: upstream, repository, tag, reference.
+//!
+//! Each type holds its grammar (OCI distribution-spec, *Pulling manifests*): a value that exists is valid, so no
+//! later stage checks again, and none of them can leave the folder or the URL path it is put into.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::digest::Digest;
+
+/// Why a string is not the name it was taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a repository: lower-case components of `[a-z0-9]` joined by `.`, `_`, `__` or dashes, `/` between, 255 characters at most.
+    #[error("a repository is lower-case components separated by '/', 255 characters at most")]
+    Repository,
+    /// Not a tag: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`.
+    #[error("a tag is up to 128 letters, digits, '_', '.' or '-', and does not begin with '.' or '-'")]
+    Tag,
+    /// Not an upstream name: a host name with an optional port.
+    #[error("an upstream is named by its host, with a port where it has one, as in registry.example:5000")]
+    Upstream,
+}
+
+/// The name of an upstream registry as images spell it: `docker.io`, `registry.example:5000`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamName(Arc<str>);
+
+/// A repository within an upstream: `library/alpine`. At most 255 characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Repository(Arc<str>);
+
+/// A tag: `3.20`, `latest`. Case matters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Arc<str>);
+
+/// What stands behind `/manifests/`: a tag that can move, or a digest that cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// A tag, to be resolved.
+    Tag(Tag),
+    /// A digest, which names its bytes for ever.
+    Digest(Digest),
+}
+
+fn is_upstream(text: &str) -> bool {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    };
+    text.len() <= 253
+        && host.split('.').all(label)
+        && port
+            .is_none_or(|port| !port.starts_with('0') && port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
+/// One component of a repository: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+fn is_component(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alphanumeric = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    alphanumeric(*first)
+        && alphanumeric(*last)
+        && bytes
+            .split(|c| alphanumeric(*c))
+            .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|c| *c == b'-'))
+}
+
+fn is_repository(text: &str) -> bool {
+    text.len() <= 255 && text.split('/').all(is_component)
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+    matches!(text.as_bytes(), [first, rest @ ..]
+        if word(*first) && rest.len() <= 127 && rest.iter().all(|c| word(*c) || matches!(c, b'.' | b'-')))
+}
+
+macro_rules! name {
+    ($type:ident, $valid:ident, $error:ident) => {
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                if $valid(text) { Ok(Self(text.into())) } else { Err(NameError::$error) }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name!(UpstreamName, is_upstream, Upstream);
+name!(Repository, is_repository, Repository);
+name!(Tag, is_tag, Tag);
+
+impl Repository {
+    /// Docker Hub's official images have an invisible `library/` before their one-component name.
+    pub fn with_library(self) -> Self {
+        if self.0.contains('/') { self } else { Self(format!("library/{}", self.0).into()) }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => tag.fmt(f),
+            Self::Digest(digest) => digest.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn repositories() {
+        for good in ["a", "library/alpine", "a/b/c/d/e", "a.b_c__d-e---f/0", &"a".repeat(255)] {
+            assert!(good.parse::<Repository>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A",
+            "a..b",
+            "a___b",
+            "a._b",
+            "-a",
+            "a-",
+            "_a",
+            ".",
+            "..",
+            "a/../b",
+            "a b",
+            "a%2fb",
+            "a\\b",
+            "a\0",
+            "é",
+            "a:b",
+            &"a".repeat(256),
+        ] {
+            assert_eq!(bad.parse::<Repository>(), Err(NameError::Repository), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags() {
+        for good in ["latest", "v1.2.3", "_x", "A-b.C", "0", &"t".repeat(128)] {
+            assert!(good.parse::<Tag>().is_ok(), "{good}");
+        }
+        for bad in ["", ".x", "-x", "a/b", "a:b", "a b", "..", &"t".repeat(129)] {
+            assert_eq!(bad.parse::<Tag>(), Err(NameError::Tag), "{bad}");
+        }
+    }
+
+    #[test]
+    fn upstreams() {
+        for good in ["docker.io", "localhost", "127.0.0.1:5000", "a-b.example:65535"] {
+            assert!(good.parse::<UpstreamName>().is_ok(), "{good}");
+        }
+        for bad in ["", "..", "a..b", "-a", "Docker.io", "a:", "a:0", "a:65536", "a:b", "a/b", "a:1:2", "a@b"] {
+            assert_eq!(bad.parse::<UpstreamName>(), Err(NameError::Upstream), "{bad}");
+        }
+    }
+
+    #[test]
+    fn official_images_get_their_library() {
+        let with = |name: &str| name.parse::<Repository>().unwrap().with_library().to_string();
+        assert_eq!(with("alpine"), "library/alpine");
+        assert_eq!(with("grafana/loki"), "grafana/loki");
+    }
+
+    proptest! {
+        /// The hand-written grammar is the specification's regular expression.
+        #[test]
+        fn repository_grammar_is_the_specification(text in "[a-z0-9A._/-]{0,12}") {
+            let specification = regex::Regex::new(
+                r"^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$").unwrap();
+            prop_assert_eq!(text.parse::<Repository>().is_ok(), specification.is_match(&text));
+        }
+    }
+}
