@@ -7,4 +7,4 @@ pub mod digest;
 pub mod name;
 
 pub use digest::{Algorithm, Digest, Hasher};
-pub use name::{Reference, Repository, Tag, UpstreamName};
+pub use name::{Reference, Repository, Scope, Tag, UpstreamName};

@@ -46,6 +46,21 @@ pub enum Reference {
     Digest(Digest),
 }
 
+/// A repository of an upstream: what a permission, a record or a quota is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The upstream.
+    pub upstream: UpstreamName,
+    /// The repository in it.
+    pub repository: Repository,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.repository)
+    }
+}
+
 fn is_upstream(text: &str) -> bool {
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),

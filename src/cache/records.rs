@@ -1,0 +1,184 @@
+//! What is known of names: which digest a tag had and when that was confirmed, which type a manifest has, what
+//! refers to it. Small JSON files under `repos/`, kept in memory once read.
+//!
+//! A record is a hint that can be lost at any time, never a proof: a damaged one is as good as none, and the bytes a
+//! record leads to are checked by their digest. Folder names that begin with `_` cannot collide with a repository's
+//! components. Called by `pull`; file access goes to the blocking pool (I11).
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use moka::sync::Cache as Memory;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
+
+use super::Cache;
+use crate::clock::Timestamp;
+use crate::oci::{Digest, MediaType, Scope, Tag};
+
+/// Records kept in memory; a few hundred bytes each.
+const IN_MEMORY: u64 = 100_000;
+
+/// What a tag was, when it was last confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct TagRecord {
+    /// The manifest it named. That manifest was in the cache when this was written.
+    pub digest: Digest,
+    /// When the upstream last said so.
+    pub checked_at: Timestamp,
+}
+
+/// What a manifest is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct ManifestRecord {
+    /// Its media type, as the upstream and the bytes agree on it.
+    pub media_type: MediaType,
+}
+
+/// The last answer to a referrers request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct ReferrersRecord {
+    /// The body, an OCI image index as text; as received unless it was synthesised.
+    pub body: String,
+    /// The `OCI-Filters-Applied` header.
+    pub filters_applied: Option<String>,
+    /// When the upstream said so.
+    pub checked_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TagKey(Scope, Tag);
+
+/// All records of one cache.
+#[derive(Debug)]
+pub struct Records {
+    root: PathBuf,
+    /// `None`: there is no file, so that a cold tag asks the disk once.
+    tags: Memory<TagKey, Option<Arc<TagRecord>>>,
+}
+
+impl Records {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, tags: Memory::new(IN_MEMORY) }
+    }
+
+    fn folder(&self, scope: &Scope) -> PathBuf {
+        self.root.join(scope.upstream.as_str()).join(scope.repository.as_str())
+    }
+
+    fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
+        self.folder(scope).join("_tags").join(format!("{tag}.json"))
+    }
+
+    fn digest_path(&self, scope: &Scope, folder: &str, digest: &Digest, suffix: &str) -> PathBuf {
+        self.folder(scope).join(folder).join(format!("{}-{}{suffix}.json", digest.algorithm().name(), digest.hex()))
+    }
+}
+
+impl Cache {
+    /// What is known of a tag.
+    pub async fn tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<Arc<TagRecord>> {
+        let key = TagKey(scope.clone(), tag.clone());
+        if let Some(known) = self.records.tags.get(&key) {
+            return known;
+        }
+        let found: Option<TagRecord> = self.read_record(self.records.tag_path(scope, tag)).await;
+        // A record written while the file was read is newer than what was read.
+        self.records.tags.get_with(key, || found.map(Arc::new))
+    }
+
+    /// Writes down what a tag is. The caller orders calls for the same tag.
+    pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) {
+        let key = TagKey(scope.clone(), tag.clone());
+        let moved = self.records.tags.get(&key).flatten().is_none_or(|known| known.digest != record.digest);
+        self.records.tags.insert(key, Some(Arc::new(record.clone())));
+        // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
+        self.write_record(self.records.tag_path(scope, tag), &record, moved).await;
+    }
+
+    /// Forgets a tag that the upstream no longer has. Its manifest stays, by digest.
+    pub async fn remove_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) {
+        self.records.tags.insert(TagKey(scope.clone(), tag.clone()), None);
+        let path = self.records.tag_path(scope, tag);
+        let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
+    }
+
+    /// The tags of a repository that were pulled through this mirror, in order.
+    pub async fn tags(self: &Arc<Self>, scope: &Scope) -> Vec<Tag> {
+        let folder = self.records.folder(scope).join("_tags");
+        let listed = spawn_blocking(move || {
+            let mut tags: Vec<Tag> = std::fs::read_dir(folder)?
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
+                .collect();
+            tags.sort_unstable();
+            io::Result::Ok(tags)
+        });
+        listed.await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What a manifest was recorded as in a repository.
+    pub async fn manifest_record(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Option<ManifestRecord> {
+        self.read_record(self.records.digest_path(scope, "_manifests", digest, "")).await
+    }
+
+    /// Writes down what a manifest is, and that the repository has it.
+    pub async fn set_manifest_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, record: &ManifestRecord) {
+        self.write_record(self.records.digest_path(scope, "_manifests", digest, ""), record, true).await;
+    }
+
+    /// The last referrers answer for a digest; `filter` is the artifact type asked for.
+    pub async fn referrers_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>) -> Option<ReferrersRecord> {
+        self.read_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter))).await
+    }
+
+    /// Keeps a referrers answer.
+    pub async fn set_referrers_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>, record: &ReferrersRecord) {
+        self.write_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter)), record, false).await;
+    }
+
+    async fn read_record<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Option<T> {
+        let read = spawn_blocking(move || {
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::NotFound {
+                        tracing::warn!(path = %path.display(), %error, "cannot read a record");
+                    }
+                    return None;
+                }
+            };
+            serde_json::from_slice(&bytes)
+                .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a damaged record is ignored"))
+                .ok()
+        });
+        read.await.ok().flatten()
+    }
+
+    async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) {
+        let Ok(json) = serde_json::to_vec(record) else { return };
+        let this = self.clone();
+        let write = move || {
+            let written = match this.store().replace(&path, &json, durable) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => path
+                    .parent()
+                    .map_or(Ok(()), std::fs::create_dir_all)
+                    .and_then(|()| this.store().replace(&path, &json, durable)),
+                other => other,
+            };
+            if let Err(error) = written {
+                tracing::warn!(path = %path.display(), %error, "cannot write a record; it is kept in memory");
+            }
+        };
+        let _ = spawn_blocking(write).await;
+    }
+}
+
+/// An artifact type can hold any character: its hash makes a file name of it.
+fn filter_suffix(filter: Option<&str>) -> String {
+    filter.map_or_else(String::new, |filter| {
+        let hash = Digest::of(crate::oci::Algorithm::Sha256, filter.as_bytes()).hex();
+        format!("-{}", &hash[..16])
+    })
+}

@@ -1,0 +1,62 @@
+//! Reads the tree into the index when the mirror starts.
+//!
+//! The tree is the truth: what is found is taken in, oldest use first. Blocks, for seconds with 10^6 files, while the
+//! mirror already serves; fills wait for it, because only then is it known how much room there is (I8).
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::index::Index;
+use super::store::Store;
+use crate::oci::{Algorithm, Digest};
+
+/// What the scan found.
+#[derive(Debug)]
+pub struct Found {
+    /// Published files.
+    pub objects: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Fills that can be resumed.
+    pub leftovers: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Takes in all files of the tree.
+pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
+    let started = Instant::now();
+    let mut objects: Vec<(SystemTime, Digest, u64)> = Vec::new();
+    for algorithm in Algorithm::ALL {
+        for entry in fs::read_dir(store.blobs(algorithm))? {
+            let entry = entry?;
+            let Some(digest) = entry.file_name().to_str().and_then(|hex| Digest::from_parts(algorithm, hex).ok()) else {
+                tracing::warn!(path = %entry.path().display(), "not a cached file; left alone");
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) if meta.is_file() => objects.push((meta.modified()?, digest, meta.len())),
+                Ok(_) => tracing::warn!(path = %entry.path().display(), "not a file; left alone"),
+                // Gone since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    objects.sort_unstable_by_key(|(used, ..)| *used);
+    let bytes = objects.iter().map(|(.., size)| size).sum();
+    for (_, digest, size) in &objects {
+        index.insert(*digest, *size);
+    }
+    let mut leftovers = 0;
+    for entry in fs::read_dir(store.ingest_dir())? {
+        let entry = entry?;
+        // Everything else in there is being written at this moment.
+        if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
+            index.insert_leftover(digest, entry.metadata()?.len());
+            leftovers += 1;
+        }
+    }
+    Ok(Found { objects: objects.len(), bytes, leftovers, took: started.elapsed() })
+}

@@ -1,0 +1,45 @@
+//! The time of day, for everything that outlives the process.
+//!
+//! Read once at start and then carried forward by tokio's monotonic clock: a jump of the wall clock while the mirror
+//! runs makes no tag fresh or stale, and tests that pause tokio's time move this clock too.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// The clock of one mirror.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: SystemTime,
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that shows the present time.
+    pub fn new() -> Self {
+        Self { wall: SystemTime::now(), started: Instant::now() }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        let wall = self.wall + self.started.elapsed();
+        Timestamp(wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Milliseconds since 1970 (UTC), as records on disk keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The time from `earlier` to this. `None` if `earlier` lies ahead: a record written under a wrong clock.
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        self.0.checked_sub(earlier.0).map(Duration::from_millis)
+    }
+}

@@ -1,0 +1,120 @@
+//! Fills: the downloads that bring blobs into the cache, each one shared by everybody who asks for its digest.
+//!
+//! A fill is begun or joined in the [`table`] (I3), runs in a task of its own ([`run`], I6) and is followed by
+//! [`reader`]s through one cell, [`progress`]. Nothing a reader does reaches the task; nothing here knows of HTTP
+//! requests. Called by `pull`; uses `cache` to reserve and publish, `upstream` to download.
+
+pub mod progress;
+pub mod reader;
+mod run;
+pub mod table;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use crate::cache::NoRoom;
+use crate::cache::store::Mismatch;
+use crate::oci::{Digest, Repository};
+use crate::upstream::{Class, Upstream, UpstreamError};
+use progress::Progress;
+
+pub use reader::FillReader;
+pub use table::{Fills, Join};
+
+/// Where a blob can be had.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The registry.
+    pub upstream: Arc<Upstream>,
+    /// A repository that holds it.
+    pub repository: Repository,
+    /// Its size in bytes, where a manifest told it.
+    pub size: Option<u64>,
+}
+
+/// One download. Shared by its task and its readers.
+#[derive(Debug)]
+pub struct Fill {
+    digest: Digest,
+    progress: Progress<FillError>,
+    /// Set before the progress says that it streams.
+    file: OnceLock<Arc<File>>,
+}
+
+/// Why a fill ended without its blob. Cloned to all its readers.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    /// The upstream failed, and resuming did not help.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream sent other bytes than were asked for.
+    #[error("upstream {upstream} sent the wrong content for {}/{}: {mismatch}", .upstream, .repository)]
+    Mismatch {
+        /// Which upstream.
+        upstream: crate::oci::UpstreamName,
+        /// From which repository.
+        repository: Repository,
+        /// What was wanted and what came.
+        mismatch: Mismatch,
+    },
+    /// The upstream sent more or fewer bytes than it, or the manifest, had said.
+    #[error("upstream {upstream} sent {got} bytes of {digest}, {expected} were announced")]
+    Length {
+        /// Which upstream.
+        upstream: crate::oci::UpstreamName,
+        /// Of which blob.
+        digest: Digest,
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes that came.
+        got: u64,
+    },
+    /// The disk tier cannot take the blob: it can only be passed through.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// Nobody read it any more, and `fill.abandoned` says to stop then.
+    #[error("the download was stopped because nobody read it any more")]
+    Abandoned,
+    /// The mirror is stopping.
+    #[error("the mirror is shutting down")]
+    Stopping,
+}
+
+impl From<io::Error> for FillError {
+    fn from(error: io::Error) -> Self {
+        Self::NoRoom(error.into())
+    }
+}
+
+impl FillError {
+    /// The label of `roadstead_fill_failures_total`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Upstream(error) => match error.class() {
+                Class::NotFound => "not_found",
+                Class::Denied => "denied",
+                Class::RateLimited { .. } => "rate_limited",
+                Class::Unavailable => "unavailable",
+                Class::Broken => "broken",
+                Class::Invalid => "invalid",
+            },
+            Self::Mismatch { .. } => "digest",
+            Self::Length { .. } => "length",
+            Self::NoRoom(_) => "no_room",
+            Self::Abandoned => "abandoned",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// Whether somebody who named another repository or upstream may have more luck with it.
+    pub fn blames_source(&self) -> bool {
+        match self {
+            Self::Upstream(_) | Self::Mismatch { .. } | Self::Length { .. } => true,
+            // The next one who asks begins it anew.
+            Self::Abandoned => true,
+            Self::NoRoom(_) | Self::Stopping => false,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The reading half of a fill: follows the growing file from any offset.
+//!
+//! Reads what is announced and waits for what is not. A slow reader holds one chunk and its place in the cell, nothing
+//! else (I7): the bytes wait for it in the file.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::progress::{Place, Progress, Readable};
+use super::{Fill, FillError};
+use crate::cache::read::Reader;
+use crate::oci::Digest;
+
+impl Fill {
+    pub(super) fn new(digest: Digest) -> Self {
+        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new() }
+    }
+
+    /// The upstream has answered, and `file` will have the bytes. `written` are there already.
+    pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: u64) {
+        // Set once: a fill begins once.
+        let _ = self.file.set(file);
+        self.progress.begin(total, written);
+    }
+}
+
+/// A place at a fill. Dropping it leaves the fill; the fill goes on.
+#[derive(Debug)]
+pub struct FillReader {
+    fill: Arc<Fill>,
+    place: Place,
+    reader: Option<Reader>,
+    /// A read of the file is under way; it is finished before anything else.
+    reading: Option<(u64, u64)>,
+}
+
+impl FillReader {
+    pub(super) fn new(fill: Arc<Fill>) -> Self {
+        let place = fill.progress.attach();
+        Self { fill, place, reader: None, reading: None }
+    }
+
+    /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.
+    pub async fn head(&self) -> Result<Option<u64>, FillError> {
+        poll_fn(|cx| self.fill.progress.poll_head(&self.place, cx)).await
+    }
+
+    /// Waits until the size is certain, which without a word from upstream or manifest is at the end. Cancel-safe.
+    pub async fn total(&self) -> Result<u64, FillError> {
+        poll_fn(|cx| self.fill.progress.poll_total(&self.place, cx)).await
+    }
+
+    /// The next bytes from `at` on, none beyond `end`; `None` where the content ends.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<Result<Option<Bytes>, FillError>> {
+        let (from, until) = match self.reading {
+            Some(range) => range,
+            None => match ready!(self.fill.progress.poll_beyond(at, &self.place, cx))? {
+                Readable::Until(until) => (at, until.min(end)),
+                Readable::End => return Poll::Ready(Ok(None)),
+            },
+        };
+        debug_assert_eq!(from, at);
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => {
+                let Some(file) = self.fill.file.get() else { return Poll::Ready(Ok(None)) };
+                none.insert(Reader::new(file.clone()))
+            }
+        };
+        self.reading = Some((from, until));
+        let read = ready!(reader.poll_read(cx, from, until));
+        self.reading = None;
+        Poll::Ready(Ok(Some(read?)))
+    }
+}
+
+impl Drop for FillReader {
+    fn drop(&mut self) {
+        self.fill.progress.detach(&self.place);
+    }
+}

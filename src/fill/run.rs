@@ -1,0 +1,313 @@
+//! One fill from beginning to end: open, reserve, receive, resume, verify, publish.
+//!
+//! Runs in a task of its own (I6). Announces through the fill's progress and through nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::table::{Entry, Fills};
+use super::writer::Writer;
+use super::{Fill, FillError, Source};
+use crate::cache::index::Reservation;
+use crate::cache::store::Ingest;
+use crate::config::Abandoned;
+use crate::upstream::{BlobAnswer, BlobBody, Class};
+
+/// Attempts in a row that brought no byte before a fill gives up.
+const FRUITLESS: u32 = 4;
+
+/// Bytes reserved at a time where the upstream does not tell the size.
+const STEP: u64 = 16 << 20;
+
+/// Everything one fill needs.
+pub(super) struct Run {
+    fills: Arc<Fills>,
+    fill: Arc<Fill>,
+    source: Source,
+    stopping: watch::Receiver<bool>,
+}
+
+/// What has come of a download: the file as far as it is, and how it ended.
+struct Download {
+    ingest: Option<Ingest>,
+    reservation: Reservation,
+    ended: Result<(), FillError>,
+}
+
+impl Run {
+    pub fn new(fills: Arc<Fills>, fill: Arc<Fill>, source: Source) -> Self {
+        let stopping = fills.stopping.subscribe();
+        Self { fills, fill, source, stopping }
+    }
+
+    /// The whole life of the fill. `entry` leaves the table at the end, however that comes.
+    pub async fn run(mut self, entry: Entry) {
+        let digest = self.fill.digest;
+        if let Err(error) = self.fill().await {
+            let upstream = self.source.upstream.name();
+            self.fills.metrics.fill_failures_total.with_label_values(&[upstream.as_str(), error.reason()]).inc();
+            if matches!(error, FillError::Mismatch { .. }) {
+                self.fills.metrics.digest_mismatches_total.with_label_values(&[upstream.as_str()]).inc();
+            }
+            tracing::warn!(%digest, %upstream, repository = %self.source.repository, reason = error.reason(), %error, "fill failed");
+            self.fill.progress.fail(error);
+        }
+        drop(entry);
+    }
+
+    async fn fill(&mut self) -> Result<(), FillError> {
+        if self.is_cached().await {
+            return Ok(());
+        }
+        let digest = self.fill.digest;
+        let reservation = self.fills.cache.take_leftover(&digest).await;
+        let cache = self.fills.cache.clone();
+        let ingest = spawn_blocking(move || cache.store().ingest(&digest)).await.map_err(std::io::Error::other)??;
+        if !ingest.is_empty() {
+            tracing::debug!(%digest, written_bytes = ingest.len(), "resuming what an earlier fill left");
+        }
+        let Download { ingest, reservation, ended } = self.download(ingest, reservation).await;
+        let Some(ingest) = ingest else { return ended };
+        if let Err(error) = ended {
+            self.leave(ingest, reservation, &error).await;
+            return Err(error);
+        }
+        let (len, file) = (ingest.len(), ingest.file().clone());
+        let verified = spawn_blocking(move || ingest.verify()).await.map_err(std::io::Error::other)?;
+        let verified = verified.map_err(|mismatch| FillError::Mismatch {
+            upstream: self.source.upstream.name().clone(),
+            repository: self.source.repository.clone(),
+            mismatch,
+        })?;
+        if self.fill.file.get().is_none() {
+            // An earlier process had received all of it and was ended before it could publish.
+            self.fill.begin(file, Some(len), len);
+        }
+        // Readers go on to the end now; none of them waits for the disk.
+        self.fill.progress.verified(len);
+        let cache = self.fills.cache.clone();
+        let published = spawn_blocking(move || cache.publish(verified, reservation)).await;
+        if let Err(error) = published.map_err(std::io::Error::other).and_then(|result| result) {
+            // Every reader has what it asked for; only the cache has not.
+            tracing::error!(%digest, %error, "a verified blob could not be published");
+            self.fills.metrics.fill_failures_total.with_label_values(&[self.source.upstream.name().as_str(), "publish"]).inc();
+        } else {
+            tracing::debug!(%digest, size_bytes = len, upstream = %self.source.upstream.name(), "filled");
+        }
+        Ok(())
+    }
+
+    /// The blob may have been published between the caller's look into the cache and its join.
+    async fn is_cached(&self) -> bool {
+        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
+        let found = spawn_blocking(move || cache.store().read(&digest)).await;
+        let Ok(Ok(Some((file, size)))) = found else { return false };
+        self.fill.begin(Arc::new(file), Some(size), size);
+        self.fill.progress.verified(size);
+        true
+    }
+
+    /// Receives all that is missing in `ingest`.
+    async fn download(&mut self, ingest: Ingest, mut reservation: Reservation) -> Download {
+        if ingest.is_complete() {
+            return Download { ingest: Some(ingest), reservation, ended: Ok(()) };
+        }
+        let opened = self.open(&ingest, &mut reservation).await;
+        let (body, total) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Download { ingest: Some(ingest), reservation, ended: Err(error) },
+        };
+        self.fill.begin(ingest.file().clone(), total, ingest.len());
+        let mut writer = Writer::new(ingest);
+        let received = self.receive(body, total, &mut writer, &mut reservation).await;
+        let ended = match received {
+            Ok(()) => self.drain(&mut writer).await,
+            Err(error) => Err(error),
+        };
+        match writer.into_ingest().await {
+            Ok(ingest) => Download { ingest: Some(ingest), reservation, ended },
+            Err(error) => Download { ingest: None, reservation, ended: ended.and(Err(error.into())) },
+        }
+    }
+
+    /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
+    async fn open(&mut self, ingest: &Ingest, reservation: &mut Reservation) -> Result<(BlobBody, Option<u64>), FillError> {
+        let BlobAnswer { total, start, mut body } = self.ask(ingest.len()).await?;
+        let total = total.or(self.source.size);
+        if let Some(total) = total.filter(|total| *total < ingest.len()) {
+            return Err(self.wrong_length(total, ingest.len()));
+        }
+        let wanted = total.unwrap_or(ingest.len() + STEP);
+        self.reserve(wanted, reservation).await?;
+        if let Some(total) = total {
+            ingest.allocate(total)?;
+        }
+        body.skip(ingest.len() - start);
+        Ok((body, total))
+    }
+
+    async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
+        let Source { upstream, repository, .. } = &self.source;
+        tokio::select! {
+            answer = upstream.blob(repository, &self.fill.digest, from) => Ok(answer?),
+            _ = self.stopping.wait_for(|stopping| *stopping) => Err(FillError::Stopping),
+        }
+    }
+
+    async fn reserve(&self, wanted: u64, reservation: &mut Reservation) -> Result<(), FillError> {
+        if wanted > reservation.bytes() {
+            reservation.absorb(self.fills.cache.reserve(wanted - reservation.bytes()).await?);
+        }
+        Ok(())
+    }
+
+    /// Receives to the end, asking again by Range whenever the transfer breaks and as long as that brings bytes.
+    async fn receive(
+        &mut self,
+        mut body: BlobBody,
+        total: Option<u64>,
+        writer: &mut Writer,
+        reservation: &mut Reservation,
+    ) -> Result<(), FillError> {
+        let mut fruitless = 0;
+        loop {
+            let before = writer.received();
+            let mut broken = match self.pump(&mut body, total, writer, reservation).await {
+                Ok(()) => return Ok(()),
+                Err(FillError::Upstream(error)) if error.retry() => error,
+                Err(error) => return Err(error),
+            };
+            if writer.received() > before {
+                fruitless = 0;
+            }
+            body = loop {
+                fruitless += 1;
+                if fruitless > FRUITLESS {
+                    return Err(broken.into());
+                }
+                tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
+                self.pause(fruitless).await?;
+                self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
+                match self.resume(writer.received(), total).await {
+                    Ok(body) => break body,
+                    Err(FillError::Upstream(error)) if error.retry() => broken = error,
+                    Err(error) => return Err(error),
+                }
+            };
+        }
+    }
+
+    async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<BlobBody, FillError> {
+        let BlobAnswer { total: now, start, mut body } = self.ask(from).await?;
+        if let (Some(total), Some(now)) = (total, now)
+            && total != now
+        {
+            return Err(self.wrong_length(total, now));
+        }
+        body.skip(from - start);
+        Ok(body)
+    }
+
+    /// Waits before the next attempt: at once after progress, then longer and longer.
+    async fn pause(&mut self, fruitless: u32) -> Result<(), FillError> {
+        let pause = Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless });
+        tokio::select! {
+            () = sleep(pause) => Ok(()),
+            _ = self.stopping.wait_for(|stopping| *stopping) => Err(FillError::Stopping),
+        }
+    }
+
+    /// Moves bytes from one upstream answer to the file until the answer ends.
+    async fn pump(
+        &mut self,
+        body: &mut BlobBody,
+        total: Option<u64>,
+        writer: &mut Writer,
+        reservation: &mut Reservation,
+    ) -> Result<(), FillError> {
+        let abort = self.fills.config.abandoned == Abandoned::Abort;
+        // Nobody reading at four looks in a row is nobody reading for `abandon_after`.
+        let mut look = interval((self.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unread = 0;
+        loop {
+            tokio::select! {
+                written = writer.written(), if writer.is_busy() => self.announce(written, writer).await?,
+                chunk = body.chunk(), if writer.has_room() => match chunk {
+                    Some(chunk) => {
+                        let chunk = chunk?;
+                        let received = writer.received() + chunk.len() as u64;
+                        match total {
+                            Some(total) if received > total => return Err(self.wrong_length(total, received)),
+                            Some(_) => {}
+                            None => if received > reservation.bytes() {
+                                self.reserve(received + STEP, reservation).await?;
+                            }
+                        }
+                        writer.push(chunk);
+                    }
+                    None => match total {
+                        Some(total) if writer.received() < total => return Err(self.wrong_length(total, writer.received())),
+                        _ => return Ok(()),
+                    }
+                },
+                _ = look.tick(), if abort => {
+                    unread = if self.fill.progress.readers() == 0 { unread + 1 } else { 0 };
+                    if unread > 4 {
+                        return Err(FillError::Abandoned);
+                    }
+                }
+                _ = self.stopping.wait_for(|stopping| *stopping) => return Err(FillError::Stopping),
+            }
+        }
+    }
+
+    async fn drain(&self, writer: &mut Writer) -> Result<(), FillError> {
+        while writer.is_busy() {
+            let written = writer.written().await;
+            self.announce(written, writer).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the readers what is in the file. A disk that has filled up behind the reservation's back gets one more
+    /// chance, after eviction.
+    async fn announce(&self, written: std::io::Result<u64>, writer: &mut Writer) -> Result<(), FillError> {
+        match written {
+            Ok(written) => self.fill.progress.advance(written),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                drop(self.fills.cache.reserve(STEP).await?);
+                writer.retry();
+                let written = writer.written().await?;
+                self.fill.progress.advance(written);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Keeps what can be resumed; drops what can not.
+    async fn leave(&self, ingest: Ingest, reservation: Reservation, error: &FillError) {
+        let hopeless = match error {
+            FillError::Upstream(error) => matches!(error.class(), Class::NotFound | Class::Denied | Class::Invalid),
+            FillError::Length { .. } | FillError::Mismatch { .. } => true,
+            FillError::NoRoom(_) | FillError::Abandoned | FillError::Stopping => false,
+        };
+        if hopeless || ingest.is_empty() {
+            // The reservation goes after the file: the account never says less than the disk holds.
+            let _ = spawn_blocking(move || ingest.discard()).await;
+            drop(reservation);
+        } else {
+            reservation.left_over(self.fill.digest, ingest.len());
+        }
+    }
+
+    fn wrong_length(&self, expected: u64, got: u64) -> FillError {
+        FillError::Length { upstream: self.source.upstream.name().clone(), digest: self.fill.digest, expected, got }
+    }
+}
+

@@ -1,0 +1,109 @@
+//! Who fills what: at most one fill per digest (I3).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::reader::FillReader;
+use super::run::Run;
+use super::{Fill, Source};
+use crate::cache::Cache;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::oci::Digest;
+
+/// All fills of a mirror.
+#[derive(Debug)]
+pub struct Fills {
+    table: Mutex<HashMap<Digest, Arc<Fill>>>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) config: config::Fill,
+    pub(super) metrics: Arc<Metrics>,
+    /// Turns true when fills have to end.
+    pub(super) stopping: watch::Sender<bool>,
+    /// Number of running fills.
+    running: watch::Sender<usize>,
+}
+
+/// A place at a fill.
+#[derive(Debug)]
+pub struct Join {
+    /// What follows it.
+    pub reader: FillReader,
+    /// Whether this call began it.
+    pub began: bool,
+}
+
+impl Fills {
+    /// An empty table.
+    pub fn new(cache: Arc<Cache>, config: config::Fill, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            table: Mutex::default(),
+            cache,
+            config,
+            metrics,
+            stopping: watch::Sender::new(false),
+            running: watch::Sender::new(0),
+        })
+    }
+
+    /// Joins the fill of `digest`, or begins it from `source`. Returns at once; the fill runs in its own task and
+    /// does not depend on the caller (I6).
+    pub fn join(self: &Arc<Self>, digest: &Digest, source: Source) -> Join {
+        let fill = {
+            let mut table = self.lock();
+            match table.get(digest) {
+                // One that has failed is about to leave the table: nobody joins it any more.
+                Some(fill) if !fill.progress.has_failed() => {
+                    return Join { reader: FillReader::new(fill.clone()), began: false };
+                }
+                _ => {}
+            }
+            let fill = Arc::new(Fill::new(*digest));
+            table.insert(*digest, fill.clone());
+            fill
+        };
+        let join = Join { reader: FillReader::new(fill.clone()), began: true };
+        self.metrics.fills_in_flight.inc();
+        self.running.send_modify(|running| *running += 1);
+        let entry = Entry { fills: self.clone(), fill };
+        tokio::spawn(Run::new(self.clone(), entry.fill.clone(), source).run(entry));
+        join
+    }
+
+    /// Ends all fills, leaving on disk what can be resumed; waits for them at most `patience`.
+    pub async fn stop(&self, patience: Duration) {
+        self.stopping.send_replace(true);
+        let mut running = self.running.subscribe();
+        let stopped = tokio::time::timeout(patience, running.wait_for(|running| *running == 0)).await.is_ok();
+        if !stopped {
+            tracing::warn!("some downloads did not stop in time; they are resumed at the next start");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
+        self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A fill's place in the table. Dropped when the fill's task ends, however it ends.
+#[derive(Debug)]
+pub(super) struct Entry {
+    fills: Arc<Fills>,
+    fill: Arc<Fill>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut table = self.fills.lock();
+        // A failed fill may have been replaced already.
+        if table.get(&self.fill.digest).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+            table.remove(&self.fill.digest);
+        }
+        drop(table);
+        self.fills.metrics.fills_in_flight.dec();
+        self.fills.running.send_modify(|running| *running -= 1);
+    }
+}
