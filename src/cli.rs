@@ -19,8 +19,8 @@ use crate::config::{Config, ConfigError};
 const LONG_ABOUT: &str = "\
 A pull-through caching mirror for container images.
 
-Docker, containerd, CRI-O, podman and buildkit pull through it: the first pull of anything goes to the registry once,
-every later one is served from here, also while the registry cannot be reached.";
+Docker, containerd, CRI-O, podman and buildkit pull through it: the first pull of anything goes to \
+the registry once, every later one is served from here, also while the registry cannot be reached.";
 
 const AFTER_HELP: &str = "\
 Getting started, without any configuration:

@@ -1,6 +1,6 @@
 //! Configuration: what an operator may say, checked, with every default in one place.
 //!
-//! Two steps, as in ripgrep's LowArgs → HiArgs: [`raw`] is what serde reads from TOML, this module's types are what
+//! Two steps, as in ripgrep's LowArgs → HiArgs: `raw` is what serde reads from TOML, this module's types are what
 //! the rest of the program uses. A [`Config`] that exists is right: no string in it is left to be parsed.
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
