@@ -1,31 +1,38 @@
 //! Configuration: what an operator may say, checked, with every default in one place.
 //!
-//! Two steps, as in ripgrep's LowArgs → HiArgs: [`raw`] is what serde reads from TOML, this module's types are what
+//! Two steps, as in ripgrep's LowArgs → HiArgs: `raw` is what serde reads from TOML, this module's types are what
 //! the rest of the program uses. A [`Config`] that exists is right: no string in it is left to be parsed.
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
+mod build;
+mod defaults;
+mod document;
+mod error;
 mod load;
+mod patterns;
 mod raw;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod units;
+mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use globset::GlobSet;
-use regex::RegexSet;
 use url::Url;
 
-pub use load::ConfigError;
+pub use error::{ConfigError, Problem};
+pub use patterns::{Globs, TagPatterns};
 pub use secret::Secret;
 pub use units::Amount;
 
-use crate::oci::name::UpstreamName;
+use crate::oci::name::{Repository, UpstreamName};
 
 /// The whole configuration of one mirror.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `[server]`
     pub server: Server,
@@ -42,7 +49,7 @@ pub struct Config {
 }
 
 /// `[server]`: where clients pull.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// `listen`: the addresses to bind.
     pub listen: Vec<SocketAddr>,
@@ -59,14 +66,14 @@ pub struct Server {
 }
 
 /// `[admin]`: health, metrics and status.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     /// `listen`: the address to bind; `None` ("off") for no admin interface.
     pub listen: Option<SocketAddr>,
 }
 
 /// `[cache]`: what may be kept where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
     /// `dir`: the root of the disk tier.
     pub dir: PathBuf,
@@ -81,7 +88,7 @@ pub struct Cache {
 }
 
 /// `[freshness]`, and the same keys under an upstream: for how long a tag is believed. Digests never go stale.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Freshness {
     /// `fresh_for`: no upstream contact within this after a tag was checked.
     pub fresh_for: Duration,
@@ -94,11 +101,11 @@ pub struct Freshness {
     /// `negative`: for how long a 404 is remembered.
     pub negative: Duration,
     /// `immutable_tags`: tags that are never checked again.
-    pub immutable_tags: RegexSet,
+    pub immutable_tags: TagPatterns,
 }
 
 /// `[upstream."NAME"]`: one registry that is mirrored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// `url`: base URLs, tried in order. Never empty; scheme http or https, no query, no user.
     pub urls: Vec<Url>,
@@ -125,16 +132,23 @@ pub struct Upstream {
 }
 
 /// `allow`, `deny`: globs over repository names; `*` stays within one component, `**` does not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RepositoryRule {
     /// What may be pulled.
-    pub allow: GlobSet,
+    pub allow: Globs,
     /// What may not, whatever `allow` says.
-    pub deny: GlobSet,
+    pub deny: Globs,
+}
+
+impl RepositoryRule {
+    /// Whether `repository` may be pulled.
+    pub fn permits(&self, repository: &Repository) -> bool {
+        self.allow.is_match(repository.as_str()) && !self.deny.is_match(repository.as_str())
+    }
 }
 
 /// How the mirror signs in to one upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Credentials {
     /// Not at all.
     Anonymous,
@@ -150,7 +164,7 @@ pub enum Credentials {
 }
 
 /// `[fill]`: what happens to a download that nobody reads any more.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fill {
     /// `abandoned`
     pub abandoned: Abandoned,
@@ -168,7 +182,7 @@ pub enum Abandoned {
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// `format`
     pub format: LogFormat,

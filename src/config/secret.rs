@@ -1,6 +1,7 @@
-//! A secret that cannot be printed by accident (I9).
+//! A secret that cannot be printed by accident (I9), and where one comes from.
 
 use std::fmt;
+use std::path::Path;
 
 /// A password, token or key. `Debug` and `Display` show no byte of it; [`Secret::expose`] marks each place that uses it.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,6 +16,22 @@ impl Secret {
     /// The secret itself, for an `Authorization` header and nothing else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The value of a key: the text itself, or the environment variable that `env:NAME` names. No error repeats it.
+    pub(super) fn from_text(text: Self, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let secret = match text.0.strip_prefix("env:") {
+            Some(name) => env(name).ok_or_else(|| format!("the environment variable {name:?} is not set, or not UTF-8"))?,
+            None => text.0,
+        };
+        if secret.is_empty() { Err("it is empty".into()) } else { Ok(Self(secret)) }
+    }
+
+    /// The content of `file`, without the end of its last line.
+    pub(super) fn from_file(file: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        let secret = text.trim_end_matches(['\n', '\r']);
+        if secret.is_empty() { Err(format!("{} is empty", file.display())) } else { Ok(Self::new(secret)) }
     }
 }
 

@@ -1,0 +1,90 @@
+//! The command line: one file a command, which holds its arguments, their help, and what it does.
+//!
+//! Called by `main` alone. Commands print to standard output what they were asked for, and to standard error what
+//! went wrong; they return an exit code, and never exit by themselves.
+
+mod check;
+mod clients;
+pub mod exit;
+mod serve;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+const LONG_ABOUT: &str = "\
+A pull-through caching mirror for container images.
+
+Docker, containerd, CRI-O, podman and buildkit pull through it: the first pull of anything goes to \
+the registry once, every later one is served from here, also while the registry cannot be reached.";
+
+const AFTER_HELP: &str = "\
+Getting started, without any configuration:
+  roadstead serve                   listens on 127.0.0.1:5000, caches in ./roadstead-cache
+  roadstead clients docker          what to write into /etc/docker/daemon.json
+  docker pull alpine                goes through the mirror once Docker is restarted
+
+Exit codes:
+  0   done, or stopped by SIGTERM or SIGINT
+  1   failed; `check`: the configuration is wrong
+  64  the command line is wrong
+  78  the configuration is wrong
+  128 + N  ended at once by a second signal N";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "roadstead", version, about = "A pull-through caching mirror for container images", long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Check(check::Check),
+    Clients(clients::Clients),
+}
+
+impl Cli {
+    /// Reads the process's arguments. The error is also the answer to `--help` and `--version`: see [`exit::command_line`].
+    pub fn from_command_line() -> Result<Self, clap::Error> {
+        Self::try_parse()
+    }
+
+    /// Does what was asked. `serve` returns when the mirror has stopped.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Check(check) => check.run(),
+            Command::Clients(clients) => clients.run(),
+        }
+    }
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration, a TOML file. Without one the defaults hold; config.example.toml shows every key.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref())
+    }
+}
+
+/// Prints what a command was asked for. That nobody reads it any more (`| head`) is no failure.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,83 @@
+//! `roadstead check`: whether a configuration is right, and what it amounts to.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{ConfigFile, print};
+use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Upstream};
+
+/// Check a configuration, and show what it amounts to
+///
+/// Reads the file and whatever it names (password files, certificate authorities, environment variables), and contacts
+/// nobody. Prints "ok" and a summary, or every error with its file, line and column.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 the configuration is right, 1 it is wrong, 64 the command line is wrong.")]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Check {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.file.load() {
+            Ok(config) => {
+                print(&format!("ok\n\n{}", summary(&config)))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+}
+
+/// One fact a line; no secret among them.
+fn summary(config: &Config) -> String {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+    row("listen", config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    row("admin", config.admin.listen.map_or("off".to_owned(), |address| address.to_string()));
+    row("connections", format!("at most {}", config.server.max_connections));
+    row("cache", config.cache.dir.display().to_string());
+    row("  on disk", format!("at most {}, {} of the file system stay free", config.cache.max_size, config.cache.min_free));
+    row("  in memory", format!("at most {}", Amount::Bytes(config.cache.memory)));
+    if config.cache.offline {
+        row("  offline", "no upstream is contacted".to_owned());
+    }
+    if config.fill.abandoned == Abandoned::Abort {
+        let after = humantime::format_duration(config.fill.abandon_after);
+        row("fills", format!("aborted when nobody has read for {after}"));
+    }
+    row("upstreams", format!("{}, by default {}", config.upstreams.len(), config.server.default_upstream));
+    for (name, upstream) in &config.upstreams {
+        row(&format!("  {name}"), facts(upstream));
+    }
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name:width$}  {value}");
+        text
+    })
+}
+
+fn facts(upstream: &Upstream) -> String {
+    let urls: Vec<_> = upstream.urls.iter().map(url::Url::as_str).collect();
+    let mut facts = vec![urls.join(" or ")];
+    facts.push(match &upstream.credentials {
+        Credentials::Anonymous => "anonymous".to_owned(),
+        Credentials::Password { .. } => "user and password".to_owned(),
+        Credentials::DockerConfig(file) => format!("signs in by {}", file.display()),
+    });
+    facts.push(format!("{} downloads at once", upstream.max_connections));
+    facts.push(format!("tags fresh for {}", humantime::format_duration(upstream.freshness.fresh_for)));
+    let patterns = |globs: &Globs| globs.patterns().join(" ");
+    if upstream.repositories.allow.patterns() != ["**"] {
+        facts.push(format!("allow {}", patterns(&upstream.repositories.allow)));
+    }
+    if !upstream.repositories.deny.patterns().is_empty() {
+        facts.push(format!("deny {}", patterns(&upstream.repositories.deny)));
+    }
+    facts.join(", ")
+}

@@ -1,0 +1,203 @@
+//! `roadstead clients`: what to write into the clients' configuration so that they pull through the mirror.
+//!
+//! Made from the configured upstreams, so that no registry is forgotten. Every form keeps the registry itself as the
+//! last resort: a client goes on without the mirror.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use url::Url;
+
+use super::serve::reachable;
+use super::{ConfigFile, print};
+use crate::config::{Config, Upstream};
+use crate::oci::name::UpstreamName;
+
+/// Show how to point Docker, containerd, podman, CRI-O and buildkit at the mirror
+///
+/// Prints configuration to paste, for every configured upstream. With the name of a client, the output is that client's
+/// file and nothing else (containerd has a file for each registry; comments name them); without one, all of them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  roadstead clients
+  roadstead clients docker
+  roadstead clients --url http://mirror.internal:5000 containerd
+  roadstead clients --url http://mirror.internal:5000 podman > /etc/containers/registries.conf.d/50-roadstead.conf")]
+pub(super) struct Clients {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The mirror's address as the clients see it, without a path [default: the first address of server.listen]
+    #[arg(short, long, value_name = "URL")]
+    url: Option<Url>,
+
+    /// The client
+    client: Option<Client>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Client {
+    /// /etc/docker/daemon.json (docker.io only)
+    Docker,
+    /// /etc/containerd/certs.d/REGISTRY/hosts.toml
+    Containerd,
+    /// /etc/containers/registries.conf.d/50-roadstead.conf
+    Podman,
+    /// The same, for Kubernetes nodes
+    Crio,
+    /// /etc/buildkit/buildkitd.toml
+    Buildkit,
+}
+
+impl Clients {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.file.load()?;
+        let url = match self.url {
+            Some(url) => url,
+            None => Url::parse(&format!("http://{}", reachable(config.server.listen.first().copied().context("no address")?)))?,
+        };
+        let guide = Guide::new(&config, &url)?;
+        let text = match self.client {
+            Some(client) => guide.file(client)?,
+            None => guide.all(),
+        };
+        print(&text)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Under which path of the mirror Docker finds docker.io; `None` if it is not mirrored. Docker says nowhere which
+/// registry it means, so that without a path it gets the default upstream.
+pub(super) fn docker_mirror_path(config: &Config) -> Option<String> {
+    let (hub, _) = config.upstreams.iter().find(|(name, _)| name.as_str() == "docker.io")?;
+    Some(if config.server.default_upstream == *hub { String::new() } else { format!("/{hub}") })
+}
+
+struct Guide<'a> {
+    config: &'a Config,
+    /// `http://mirror:5000`
+    base: String,
+    /// `mirror:5000`
+    authority: String,
+    plain: bool,
+}
+
+impl<'a> Guide<'a> {
+    fn new(config: &'a Config, url: &Url) -> anyhow::Result<Self> {
+        let base = url.as_str().trim_end_matches('/');
+        match (url.scheme(), base.split_once("://")) {
+            ("http" | "https", Some((_, authority))) if !authority.contains(['/', '?', '#', '@']) => {
+                Ok(Self { config, base: base.to_owned(), authority: authority.to_owned(), plain: url.scheme() == "http" })
+            }
+            _ => bail!("--url: expected scheme, host and port alone, as in http://mirror.internal:5000"),
+        }
+    }
+
+    fn file(&self, client: Client) -> anyhow::Result<String> {
+        Ok(match client {
+            Client::Docker => {
+                self.docker().context("docker.io is no upstream of this mirror, and Docker mirrors no other registry")?
+            }
+            Client::Containerd => self.containerd(),
+            Client::Podman => {
+                self.registries("/etc/containers/registries.conf.d/50-roadstead.conf; podman reads it at every start.")
+            }
+            Client::Crio => self.registries("/etc/containers/registries.conf.d/50-roadstead.conf; then: systemctl reload crio"),
+            Client::Buildkit => self.buildkit(),
+        })
+    }
+
+    fn all(&self) -> String {
+        let mut text = String::new();
+        let mut section = |name: &str, content: &str| {
+            let _ = write!(text, "##### {name}\n\n{content}\n");
+        };
+        if let Some(content) = self.docker() {
+            section("Docker: /etc/docker/daemon.json, then: systemctl restart docker", &content);
+        }
+        section(
+            "containerd (and for other registries than docker.io, Docker with the containerd image store)",
+            &self.containerd(),
+        );
+        section("podman, CRI-O, skopeo, buildah", &self.registries("/etc/containers/registries.conf.d/50-roadstead.conf"));
+        section("buildkit", &self.buildkit());
+        text
+    }
+
+    /// JSON knows no comments: this is the file alone.
+    fn docker(&self) -> Option<String> {
+        let mirror = format!("{}{}", self.base, docker_mirror_path(self.config)?);
+        Some(format!("{{\n  \"registry-mirrors\": [{mirror:?}]\n}}\n"))
+    }
+
+    fn containerd(&self) -> String {
+        let mut text = "\
+# /etc/containerd/config.toml names the folder of the files below:
+#   containerd 1.x  [plugins.\"io.containerd.grpc.v1.cri\".registry]
+#                     config_path = \"/etc/containerd/certs.d\"
+#   containerd 2.x  [plugins.\"io.containerd.cri.v1.images\".registry]
+#                     config_path = \"/etc/containerd/certs.d\"
+# Docker with the containerd image store reads the same files in /etc/docker/certs.d.
+"
+        .to_owned();
+        for (name, upstream) in self.upstreams() {
+            let server = upstream.urls.first().map_or_else(String::new, |url| url.as_str().trim_end_matches('/').to_owned());
+            let _ = write!(
+                text,
+                "\n# /etc/containerd/certs.d/{name}/hosts.toml\nserver = {server:?}\n\n[host.{:?}]\n  capabilities = [\"pull\", \"resolve\"]\n",
+                self.base
+            );
+        }
+        text
+    }
+
+    /// containers-registries.conf(5), version 2. No `?ns=` is sent, so the upstream is part of the location.
+    fn registries(&self, place: &str) -> String {
+        let mut text = format!("# {place}\n");
+        for (name, upstream) in self.upstreams() {
+            let (location, plain) = own_location(name, upstream);
+            let _ = write!(text, "\n[[registry]]\nprefix = \"{name}\"\nlocation = {location:?}\n{}", insecure(plain));
+            let mirror = format!("{}/{name}", self.authority);
+            let _ = write!(text, "\n[[registry.mirror]]\nlocation = {mirror:?}\n{}", insecure(self.plain));
+        }
+        text
+    }
+
+    fn buildkit(&self) -> String {
+        let mut text = "# /etc/buildkit/buildkitd.toml, or: docker buildx create --buildkitd-config FILE\n".to_owned();
+        for (name, _) in self.upstreams() {
+            let _ = write!(text, "\n[registry.\"{name}\"]\n  mirrors = [{:?}]\n", self.authority);
+        }
+        if self.plain {
+            let _ = write!(text, "\n[registry.{:?}]\n  http = true\n", self.authority);
+        }
+        text
+    }
+
+    fn upstreams(&self) -> impl Iterator<Item = (&UpstreamName, &Upstream)> {
+        self.config.upstreams.iter()
+    }
+}
+
+/// Where podman finds the registry itself, and whether without TLS. It knows that docker.io is elsewhere, and puts a
+/// path after `/v2/`, where a registry's own path comes before it.
+fn own_location(name: &UpstreamName, upstream: &Upstream) -> (String, bool) {
+    match upstream.urls.first() {
+        Some(url) if name.as_str() != "docker.io" && url.path() == "/" => {
+            let text = url.as_str().trim_end_matches('/');
+            let authority = text.split_once("://").map_or(text, |(_, authority)| authority);
+            (authority.to_owned(), url.scheme() == "http")
+        }
+        _ => (name.to_string(), false),
+    }
+}
+
+fn insecure(plain: bool) -> &'static str {
+    if plain { "insecure = true\n" } else { "" }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! `roadstead serve`: runs the mirror from its start to its stop.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{ConfigFile, clients, print};
+use crate::app::{Mirror, Running};
+use crate::config::{Config, ConfigError};
+use crate::telemetry;
+
+/// Run the mirror
+///
+/// Needs no configuration: without one it listens on 127.0.0.1:5000 (admin on 127.0.0.1:5001), caches up to 50 GiB in
+/// ./roadstead-cache, and mirrors docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com,
+/// public.ecr.aws and nvcr.io. It prints where it listens and how to point Docker at it; its log goes to standard error.
+///
+/// SIGTERM or SIGINT stops it gracefully: no new connections, running answers finish within server.shutdown_timeout,
+/// unfinished downloads are resumed by the next start. A second signal ends it at once.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Environment: RUST_LOG overrides log.level; HTTP_PROXY, HTTPS_PROXY and NO_PROXY lead to the upstreams.
+Examples:
+  roadstead serve
+  roadstead serve --config /etc/roadstead/config.toml
+  roadstead serve --listen 0.0.0.0:5000 --cache-dir /var/lib/roadstead")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// Serve clients on this address; can be given more than once. Overrides server.listen
+    #[arg(short, long, value_name = "IP:PORT")]
+    listen: Vec<SocketAddr>,
+
+    /// Serve health, metrics and status on this address, or "off". Overrides admin.listen
+    #[arg(long, value_name = "IP:PORT", value_parser = admin_address)]
+    admin_listen: Option<AdminAddress>,
+
+    /// Cache in this folder. Overrides cache.dir
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+/// `None` is "off".
+#[derive(Clone, Copy, Debug)]
+struct AdminAddress(Option<SocketAddr>);
+
+fn admin_address(text: &str) -> Result<AdminAddress, String> {
+    match text {
+        "off" => Ok(AdminAddress(None)),
+        _ => text.parse().map(|address| AdminAddress(Some(address))).map_err(|_| "expected IP:PORT or off".to_owned()),
+    }
+}
+
+impl Serve {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.config()?;
+        telemetry::install(&config.log)?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads of the mirror")?;
+        let ended = runtime.block_on(serve(config));
+        // What still runs was given its time; a blocked thread must not hold up the end.
+        runtime.shutdown_background();
+        ended
+    }
+
+    /// The file's configuration, and the flags over it.
+    fn config(self) -> Result<Config, ConfigError> {
+        let mut config = self.file.load()?;
+        if !self.listen.is_empty() {
+            config.server.listen = self.listen;
+        }
+        if let Some(AdminAddress(address)) = self.admin_listen {
+            config.admin.listen = address;
+        }
+        if let Some(dir) = self.cache_dir {
+            config.cache.dir = dir;
+        }
+        Ok(config)
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    // Before anything else, so that a signal during a long start is not lost.
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let pulls_from_hub = clients::docker_mirror_path(&config);
+
+    let running = tokio::select! {
+        started = Mirror::start(config) => started?,
+        stop = signals.stop() => return Ok(stop.at_once()),
+    };
+    print(&announcement(&running, pulls_from_hub.as_deref()))?;
+
+    let stop = signals.stop().await;
+    tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");
+    tokio::select! {
+        () = running.shutdown() => Ok(ExitCode::SUCCESS),
+        again = signals.stop() => {
+            tracing::warn!(signal = again.name(), "ended at once");
+            Ok(again.at_once())
+        }
+    }
+}
+
+/// Where the mirror listens, and how to use it. `docker` is the path under which docker.io is, if it is mirrored.
+fn announcement(running: &Running, docker: Option<&str>) -> String {
+    let mut text = String::new();
+    for address in running.addresses() {
+        let _ = writeln!(text, "roadstead listens on http://{address}");
+    }
+    if let Some(address) = running.admin_address() {
+        let _ = writeln!(text, "health, metrics and status on http://{address}");
+    }
+    if let (Some(address), Some(path)) = (running.addresses().first(), docker) {
+        let url = format!("http://{}{path}", reachable(*address));
+        let _ = writeln!(text, "to point Docker at it, in /etc/docker/daemon.json: {{ \"registry-mirrors\": [{url:?}] }}");
+    }
+    text.push_str("for containerd, podman, CRI-O and buildkit: roadstead clients --help\n");
+    text
+}
+
+/// An address that a client on this machine can use for the one that is bound.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Which signal asked for the end.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Terminate,
+    Interrupt,
+}
+
+impl Stop {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+
+    /// The exit code of a process that a signal ended, as shells have it.
+    fn at_once(self) -> ExitCode {
+        let kind = match self {
+            Self::Terminate => SignalKind::terminate(),
+            Self::Interrupt => SignalKind::interrupt(),
+        };
+        u8::try_from(128 + kind.as_raw_value()).map_or(ExitCode::FAILURE, ExitCode::from)
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal that asks for the end. Cancel-safe: a signal that was not returned is returned next time.
+    async fn stop(&mut self) -> Stop {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Stop::Terminate,
+                _ = self.interrupt.recv() => return Stop::Interrupt,
+                // The place of a reload. Until there is one, the signal must at least not end the process.
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: a changed configuration needs a restart"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_use_the_unspecified_address() {
+        for (bound, used) in [
+            ("0.0.0.0:5000", "127.0.0.1:5000"),
+            ("[::]:5000", "[::1]:5000"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[fd00::1]:80", "[fd00::1]:80"),
+        ] {
+            assert_eq!(reachable(bound.parse().unwrap()).to_string(), used);
+        }
+    }
+
+    #[test]
+    fn an_end_at_once_has_the_code_of_its_signal() {
+        assert_eq!(Stop::Terminate.at_once(), ExitCode::from(143));
+        assert_eq!(Stop::Interrupt.at_once(), ExitCode::from(130));
+    }
+}

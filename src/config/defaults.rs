@@ -1,0 +1,140 @@
+//! Every default, in one place. `config.example.toml` shows them to operators, and a test keeps the two equal.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use url::Url;
+
+use super::{
+    Abandoned, Admin, Amount, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Server,
+    TagPatterns, Upstream,
+};
+use crate::oci::name::UpstreamName;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The upstreams that exist without being configured: name, base URL, and the `Host` headers that select it.
+const BUILT_IN: [(&str, &str, &[&str]); 8] = [
+    ("docker.io", "https://registry-1.docker.io", &["docker.io", "index.docker.io", "registry-1.docker.io"]),
+    ("ghcr.io", "https://ghcr.io", &["ghcr.io"]),
+    ("quay.io", "https://quay.io", &["quay.io"]),
+    ("registry.k8s.io", "https://registry.k8s.io", &["registry.k8s.io"]),
+    ("gcr.io", "https://gcr.io", &["gcr.io"]),
+    ("mcr.microsoft.com", "https://mcr.microsoft.com", &["mcr.microsoft.com"]),
+    ("public.ecr.aws", "https://public.ecr.aws", &["public.ecr.aws"]),
+    ("nvcr.io", "https://nvcr.io", &["nvcr.io"]),
+];
+
+/// Parses a constant of this file.
+#[expect(clippy::expect_used, reason = "only constants of this file come here, and a test reads them all")]
+fn constant<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("a constant is right")
+}
+
+/// The built-in upstreams, with this freshness.
+pub(super) fn built_in_upstreams(freshness: &Freshness) -> BTreeMap<UpstreamName, Upstream> {
+    let upstream = |(name, url, hosts): (&str, &str, &[&str])| {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        (constant(name), Upstream { hosts, ..Upstream::new(constant(url), freshness.clone()) })
+    };
+    BUILT_IN.into_iter().map(upstream).collect()
+}
+
+impl Default for Config {
+    /// What holds without a file.
+    fn default() -> Self {
+        Self {
+            server: Server::default(),
+            admin: Admin::default(),
+            cache: Cache::default(),
+            upstreams: built_in_upstreams(&Freshness::default()),
+            fill: Fill::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))],
+            default_upstream: constant("docker.io"),
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))) }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            dir: "roadstead-cache".into(),
+            max_size: Amount::Bytes(50 * GIB),
+            min_free: Amount::Percent(5.0),
+            memory: 256 * MIB,
+            offline: false,
+        }
+    }
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            fresh_for: Duration::from_secs(60),
+            revalidate_within: Duration::from_secs(3),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: 30 * DAY,
+            negative: Duration::from_secs(10),
+            immutable_tags: TagPatterns::default(),
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream at `url`, everything else by default.
+    pub fn new(url: Url, freshness: Freshness) -> Self {
+        Self {
+            urls: vec![url],
+            hosts: Vec::new(),
+            credentials: Credentials::Anonymous,
+            token_realms: Vec::new(),
+            ca: None,
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            max_connections: 64,
+            repositories: RepositoryRule::default(),
+            freshness,
+        }
+    }
+}
+
+impl Default for RepositoryRule {
+    #[expect(clippy::expect_used, reason = "a constant")]
+    fn default() -> Self {
+        Self { allow: Globs::new(["**"]).expect("a constant is right"), deny: Globs::default() }
+    }
+}
+
+impl Default for Fill {
+    fn default() -> Self {
+        Self { abandoned: Abandoned::Finish, abandon_after: Duration::from_secs(60) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}

@@ -1,0 +1,345 @@
+//! One value of the file: its grammar, and what to say when it is something else.
+//!
+//! A [`Value`] is parsed while serde reads the file, so that the TOML parser adds the place to every error; what
+//! concerns several keys is checked afterwards, by `build`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Unexpected, Visitor};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use url::Url;
+
+use super::patterns::{Globs, TagPatterns};
+use super::{Abandoned, Amount, LogFormat, units};
+use crate::oci::name::UpstreamName;
+
+/// What a key takes: text, and for some a whole number.
+pub(super) trait Value: Sized {
+    /// Completes "expected …" and "… is not …".
+    const EXPECTED: &'static str;
+
+    /// From text. The error says why not, without repeating `text`; it may be empty.
+    fn text(text: &str) -> Result<Self, String>;
+
+    /// From a whole number; `None` when that is the wrong type.
+    fn integer(_number: i64) -> Option<Result<Self, String>> {
+        None
+    }
+}
+
+/// A key with one [`Value`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct One<T>(pub T);
+
+/// A key with one [`Value`] or a list of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Many<T>(pub Vec<T>);
+
+fn refusal<T: Value, E: de::Error>(found: &str, reason: &str) -> E {
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    // What stands before an '@' may be a password (I9).
+    if found.contains('@') {
+        E::custom(format_args!("this is not {}{reason}", T::EXPECTED))
+    } else {
+        E::custom(format_args!("{found} is not {}{reason}", T::EXPECTED))
+    }
+}
+
+struct OneVisitor<T>(PhantomData<T>);
+
+impl<T: Value> Visitor<'_> for OneVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::text(text).map_err(|reason| refusal::<T, E>(&format!("{text:?}"), &reason))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        match T::integer(number) {
+            Some(value) => value.map_err(|reason| refusal::<T, E>(&number.to_string(), &reason)),
+            None => Err(E::invalid_type(Unexpected::Signed(number), &self)),
+        }
+    }
+}
+
+impl<'de, T: Value> Deserialize<'de> for One<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ManyVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Value> Visitor<'de> for ManyVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a list of them", T::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+        OneVisitor(PhantomData).visit_str(text).map(|value| vec![value])
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Vec<T>, E> {
+        OneVisitor(PhantomData).visit_i64(number).map(|value| vec![value])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(One(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(values)
+    }
+}
+
+impl<'de, T: Value> Deserialize<'de> for Many<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ManyVisitor(PhantomData)).map(Self)
+    }
+}
+
+/// A time that may be none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Time(pub Duration);
+
+impl Value for Time {
+    const EXPECTED: &'static str = "a time such as \"1m30s\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        units::time(text).map(Self)
+    }
+}
+
+/// A deadline: none at all would refuse everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Timeout(pub Duration);
+
+impl Value for Timeout {
+    const EXPECTED: &'static str = "a time above zero such as \"1m30s\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match units::time(text)? {
+            Duration::ZERO => Err(String::new()),
+            time => Ok(Self(time)),
+        }
+    }
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Size(pub u64);
+
+impl Value for Size {
+    const EXPECTED: &'static str = "a size such as \"256MiB\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        units::size(text).map(Self)
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        Some(u64::try_from(number).map(Self).map_err(|_| String::new()))
+    }
+}
+
+impl Value for Amount {
+    const EXPECTED: &'static str = "a size such as \"50GiB\" or a share of the file system such as \"80%\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        Size::integer(number).map(|size| size.map(|Size(bytes)| Self::Bytes(bytes)))
+    }
+}
+
+/// How many of something.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Count(pub usize);
+
+impl Value for Count {
+    const EXPECTED: &'static str = "a whole number from 1 to 1000000";
+
+    fn text(_: &str) -> Result<Self, String> {
+        Err("numbers have no quotes".into())
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        let count = usize::try_from(number).ok().filter(|count| (1..=1_000_000).contains(count));
+        Some(count.map(Self).ok_or_else(String::new))
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str = "an IP address and port such as \"127.0.0.1:5000\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        Err(match text.rsplit_once(':') {
+            Some(("", port)) => format!("for every address of this machine write \"0.0.0.0:{port}\""),
+            Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\""),
+            _ => String::new(),
+        })
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        u16::try_from(number).ok().map(|port| Err(format!("write \"127.0.0.1:{port}\"")))
+    }
+}
+
+/// `admin.listen`: `None` is "off".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct AdminListen(pub Option<SocketAddr>);
+
+impl Value for AdminListen {
+    const EXPECTED: &'static str = "an IP address and port such as \"127.0.0.1:5001\", or \"off\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        if text == "off" { Ok(Self(None)) } else { SocketAddr::text(text).map(|address| Self(Some(address))) }
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        SocketAddr::integer(number).map(|result| result.map(|address| Self(Some(address))))
+    }
+}
+
+impl Value for UpstreamName {
+    const EXPECTED: &'static str = "the name of an upstream such as \"docker.io\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| String::new())
+    }
+}
+
+/// A host with an optional port, in lower case: as it stands in a `Host` header or a URL.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Host(pub String);
+
+impl Value for Host {
+    const EXPECTED: &'static str = "a host with an optional port, such as \"registry.example:5000\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        match lower.parse::<UpstreamName>() {
+            Ok(_) => Ok(Self(lower)),
+            Err(_) if text.contains("//") => Err("leave the scheme and the path off".into()),
+            Err(_) => Err(String::new()),
+        }
+    }
+}
+
+impl Value for Url {
+    const EXPECTED: &'static str = "the base address of a registry such as \"https://registry.example\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let url = Self::parse(text).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => "it begins with https:// or http://".to_owned(),
+            other => other.to_string(),
+        })?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err("it begins with https:// or http://".into());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("a user and password belong into `credentials`".into());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("it ends before '?' and '#'".into());
+        }
+        if url.path().trim_end_matches('/').ends_with("/v2") {
+            return Err("leave /v2 off, it is added".into());
+        }
+        Ok(url)
+    }
+}
+
+/// A regular expression over tags.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TagPattern(pub String);
+
+impl Value for TagPattern {
+    const EXPECTED: &'static str = "a regular expression such as '^v[0-9.]+$'";
+
+    fn text(text: &str) -> Result<Self, String> {
+        TagPatterns::check(text).map(|_| Self(text.to_owned()))
+    }
+}
+
+/// A glob over repositories.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RepositoryGlob(pub String);
+
+impl Value for RepositoryGlob {
+    const EXPECTED: &'static str = "a pattern of repositories such as \"library/*\" or \"team/**\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err(String::new());
+        }
+        Globs::check(text).map(|_| Self(text.to_owned()))
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "the path of a file or folder";
+
+    fn text(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains('\0') { Err(String::new()) } else { Ok(text.into()) }
+    }
+}
+
+impl Value for Abandoned {
+    const EXPECTED: &'static str = "\"finish\" or \"abort\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "finish" => Ok(Self::Finish),
+            "abort" => Ok(Self::Abort),
+            _ => Err(String::new()),
+        }
+    }
+}
+
+impl Value for LogFormat {
+    const EXPECTED: &'static str = "\"text\" or \"json\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(String::new()),
+        }
+    }
+}
+
+/// `log.level`
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Level(pub String);
+
+impl Value for Level {
+    const EXPECTED: &'static str = "a level (off, error, warn, info, debug, trace) or directives such as \"info,hyper=debug\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        // EnvFilter takes a lone "inof" for a module's name, and then logs nothing.
+        let lone = |directive: &&str| !directive.contains(['=', '[']);
+        let mistaken = text.split(',').map(str::trim).filter(lone).find(|word| word.parse::<LevelFilter>().is_err());
+        if let Some(word) = mistaken {
+            return Err(if word == text || word.is_empty() { String::new() } else { format!("{word:?} is no level") });
+        }
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The command line: what it prints, and the exit codes that `--help` promises.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("roadstead"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } = command(arguments).current_dir(&folder).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn write(folder: &Path, text: &str) -> String {
+    let path = folder.join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn help_is_enough_to_get_going() {
+    let (code, help, _) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    for word in ["serve", "check", "clients", "127.0.0.1:5000", "/etc/docker/daemon.json", "Exit codes"] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+    let (code, help, _) = run(&["serve", "--help"]);
+    assert_eq!(code, Some(0));
+    for word in ["--config", "--listen", "--admin-listen", "--cache-dir", "docker.io", "SIGTERM", "RUST_LOG"] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    for arguments in
+        [&["sail"][..], &[], &["serve", "--listen", "localhost"], &["serve", "--admin-listen", "on"], &["check", "x"]]
+    {
+        let (code, out, error) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(64), ""), "{arguments:?}");
+        assert!(!error.is_empty());
+    }
+}
+
+#[test]
+fn check_says_ok_and_what_it_amounts_to() {
+    let (code, out, error) = run(&["check"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some("ok"));
+    for expected in [
+        "listen               127.0.0.1:5000",
+        "  on disk            at most 50.0 GiB, 5% of the file system stay free",
+        "  docker.io          https://registry-1.docker.io/, anonymous, 64 downloads at once, tags fresh for 1m",
+    ] {
+        assert!(out.lines().any(|line| line == expected), "{expected:?} is not in\n{out}");
+    }
+}
+
+#[test]
+fn check_takes_the_example() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+    let (code, out, error) = run(&["check", "--config", example]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert_eq!(out, run(&["check"]).1);
+}
+
+#[test]
+fn check_shows_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "[upstream.\"ghcr.io\"]\ncredentials = { username = \"me\", password = \"hunter2\" }\n");
+    let (code, out, _) = run(&["check", "-c", &file]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("user and password"));
+    assert!(!out.contains("hunter2"));
+}
+
+#[test]
+fn a_wrong_configuration_is_1_for_check_and_78_for_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "[cache]\nmax_sise = \"1GiB\"\n\n[log]\nlevel = \"loud\"\n");
+    let errors = format!(
+        "{file}:2:1: cache.max_sise: unknown key; did you mean \"max_size\"?\n\
+         {file}:5:9: log.level: \"loud\" is not a level (off, error, warn, info, debug, trace) or directives such as \"info,hyper=debug\"\n"
+    );
+    assert_eq!(run(&["check", "--config", &file]), (Some(1), String::new(), errors.clone()));
+    assert_eq!(run(&["serve", "--config", &file]), (Some(78), String::new(), errors.clone()));
+    assert_eq!(run(&["clients", "--config", &file]), (Some(78), String::new(), errors));
+    let (code, _, error) = run(&["serve", "--config", "/nonexistent/config.toml"]);
+    assert_eq!(code, Some(78));
+    assert_eq!(error, "cannot read the configuration file /nonexistent/config.toml: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn a_wrong_rust_log_is_a_wrong_configuration() {
+    let Output { status, stderr, .. } =
+        command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).env("RUST_LOG", "hyper=loud").output().unwrap();
+    assert_eq!(status.code(), Some(78));
+    assert!(String::from_utf8(stderr).unwrap().starts_with("RUST_LOG: \"hyper=loud\" is no log filter"));
+}
+
+#[test]
+fn clients_prints_files_to_paste() {
+    let (code, out, _) = run(&["clients", "docker"]);
+    assert_eq!(code, Some(0));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["registry-mirrors"][0], "http://127.0.0.1:5000");
+    for client in ["podman", "crio", "buildkit"] {
+        let (code, out, _) = run(&["clients", "--url", "http://mirror.internal:5000", client]);
+        assert_eq!(code, Some(0));
+        let table: toml::Table = out.parse().unwrap();
+        assert!(table.contains_key("registry"), "{client}");
+    }
+    let (_, all, _) = run(&["clients"]);
+    for word in ["daemon.json", "hosts.toml", "[[registry.mirror]]", "[registry.\"quay.io\"]"] {
+        assert!(all.contains(word), "{word}");
+    }
+    assert_eq!(run(&["clients", "--url", "http://m/path"]).0, Some(1));
+}
+
+/// A running `roadstead serve`. Killed when dropped.
+struct Serve {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    _folder: tempfile::TempDir,
+}
+
+impl Serve {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = command(&["serve"])
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out, _folder: folder }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_says_where_it_listens_and_stops_on_sigterm_and_sigint() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut serve = Serve::start(&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        let url = serve.line().strip_prefix("roadstead listens on ").unwrap().to_owned();
+        let address = url.strip_prefix("http://").unwrap().to_owned();
+        let admin = serve.line().strip_prefix("health, metrics and status on http://").unwrap().to_owned();
+        assert_eq!(
+            serve.line(),
+            format!("to point Docker at it, in /etc/docker/daemon.json: {{ \"registry-mirrors\": [\"{url}\"] }}")
+        );
+        for address in [address, admin] {
+            assert!(!address.ends_with(":0"), "{address}");
+            std::net::TcpStream::connect(&address).unwrap();
+        }
+        serve.signal(signal);
+        assert_eq!(serve.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn serve_survives_sighup() {
+    let mut serve = Serve::start(&["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
+    let address = serve.line().strip_prefix("roadstead listens on http://").unwrap().to_owned();
+    serve.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(200));
+    std::net::TcpStream::connect(address).unwrap();
+    serve.signal(Signal::TERM);
+    assert_eq!(serve.wait().code(), Some(0));
+    let mut rest = String::new();
+    serve.out.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("health"), "the admin interface is off");
+}
+
+#[test]
+fn flags_override_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    // The file's addresses are taken; only the flags' can be bound.
+    let taken = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+    let [listen, admin] = taken.each_ref().map(|listener| listener.local_addr().unwrap());
+    let file = write(folder.path(), &format!("[server]\nlisten = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n"));
+    let (code, out, error) = run(&["serve", "--config", &file]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(error.contains(&listen.to_string()), "{error}");
+
+    let mut serve = Serve::start(&["-c", &file, "-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "--admin-listen", "off"]);
+    let lines = [serve.line(), serve.line()];
+    assert!(lines.iter().all(|line| line.starts_with("roadstead listens on http://127.0.0.1:")), "{lines:?}");
+    assert_ne!(lines[0], lines[1]);
+}
