@@ -127,13 +127,14 @@ impl Cache {
     pub async fn maintain(self: Arc<Self>) {
         let this = self.clone();
         let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
+        let complete = matches!(scan, Ok(Ok(_)));
         match scan {
             Ok(Ok(found)) => tracing::info!(objects = found.objects, size_bytes = found.bytes, leftovers = found.leftovers,
                 duration_ms = found.took.as_millis() as u64, "cache index is complete"),
             Ok(Err(error)) => tracing::error!(%error, "the cache folder cannot be read; what is in it is served, nothing is added"),
             Err(error) => tracing::error!(%error, "the cache folder cannot be read"),
         }
-        if matches!(scan, Ok(Ok(_))) {
+        if complete {
             self.scanned.send_replace(true);
         }
         let mut every = tokio::time::interval(Duration::from_secs(60));

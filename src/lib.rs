@@ -5,4 +5,6 @@ pub mod cli;
 pub mod config;
 pub mod metrics;
 pub mod oci;
+pub mod cache;
+pub mod clock;
 pub mod telemetry;

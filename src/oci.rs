@@ -4,7 +4,17 @@
 //! module; uses none of them.
 
 pub mod digest;
+pub mod error;
+pub mod manifest;
+pub mod media;
 pub mod name;
+pub mod range;
+pub mod route;
 
 pub use digest::{Algorithm, Digest, Hasher};
+pub use error::ErrorCode;
+pub use manifest::{MAX_MANIFEST, Manifest};
+pub use media::MediaType;
 pub use name::{Reference, Repository, Scope, Tag, UpstreamName};
+pub use range::{ContentRange, RangeHeader, Selection};
+pub use route::{Directory, Route, RouteError, Target, Wanted};

@@ -64,11 +64,17 @@ impl Records {
         Self { root, tags: Memory::new(IN_MEMORY) }
     }
 
+    /// As a new process would find them.
+    #[cfg(test)]
+    pub(super) fn reread(&self) {
+        self.tags.invalidate_all();
+    }
+
     fn folder(&self, scope: &Scope) -> PathBuf {
         self.root.join(scope.upstream.as_str()).join(scope.repository.as_str())
     }
 
-    fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
+    pub(super) fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
         self.folder(scope).join("_tags").join(format!("{tag}.json"))
     }
 

@@ -1,0 +1,91 @@
+//! The error bodies of a registry (OCI distribution-spec, *Error Codes*).
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+/// A code that clients understand. Which status it goes with is what distribution answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The repository has no such blob.
+    BlobUnknown,
+    /// The repository has no such manifest or tag.
+    ManifestUnknown,
+    /// There is no such repository, or no such upstream.
+    NameUnknown,
+    /// Not a repository name.
+    NameInvalid,
+    /// Not a digest.
+    DigestInvalid,
+    /// A page size that is not a number.
+    PaginationNumberInvalid,
+    /// A range outside the blob.
+    RangeInvalid,
+    /// May not be pulled.
+    Denied,
+    /// Not something a mirror does.
+    Unsupported,
+    /// The upstream's rate limit.
+    TooManyRequests,
+    /// Cannot be had at the moment.
+    Unavailable,
+    /// Anything else.
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The code as it stands in the body.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
+            Self::RangeInvalid => "RANGE_INVALID",
+            Self::Denied => "DENIED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+
+    /// The status it is answered with.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown => StatusCode::NOT_FOUND,
+            Self::NameInvalid | Self::DigestInvalid | Self::PaginationNumberInvalid => StatusCode::BAD_REQUEST,
+            Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The JSON body. dockerd reads it only as `application/json`.
+    pub fn body(self, message: &str, detail: Option<Value>) -> Bytes {
+        let mut error = json!({ "code": self.as_str(), "message": message });
+        if let (Some(detail), Some(fields)) = (detail, error.as_object_mut()) {
+            fields.insert("detail".into(), detail);
+        }
+        json!({ "errors": [error] }).to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_what_clients_parse() {
+        assert_eq!(
+            ErrorCode::BlobUnknown.body("no \"such\" blob", Some(json!({ "digest": "sha256:0" }))),
+            r#"{"errors":[{"code":"BLOB_UNKNOWN","detail":{"digest":"sha256:0"},"message":"no \"such\" blob"}]}"#
+        );
+        assert_eq!(ErrorCode::Unsupported.body("no", None), r#"{"errors":[{"code":"UNSUPPORTED","message":"no"}]}"#);
+    }
+}
