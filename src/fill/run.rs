@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -15,7 +16,7 @@ use super::{Fill, FillError, Source};
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
 use crate::config::Abandoned;
-use crate::upstream::{BlobAnswer, BlobBody, Class};
+use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError};
 
 /// Attempts in a row that brought no byte before a fill gives up.
 const FRUITLESS: u32 = 4;
@@ -29,6 +30,31 @@ pub(super) struct Run {
     fill: Arc<Fill>,
     source: Source,
     stopping: watch::Receiver<bool>,
+}
+
+/// A body of the upstream, of which the first bytes may be here already.
+struct Incoming {
+    body: BlobBody,
+    skip: u64,
+}
+
+impl Incoming {
+    /// The next bytes that are missing. Cancel-safe.
+    async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        loop {
+            let mut chunk = match self.body.chunk().await? {
+                Ok(chunk) => chunk,
+                Err(error) => return Some(Err(error)),
+            };
+            let skipped = self.skip.min(chunk.len() as u64);
+            self.skip -= skipped;
+            // At most the chunk's own length.
+            chunk.advance(skipped as usize);
+            if !chunk.is_empty() {
+                return Some(Ok(chunk));
+            }
+        }
+    }
 }
 
 /// What has come of a download: the file as far as it is, and how it ended.
@@ -135,8 +161,8 @@ impl Run {
     }
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
-    async fn open(&mut self, ingest: &Ingest, reservation: &mut Reservation) -> Result<(BlobBody, Option<u64>), FillError> {
-        let BlobAnswer { total, start, mut body } = self.ask(ingest.len()).await?;
+    async fn open(&mut self, ingest: &Ingest, reservation: &mut Reservation) -> Result<(Incoming, Option<u64>), FillError> {
+        let BlobAnswer { total, start, body } = self.ask(ingest.len()).await?;
         let total = total.or(self.source.size);
         if let Some(total) = total.filter(|total| *total < ingest.len()) {
             return Err(self.wrong_length(total, ingest.len()));
@@ -146,8 +172,7 @@ impl Run {
         if let Some(total) = total {
             ingest.allocate(total)?;
         }
-        body.skip(ingest.len() - start);
-        Ok((body, total))
+        Ok((Incoming { body, skip: ingest.len() - start }, total))
     }
 
     async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
@@ -168,7 +193,7 @@ impl Run {
     /// Receives to the end, asking again by Range whenever the transfer breaks and as long as that brings bytes.
     async fn receive(
         &mut self,
-        mut body: BlobBody,
+        mut body: Incoming,
         total: Option<u64>,
         writer: &mut Writer,
         reservation: &mut Reservation,
@@ -176,9 +201,13 @@ impl Run {
         let mut fruitless = 0;
         loop {
             let before = writer.received();
-            let mut broken = match self.pump(&mut body, total, writer, reservation).await {
-                Ok(()) => return Ok(()),
-                Err(FillError::Upstream(error)) if error.retry() => error,
+            let mut broken: FillError = match self.pump(&mut body, total, writer, reservation).await {
+                Ok(()) => match total {
+                    // An upstream may send less of a range than it was asked for; the rest is asked for anew.
+                    Some(total) if writer.received() < total => self.wrong_length(total, writer.received()),
+                    _ => return Ok(()),
+                },
+                Err(FillError::Upstream(error)) if error.retry() => error.into(),
                 Err(error) => return Err(error),
             };
             if writer.received() > before {
@@ -187,29 +216,28 @@ impl Run {
             body = loop {
                 fruitless += 1;
                 if fruitless > FRUITLESS {
-                    return Err(broken.into());
+                    return Err(broken);
                 }
                 tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
                 self.pause(fruitless).await?;
                 self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
                 match self.resume(writer.received(), total).await {
                     Ok(body) => break body,
-                    Err(FillError::Upstream(error)) if error.retry() => broken = error,
+                    Err(FillError::Upstream(error)) if error.retry() => broken = error.into(),
                     Err(error) => return Err(error),
                 }
             };
         }
     }
 
-    async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<BlobBody, FillError> {
-        let BlobAnswer { total: now, start, mut body } = self.ask(from).await?;
+    async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<Incoming, FillError> {
+        let BlobAnswer { total: now, start, body } = self.ask(from).await?;
         if let (Some(total), Some(now)) = (total, now)
             && total != now
         {
             return Err(self.wrong_length(total, now));
         }
-        body.skip(from - start);
-        Ok(body)
+        Ok(Incoming { body, skip: from - start })
     }
 
     /// Waits before the next attempt: at once after progress, then longer and longer.
@@ -223,8 +251,8 @@ impl Run {
 
     /// Moves bytes from one upstream answer to the file until the answer ends.
     async fn pump(
-        &mut self,
-        body: &mut BlobBody,
+        &self,
+        body: &mut Incoming,
         total: Option<u64>,
         writer: &mut Writer,
         reservation: &mut Reservation,
@@ -234,6 +262,7 @@ impl Run {
         let mut look = interval((self.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unread = 0;
+        let mut stopping = self.stopping.clone();
         loop {
             tokio::select! {
                 written = writer.written(), if writer.is_busy() => self.announce(written, writer).await?,
@@ -250,10 +279,7 @@ impl Run {
                         }
                         writer.push(chunk);
                     }
-                    None => match total {
-                        Some(total) if writer.received() < total => return Err(self.wrong_length(total, writer.received())),
-                        _ => return Ok(()),
-                    }
+                    None => return Ok(()),
                 },
                 _ = look.tick(), if abort => {
                     unread = if self.fill.progress.readers() == 0 { unread + 1 } else { 0 };
@@ -261,7 +287,7 @@ impl Run {
                         return Err(FillError::Abandoned);
                     }
                 }
-                _ = self.stopping.wait_for(|stopping| *stopping) => return Err(FillError::Stopping),
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(FillError::Stopping),
             }
         }
     }

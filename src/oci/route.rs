@@ -91,6 +91,18 @@ pub struct Page {
     pub n: Option<u64>,
     /// `last`: those after this one.
     pub last: Option<String>,
+    /// Everything else: an upstream's own way of naming the next page, encoded.
+    pub rest: String,
+}
+
+impl Page {
+    /// The query for the upstream.
+    pub fn query(&self) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(self.rest.clone());
+        query.extend_pairs(self.n.map(|n| ("n", n.to_string())));
+        query.extend_pairs(self.last.as_ref().map(|last| ("last", last)));
+        query.finish()
+    }
 }
 
 /// The parameters of a referrers request that reach the upstream.
@@ -98,8 +110,17 @@ pub struct Page {
 pub struct ReferrersQuery {
     /// `artifactType`
     pub artifact_type: Option<String>,
-    /// Everything else: the upstream's own way of naming the next page, as `key=value` pairs, encoded.
+    /// Everything else: an upstream's own way of naming the next page, encoded.
     pub rest: String,
+}
+
+impl ReferrersQuery {
+    /// The whole query for the upstream, if it asks for a page that an earlier answer named.
+    pub fn page(&self) -> Option<String> {
+        let mut query = url::form_urlencoded::Serializer::new(self.rest.clone());
+        query.extend_pairs(self.artifact_type.as_ref().map(|artifact_type| ("artifactType", artifact_type)));
+        (!self.rest.is_empty()).then(|| query.finish())
+    }
 }
 
 /// A URL that asks for nothing a mirror has.
@@ -295,7 +316,7 @@ impl Query {
             }
             None => None,
         };
-        Ok(Page { n, last: self.last.clone() })
+        Ok(Page { n, last: self.last.clone(), rest: self.rest.clone() })
     }
 
     fn referrers(&self) -> ReferrersQuery {

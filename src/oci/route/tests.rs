@@ -87,10 +87,12 @@ fn what_the_last_two_segments_say() {
     else {
         panic!()
     };
-    assert_eq!(page, Page { n: Some(5), last: Some("v1+".into()) });
+    assert_eq!(page, Page { n: Some(5), last: Some("v1+".into()), rest: String::new() });
+    assert_eq!(page.query(), "n=5&last=v1%2B");
     let url = format!("/v2/a/referrers/{DIGEST}?artifactType=application/x%2By&page=2&digest=%3A");
     let Target::Content(_, Wanted::Referrers(_, query)) = parse(&url, "x").unwrap().target else { panic!() };
     assert_eq!(query, ReferrersQuery { artifact_type: Some("application/x+y".into()), rest: "page=2&digest=%3A".into() });
+    assert_eq!(query.page().unwrap(), "page=2&digest=%3A&artifactType=application%2Fx%2By");
 }
 
 #[test]

@@ -1,0 +1,128 @@
+//! The use case: one pull, from a permitted request to the answer's head and body.
+//!
+//! Resolves a tag ([`resolve`]), looks into the cache, joins or begins what is missing ([`manifest`], [`blob`]), and
+//! responds ([`respond`], [`body`]). Owns what is known for a moment only: flights, absences, sizes. Knows nothing of
+//! sockets; called by `server` with a [`Permit`], which is the only way in.
+
+mod blob;
+pub mod body;
+mod error;
+mod flight;
+mod listing;
+mod manifest;
+mod negative;
+mod relay;
+mod resolve;
+pub mod respond;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use moka::sync::Cache as Memory;
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::Freshness;
+use crate::fill::Fills;
+use crate::metrics::{Kind, Metrics};
+use crate::oci::{Digest, Scope, Tag, UpstreamName, Wanted};
+use crate::policy::Permit;
+use crate::upstream::Upstream;
+use flight::Flights;
+use listing::{ReferrersKey, TagsKey};
+use manifest::Held;
+use negative::Negative;
+use resolve::Confirmed;
+
+pub use error::PullError;
+pub use respond::Answer;
+
+/// Blob sizes that manifests told; 40 bytes each.
+const SIZES: u64 = 100_000;
+
+/// An upstream and what the operator wants of it.
+#[derive(Debug)]
+pub struct Site {
+    /// The registry.
+    pub upstream: Arc<Upstream>,
+    /// How long its tags are believed.
+    pub freshness: Freshness,
+}
+
+/// Everything a pull needs. One a mirror, shared by `Arc`.
+#[derive(Debug)]
+pub struct Pull {
+    sites: BTreeMap<UpstreamName, Site>,
+    cache: Arc<Cache>,
+    fills: Arc<Fills>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    offline: bool,
+    revalidations: Arc<Flights<(Scope, Tag), Result<Confirmed, PullError>>>,
+    manifests: Arc<Flights<Digest, Result<Held, PullError>>>,
+    probes: Arc<Flights<(Scope, Digest), Result<Option<u64>, PullError>>>,
+    tag_lists: Arc<Flights<TagsKey, Result<listing::Page, PullError>>>,
+    referrers: Arc<Flights<ReferrersKey, Result<listing::Page, PullError>>>,
+    negative: Negative,
+    /// What manifests say of their blobs, for upstreams that send them without a length.
+    sizes: Memory<Digest, u64>,
+}
+
+/// One request for content, parsed and permitted.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// HEAD rather than GET.
+    pub head: bool,
+    /// The client's headers; only the conditional ones and Range are looked at.
+    pub headers: &'a HeaderMap,
+    /// The path as the client wrote it, for links to further pages.
+    pub path: &'a str,
+    /// The `ns` parameter, to be confirmed.
+    pub namespace: Option<&'a str>,
+    /// Who may pull what.
+    pub permit: Permit,
+}
+
+impl Pull {
+    /// A pull path over `cache` and `fills`. `offline`: no upstream is ever asked.
+    pub fn new(
+        sites: BTreeMap<UpstreamName, Site>,
+        cache: Arc<Cache>,
+        fills: Arc<Fills>,
+        metrics: Arc<Metrics>,
+        offline: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            sites,
+            cache,
+            fills,
+            metrics,
+            clock: Clock::new(),
+            offline,
+            revalidations: Arc::default(),
+            manifests: Arc::default(),
+            probes: Arc::default(),
+            tag_lists: Arc::default(),
+            referrers: Arc::default(),
+            negative: Negative::new(),
+            sizes: Memory::new(SIZES),
+        })
+    }
+
+    /// Answers a request. Never fails: an error is an answer, too. Cancel-safe: what it has begun for others goes on.
+    pub async fn answer(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Answer {
+        let (kind, answer) = match wanted {
+            Wanted::Manifest(reference) => (Kind::Manifest, self.manifest(request, reference).await),
+            Wanted::Blob(digest) => (Kind::Blob, self.blob(request, digest).await),
+            Wanted::Tags(page) => (Kind::Tags, self.tags(request, page).await),
+            Wanted::Referrers(digest, query) => (Kind::Referrers, self.referrers(request, digest, query).await),
+        };
+        answer.unwrap_or_else(|error| request.failure(kind, error))
+    }
+
+    fn site(&self, scope: &Scope) -> Result<&Site, PullError> {
+        // Always there: permits are given for configured upstreams only.
+        self.sites.get(&scope.upstream).ok_or(PullError::Internal)
+    }
+}

@@ -1,0 +1,137 @@
+//! Why a pull gets no content, and what the client is told: the one place where errors become answers.
+//!
+//! Statuses by protocol notes A10: what the upstream denies with authority is a 404 or 403, what may succeed later a
+//! 503 with Retry-After, so that clients go on to their next source at once. An upstream's challenge is never relayed.
+
+use std::time::Duration;
+
+use crate::fill::FillError;
+use crate::metrics::{Kind, Outcome};
+use crate::oci::{ErrorCode, Scope};
+use crate::upstream::{Class, UpstreamError};
+
+/// How long a client should wait where nobody said.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Why a pull failed before the status line.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PullError {
+    /// The upstream says that it is not there.
+    #[error("{scope} has no {what}")]
+    NotFound {
+        /// Where it was looked for.
+        scope: Scope,
+        /// The tag or digest, in words.
+        what: String,
+        /// The upstream said so a moment ago and was not asked again.
+        remembered: bool,
+    },
+    /// The mirror is offline, and it is not cached.
+    #[error("{what} of {scope} is not in the cache, and the mirror is offline (cache.offline)")]
+    Offline {
+        /// Where it would be looked for.
+        scope: Scope,
+        /// The tag or digest, in words.
+        what: String,
+    },
+    /// The upstream failed.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The fill failed before it began to stream.
+    #[error(transparent)]
+    Fill(FillError),
+    /// What the upstream sent is not what was asked for.
+    #[error("upstream {upstream} sent something else for {what}: {problem}", upstream = .scope.upstream)]
+    Invalid {
+        /// From where.
+        scope: Scope,
+        /// The tag or digest, in words.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A task of the mirror panicked. Logged where it happened.
+    #[error("the mirror failed at this request")]
+    Internal,
+}
+
+impl From<FillError> for PullError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::Upstream(error),
+            error => Self::Fill(error),
+        }
+    }
+}
+
+impl PullError {
+    /// The upstream has no such thing.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Upstream(error) => error.class() == Class::NotFound,
+            _ => false,
+        }
+    }
+
+    /// It says nothing about the content: a cached tag may stand in.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Upstream(error) => {
+                matches!(error.class(), Class::RateLimited { .. } | Class::Unavailable | Class::Broken | Class::Invalid)
+            }
+            Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
+            Self::NotFound { .. } | Self::Offline { .. } => false,
+        }
+    }
+
+    /// How it is counted.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NotFound { .. } => Outcome::Negative,
+            Self::Offline { .. } => Outcome::Offline,
+            Self::Upstream(error) => match error.class() {
+                Class::NotFound => Outcome::Negative,
+                Class::Denied => Outcome::Denied,
+                _ => Outcome::Error,
+            },
+            Self::Fill(_) | Self::Invalid { .. } | Self::Internal => Outcome::Error,
+        }
+    }
+
+    /// What the client is told, for a request of `kind`.
+    pub fn code(&self, kind: Kind) -> ErrorCode {
+        let unknown = match kind {
+            Kind::Blob => ErrorCode::BlobUnknown,
+            Kind::Tags => ErrorCode::NameUnknown,
+            _ => ErrorCode::ManifestUnknown,
+        };
+        match self {
+            // An empty list would be a lie, and there is no 404 for referrers.
+            Self::Offline { .. } if kind == Kind::Referrers => ErrorCode::Unavailable,
+            Self::NotFound { .. } | Self::Offline { .. } => unknown,
+            Self::Upstream(error) => match error.class() {
+                Class::NotFound => unknown,
+                Class::Denied => ErrorCode::Denied,
+                // dockerd sleeps 50 s over a 503 of a blob, and falls back at once over this.
+                Class::RateLimited { .. } if kind == Kind::Blob => ErrorCode::TooManyRequests,
+                _ => ErrorCode::Unavailable,
+            },
+            Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
+            Self::Internal => ErrorCode::Unknown,
+        }
+    }
+
+    /// When the client may try again, for answers that say so.
+    pub fn retry_after(&self, kind: Kind) -> Option<Duration> {
+        let waits = matches!(self.code(kind), ErrorCode::Unavailable | ErrorCode::TooManyRequests);
+        let told = match self {
+            Self::Upstream(error) => match error.class() {
+                Class::RateLimited { retry_after } => retry_after,
+                _ => None,
+            },
+            _ => None,
+        };
+        waits.then(|| told.unwrap_or(RETRY_AFTER))
+    }
+}

@@ -1,0 +1,177 @@
+//! Lists that change: the tags of a repository, the referrers of a manifest.
+//!
+//! Relayed, one request for many who ask for the same page. When the upstream cannot be asked, tags are listed as far
+//! as they were pulled, referrers as they were last seen. An upstream without a referrers API is asked for the tag
+//! that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404 for a valid digest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::respond::{Answer, From};
+use super::{Pull, PullError, Request};
+use crate::cache::Tier;
+use crate::cache::records::ReferrersRecord;
+use crate::oci::route::{self, ReferrersQuery};
+use crate::oci::{Digest, MediaType, Scope, Tag};
+
+/// Which page of which tags.
+pub(super) type TagsKey = (Scope, route::Page);
+/// Which page of whose referrers.
+pub(super) type ReferrersKey = (Scope, Digest, ReferrersQuery);
+
+/// One page of a list, as it goes to the client.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// JSON.
+    pub body: Bytes,
+    /// The query of the next page.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`
+    pub filters_applied: Option<String>,
+}
+
+impl Pull {
+    /// Answers a request for a repository's tags.
+    pub(super) async fn tags(self: &Arc<Self>, request: &Request<'_>, page: &route::Page) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
+        if self.offline {
+            let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
+            return self.known_tags(request, page, missing, "the mirror is offline").await;
+        }
+        let upstream = self.site(scope)?.upstream.clone();
+        let flight = || {
+            let (scope, query) = (scope.clone(), page.query());
+            async move {
+                let listing = upstream.tags_page(&scope.repository, &query).await?;
+                Ok(Page { body: listing.bytes, next: listing.next, filters_applied: None })
+            }
+        };
+        let landed = self.tag_lists.join((scope.clone(), page.clone()), flight).await.ok_or(PullError::Internal)?;
+        match landed.value {
+            Ok(listed) => Ok(request.list(listed, "application/json", From::uncached(landed.joined))),
+            Err(error) if error.is_outage() => {
+                let why = error.to_string();
+                self.known_tags(request, page, error, &why).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tags that were pulled through this mirror; `missing` if there are none.
+    async fn known_tags(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        page: &route::Page,
+        missing: PullError,
+        why: &str,
+    ) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
+        let known = self.cache.tags(scope).await;
+        if known.is_empty() {
+            return Err(missing);
+        }
+        let after = |tag: &&Tag| page.last.as_deref().is_none_or(|last| tag.as_str() > last);
+        let mut tags: Vec<&str> = known.iter().filter(after).map(Tag::as_str).collect();
+        let limit = page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let next = (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
+        tags.truncate(limit);
+        let body = json!({ "name": scope.repository, "tags": tags }).to_string().into();
+        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", From::stale_list(why)))
+    }
+
+    /// Answers a request for what refers to a manifest.
+    pub(super) async fn referrers(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        digest: &Digest,
+        query: &ReferrersQuery,
+    ) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
+        let freshness = &self.site(scope)?.freshness;
+        let filter = query.artifact_type.as_deref();
+        let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
+        // Later pages are named by the upstream, and are not kept.
+        let record = match query.page() {
+            None => self.cache.referrers_record(scope, digest, filter).await,
+            Some(_) => None,
+        };
+        let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
+        let record = record.map(|record| Page {
+            body: record.body.into(),
+            next: None,
+            filters_applied: record.filters_applied,
+        });
+        match (record.clone(), age) {
+            (Some(page), Some(age)) if age < freshness.fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
+            (Some(page), _) if self.offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
+            (None, _) if self.offline => {
+                return Err(PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") });
+            }
+            _ => {}
+        }
+        let flight = || {
+            let (this, scope, digest, query) = (self.clone(), scope.clone(), *digest, query.clone());
+            async move { this.ask_for_referrers(&scope, &digest, &query).await }
+        };
+        let key = (scope.clone(), *digest, query.clone());
+        let landed = self.referrers.join(key, flight).await.ok_or(PullError::Internal)?;
+        match (landed.value, record) {
+            (Ok(page), _) => Ok(list(page, From::uncached(landed.joined))),
+            (Err(error), Some(page)) if error.is_outage() && age.is_some_and(|age| age <= freshness.stale_if_error) => {
+                Ok(list(page, From::stale_list(&error.to_string())))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn ask_for_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest, query: &ReferrersQuery) -> Result<Page, PullError> {
+        let (filter, page) = (query.artifact_type.as_deref(), query.page());
+        let upstream = &self.site(scope)?.upstream;
+        let answer = upstream.referrers(&scope.repository, digest, filter, page.as_deref()).await?;
+        let page = match answer {
+            Some(referrers) => {
+                Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied }
+            }
+            None => self.referrers_by_tag(scope, digest, filter).await?,
+        };
+        // A list of several pages is only whole with its upstream.
+        if query.rest.is_empty()
+            && page.next.is_none()
+            && let Ok(body) = String::from_utf8(page.body.to_vec())
+        {
+            let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: self.clock.now() };
+            self.cache.set_referrers_record(scope, digest, filter, &record).await;
+        }
+        Ok(page)
+    }
+
+    /// The index that clients push under a tag made of the digest, where there is no referrers API.
+    async fn referrers_by_tag(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>) -> Result<Page, PullError> {
+        let manifests = match self.index_by_tag(scope, digest).await {
+            Ok(index) => index,
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let matches = |entry: &Value| filter.is_none_or(|filter| entry["artifactType"] == filter);
+        let manifests: Vec<Value> = manifests.into_iter().filter(matches).collect();
+        let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests });
+        let filters_applied = filter.map(|_| "artifactType".to_owned());
+        Ok(Page { body: index.to_string().into(), next: None, filters_applied })
+    }
+
+    async fn index_by_tag(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Vec<Value>, PullError> {
+        // The encoded part is cut at 64 characters.
+        let hex = digest.hex();
+        let tag = format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)]);
+        let tag: Tag = tag.parse().map_err(|_| PullError::Internal)?;
+        let resolved = self.resolve(scope, &tag).await?;
+        let held = match self.held(scope, &resolved.digest).await {
+            Some(held) => held,
+            None => self.fetch_manifest(scope, &resolved.digest).await?.held,
+        };
+        let mut index: Value = serde_json::from_slice(&held.bytes).map_err(|_| PullError::Internal)?;
+        Ok(index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+}

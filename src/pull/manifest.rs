@@ -1,0 +1,162 @@
+//! Manifests: small, wanted whole, looked into before they are believed.
+//!
+//! Stored and served byte for byte as they came (I10). One GET per digest at a time (I3), whoever asks; it runs in a
+//! task of its own (I6).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::respond::{Answer, From};
+use super::{Pull, PullError, Request, resolve};
+use crate::cache::records::ManifestRecord;
+use crate::cache::{Content, Tier, read};
+use crate::metrics::{Kind, Outcome};
+use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
+use crate::upstream::FetchedManifest;
+use resolve::{How, Resolved};
+
+/// A manifest that is here.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Exactly as received (I10).
+    pub bytes: Bytes,
+    /// What it is.
+    pub media_type: MediaType,
+    /// Where it was found.
+    pub tier: Tier,
+}
+
+/// A manifest that was just pulled.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The manifest.
+    pub held: Held,
+    /// Another request had asked for it already.
+    pub joined: bool,
+}
+
+impl Pull {
+    /// Answers a request for a manifest.
+    pub(super) async fn manifest(self: &Arc<Self>, request: &Request<'_>, reference: &Reference) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
+        let Resolved { digest, how } = match reference {
+            Reference::Tag(tag) => self.resolve(scope, tag).await?,
+            Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh },
+        };
+        let (held, pulled) = match self.held(scope, &digest).await {
+            Some(held) => (held, None),
+            None => {
+                let Pulled { held, joined } = self.pull_manifest(scope, &digest).await?;
+                (held, Some(joined))
+            }
+        };
+        let from = match (pulled, how) {
+            (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
+            (None, How::Fresh) => From::cache(held.tier),
+            (None, How::Revalidated) => From::revalidated(),
+            (None, How::Stale { overdue, why }) => From::stale(overdue, &why),
+        };
+        // A pull that the upstream did not have to count.
+        if !request.head && from.outcome != Outcome::Fill {
+            self.metrics.pulls_saved_total.with_label_values(&[scope.upstream.as_str()]).inc();
+        }
+        Ok(request.manifest(held, &digest, from))
+    }
+
+    /// A manifest of the cache. `None` also for bytes that are no manifest: a layer's digest opens nothing here.
+    pub(super) async fn held(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Option<Held> {
+        let hit = self.cache.get(digest).await.filter(|hit| hit.size <= MAX_MANIFEST)?;
+        let tier = hit.tier;
+        let bytes = match hit.content {
+            Content::Memory(bytes) => bytes,
+            Content::File(file) => spawn_blocking(move || read::whole(&file, hit.size)).await.ok()?.ok()?,
+        };
+        if let Some(media_type) = self.cache.media_type(digest) {
+            return Some(Held { bytes, media_type, tier });
+        }
+        let recorded = self.cache.manifest_record(scope, digest).await.map(|record| record.media_type);
+        let manifest = Manifest::parse(&bytes, recorded.as_ref().map(MediaType::as_str)).ok()?;
+        self.note(digest, &manifest);
+        Some(Held { bytes, media_type: manifest.media_type, tier })
+    }
+
+    /// Keeps in mind what a manifest says: its type, and the sizes of what it refers to.
+    fn note(&self, digest: &Digest, manifest: &Manifest) {
+        self.cache.set_media_type(digest, &manifest.media_type);
+        for descriptor in &manifest.blobs {
+            self.sizes.insert(descriptor.digest, descriptor.size);
+        }
+    }
+
+    /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
+    async fn pull_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
+        let what = || format!("manifest {digest}");
+        if self.offline {
+            return Err(PullError::Offline { scope: scope.clone(), what: what() });
+        }
+        if self.negative.is_remembered(scope, &what()) {
+            return Err(PullError::NotFound { scope: scope.clone(), what: what(), remembered: true });
+        }
+        self.fetch_manifest(scope, digest).await.map_err(|error| {
+            if !error.is_not_found() {
+                return error;
+            }
+            if let Ok(site) = self.site(scope) {
+                self.negative.remember(scope, &what(), site.freshness.negative);
+            }
+            PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
+        })
+    }
+
+    /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, this one's
+    /// own repository is asked.
+    pub(super) async fn fetch_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
+        loop {
+            let flight = || {
+                let (this, scope, digest) = (self.clone(), scope.clone(), *digest);
+                async move {
+                    // Another flight may have landed between the caller's look into the cache and this one's start.
+                    if let Some(held) = this.held(&scope, &digest).await {
+                        return Ok(held);
+                    }
+                    let site = this.site(&scope)?;
+                    let fetched = site.upstream.manifest(&scope.repository, &Reference::Digest(digest)).await?;
+                    this.keep_manifest(&scope, &digest, fetched).await
+                }
+            };
+            let landed = self.manifests.join(*digest, flight).await.ok_or(PullError::Internal)?;
+            match landed.value {
+                Ok(held) => return Ok(Pulled { held, joined: landed.joined }),
+                Err(_) if landed.joined => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190).
+    pub(super) async fn keep_manifest(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        fetched: FetchedManifest,
+    ) -> Result<Held, PullError> {
+        let invalid = |problem: String| PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem };
+        if fetched.digest != *digest || fetched.claimed.is_some_and(|claimed| claimed.algorithm() == digest.algorithm() && claimed != *digest) {
+            self.metrics.digest_mismatches_total.with_label_values(&[scope.upstream.as_str()]).inc();
+            let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
+            return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
+        }
+        let manifest = Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        self.note(digest, &manifest);
+        let media_type = manifest.media_type;
+        if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
+            tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
+            self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), "no_room"]).inc();
+        }
+        self.cache.set_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await;
+        tracing::debug!(%digest, upstream = %scope.upstream, repository = %scope.repository, kind = Kind::Manifest.label(), "filled");
+        Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory })
+    }
+}

@@ -1,0 +1,117 @@
+//! What the disk cannot take is passed through: from the upstream to one client, uncached.
+//!
+//! The last resort of a full disk. A whole blob is hashed on its way, and its last chunk held back until the digest
+//! matches (I5); of a range only the whole could be checked, and the client does that.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::body;
+use super::respond::{Answer, From};
+use super::{Pull, PullError, Request};
+use crate::cache::store::Mismatch;
+use crate::fill::{FillError, Source};
+use crate::oci::{Digest, Hasher, Selection};
+use crate::upstream::{BlobAnswer, BlobBody};
+
+/// Chunks between the upstream and a slow client; then the upstream waits (I7).
+const AHEAD: usize = 4;
+
+/// Hashed in one go at most, so that the reactor is not held up (I11).
+const PIECE: usize = 64 << 10;
+
+impl Pull {
+    /// Answers from the upstream itself.
+    pub(super) async fn relay(self: &Arc<Self>, request: &Request<'_>, digest: &Digest, source: Source) -> Result<Answer, PullError> {
+        let range = match request.range(digest) {
+            None => None,
+            Some(header) => {
+                let size = source.upstream.blob_size(&source.repository, digest).await?.or(source.size);
+                match size.map(|size| (size, header.resolve(size))) {
+                    Some((size, Selection::One(range))) => Some((size, range)),
+                    Some((size, Selection::Unsatisfiable)) => return Ok(request.unsatisfiable(size, digest)),
+                    // Several ranges may be answered with the whole; so may one of a blob whose size nobody tells.
+                    Some((_, Selection::Many(_) | Selection::Whole)) | None => None,
+                }
+            }
+        };
+        let from = range.as_ref().map_or(0, |(_, range)| range.start);
+        let BlobAnswer { total, start, body } = source.upstream.blob(&source.repository, digest, from).await?;
+        let total = total.or(source.size);
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let chunks = body::Source::Relay(receiver);
+        tracing::warn!(%digest, upstream = %source.upstream.name(), repository = %source.repository,
+            "passing a blob through uncached: the cache cannot take it");
+        match range {
+            None => {
+                tokio::spawn(pass_whole(body, *digest, source, sender));
+                Ok(request.whole(chunks, total, digest, From::uncached(false)))
+            }
+            Some((size, range)) => {
+                tokio::spawn(pass_range(body, range.start - start, range.end - range.start, sender));
+                Ok(request.part(chunks, range, size, digest, From::uncached(false)))
+            }
+        }
+    }
+}
+
+type Sender = mpsc::Sender<Result<Bytes, FillError>>;
+
+/// Passes a whole blob on, the last piece only if all of it is right. Ends when the client has left.
+async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: Sender) {
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut held: Option<Bytes> = None;
+    while let Some(chunk) = body.chunk().await {
+        let mut chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let _ = sender.send(Err(error.into())).await;
+                return;
+            }
+        };
+        while !chunk.is_empty() {
+            let piece = chunk.split_to(chunk.len().min(PIECE));
+            hasher.update(&piece);
+            if let Some(earlier) = held.replace(piece)
+                && sender.send(Ok(earlier)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+    let found = hasher.finish();
+    let last = if found == digest {
+        held.map(Ok)
+    } else {
+        Some(Err(FillError::Mismatch {
+            upstream: source.upstream.name().clone(),
+            repository: source.repository,
+            mismatch: Mismatch { wanted: digest, found },
+        }))
+    };
+    if let Some(last) = last {
+        let _ = sender.send(last).await;
+    }
+}
+
+/// Passes `left` bytes on, after the first `skip`.
+async fn pass_range(mut body: BlobBody, mut skip: u64, mut left: u64, sender: Sender) {
+    while left > 0
+        && let Some(chunk) = body.chunk().await
+    {
+        let passed = chunk.map_err(FillError::from).map(|mut chunk| {
+            let skipped = chunk.split_to(skip.min(chunk.len() as u64) as usize);
+            skip -= skipped.len() as u64;
+            chunk.truncate(left.min(chunk.len() as u64) as usize);
+            left -= chunk.len() as u64;
+            chunk
+        });
+        let failed = passed.is_err();
+        let empty = passed.as_ref().is_ok_and(Bytes::is_empty);
+        if !empty && sender.send(passed).await.is_err() || failed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Heads of answers: status, headers, range. The response contract of a registry (protocol notes A9), in one place.
+//!
+//! Built from what is stored, never copied from an upstream's answer. HEAD gets the same headers as GET.
+
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use super::body::{Body, Segment, Source};
+use super::listing::Page;
+use super::manifest::Held;
+use super::{PullError, Request};
+use crate::cache::Tier;
+use crate::metrics::{Kind, Outcome};
+use crate::oci::{ContentRange, Digest, ErrorCode, RangeHeader, Selection, route};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// A response, and how it came about.
+#[derive(Debug)]
+pub struct Answer {
+    /// Goes to the client.
+    pub response: Response<Body>,
+    /// The label it is counted under (I12).
+    pub outcome: Outcome,
+    /// What went wrong, for the log.
+    pub error: Option<String>,
+}
+
+/// Where the content of an answer came from: outcome, `Cache-Status` (RFC 9211) and `Warning`.
+#[derive(Clone, Debug)]
+pub struct From {
+    /// How it is counted.
+    pub outcome: Outcome,
+    cache_status: Cow<'static, str>,
+    warning: Option<String>,
+}
+
+impl From {
+    fn new(outcome: Outcome, cache_status: impl Into<Cow<'static, str>>) -> Self {
+        Self { outcome, cache_status: cache_status.into(), warning: None }
+    }
+
+    /// From the cache.
+    pub fn cache(tier: Tier) -> Self {
+        match tier {
+            Tier::Memory => Self::new(Outcome::Memory, "roadstead; hit; detail=memory"),
+            Tier::Disk => Self::new(Outcome::Disk, "roadstead; hit; detail=disk"),
+        }
+    }
+
+    /// From the upstream into the cache; `joined`: another request had begun it.
+    pub fn upstream(joined: bool) -> Self {
+        match joined {
+            true => Self::new(Outcome::Joined, "roadstead; fwd=miss; collapsed"),
+            false => Self::new(Outcome::Fill, "roadstead; fwd=miss; stored"),
+        }
+    }
+
+    /// From the upstream past the cache.
+    pub fn uncached(joined: bool) -> Self {
+        match joined {
+            true => Self::new(Outcome::Joined, "roadstead; fwd=miss; collapsed; detail=uncached"),
+            false => Self::new(Outcome::Fill, "roadstead; fwd=miss; detail=uncached"),
+        }
+    }
+
+    /// From the cache, after the upstream confirmed it.
+    pub fn revalidated() -> Self {
+        Self::new(Outcome::Revalidated, "roadstead; fwd=stale; detail=revalidated")
+    }
+
+    /// From the cache, `overdue` after its freshness ended, because of `why`.
+    pub fn stale(overdue: Duration, why: &str) -> Self {
+        let status = format!("roadstead; hit; ttl=-{}; detail=stale", overdue.as_secs());
+        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
+    }
+
+    /// A list as far as it is known here, because of `why`.
+    pub fn stale_list(why: &str) -> Self {
+        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, "roadstead; hit; detail=stale") }
+    }
+}
+
+/// `Warning: 299`, which containerd and podman show to people. Without what would end the quoted text.
+fn warning(why: &str) -> String {
+    let why: String = why.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\' && c.is_ascii()).take(300).collect();
+    format!("299 - \"stale: {why}\"")
+}
+
+impl Request<'_> {
+    /// A manifest.
+    pub(super) fn manifest(&self, held: Held, digest: &Digest, from: From) -> Answer {
+        let size = held.bytes.len() as u64;
+        let mut response = self.content(digest, &from, held.media_type.as_str());
+        if self.is_unchanged(digest) {
+            return answer(unchanged(response), from);
+        }
+        response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+        if !self.head {
+            *response.body_mut() = Body::full(held.bytes);
+        }
+        answer(response, from)
+    }
+
+    /// A blob of which `source` can give any part, in whatever part the client wants. `None` for a size that shows
+    /// only at the end.
+    pub(super) fn blob(&self, source: Source, size: Option<u64>, digest: &Digest, from: From) -> Answer {
+        let selection = size.zip(self.range(digest)).map(|(size, range)| (size, range.resolve(size)));
+        match selection {
+            Some((size, Selection::One(range))) => self.part(source, range, size, digest, from),
+            Some((size, Selection::Many(ranges))) => self.parts(source, ranges, size, digest, from),
+            Some((size, Selection::Unsatisfiable)) => self.unsatisfiable(size, digest),
+            Some((_, Selection::Whole)) | None => self.whole(source, size, digest, from),
+        }
+    }
+
+    /// 200
+    pub(super) fn whole(&self, source: Source, size: Option<u64>, digest: &Digest, from: From) -> Answer {
+        let mut response = self.content(digest, &from, "application/octet-stream");
+        response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if self.is_unchanged(digest) {
+            return answer(unchanged(response), from);
+        }
+        if let Some(size) = size {
+            response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+        }
+        if !self.head {
+            *response.body_mut() = Body::new(source, [size.map_or(Segment::Rest, |size| Segment::Span(0..size))]);
+        }
+        answer(response, from)
+    }
+
+    /// 206 with one part (RFC 9110 §15.3.7.1).
+    pub(super) fn part(&self, source: Source, range: Range<u64>, size: u64, digest: &Digest, from: From) -> Answer {
+        let mut response = self.content(digest, &from, "application/octet-stream");
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let headers = response.headers_mut();
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+        insert(headers, header::CONTENT_RANGE, &ContentRange::Part { range: range.clone(), total: Some(size) }.to_string());
+        *response.body_mut() = Body::new(source, [Segment::Span(range)]);
+        answer(response, from)
+    }
+
+    /// 206 with several parts, which podman wants exactly as it asked for them (RFC 9110 §15.3.7.2).
+    fn parts(&self, source: Source, ranges: Vec<Range<u64>>, size: u64, digest: &Digest, from: From) -> Answer {
+        // Nobody who made the blob can have known it.
+        let boundary = format!("roadstead{:016x}", RandomState::new().hash_one(size));
+        let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
+        let mut length = 0;
+        for range in ranges {
+            let head = format!(
+                "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
+                ContentRange::Part { range: range.clone(), total: Some(size) }
+            );
+            length += head.len() as u64 + (range.end - range.start);
+            segments.extend([Segment::Literal(head.into()), Segment::Span(range)]);
+        }
+        let end = format!("\r\n--{boundary}--\r\n");
+        length += end.len() as u64;
+        segments.push(Segment::Literal(end.into()));
+        let mut response = self.content(digest, &from, "");
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let headers = response.headers_mut();
+        insert(headers, header::CONTENT_TYPE, &format!("multipart/byteranges; boundary={boundary}"));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        *response.body_mut() = Body::new(source, segments);
+        answer(response, from)
+    }
+
+    /// 416
+    pub(super) fn unsatisfiable(&self, size: u64, digest: &Digest) -> Answer {
+        let message = format!("{digest} has {size} bytes");
+        let mut response = error_response(ErrorCode::RangeInvalid, &message, None);
+        self.common(&mut response, "roadstead; detail=invalid");
+        insert(response.headers_mut(), header::CONTENT_RANGE, &ContentRange::Unsatisfied(size).to_string());
+        Answer { response, outcome: Outcome::Invalid, error: Some(message) }
+    }
+
+    /// A list.
+    pub(super) fn list(&self, page: Page, content_type: &str, from: From) -> Answer {
+        let mut response = Response::new(Body::empty());
+        self.common(&mut response, &from.cache_status);
+        let headers = response.headers_mut();
+        insert(headers, header::CONTENT_TYPE, content_type);
+        headers.insert(header::CONTENT_LENGTH, page.body.len().into());
+        if let Some(next) = page.next {
+            insert(headers, header::LINK, &route::next_link(self.path, self.namespace, &next));
+        }
+        if let Some(filters) = page.filters_applied {
+            insert(headers, FILTERS_APPLIED, &filters);
+        }
+        if let Some(warning) = &from.warning {
+            insert(headers, header::WARNING, warning);
+        }
+        if !self.head {
+            *response.body_mut() = Body::full(page.body);
+        }
+        answer(response, from)
+    }
+
+    /// An error, as clients understand it.
+    pub(super) fn failure(&self, kind: Kind, error: PullError) -> Answer {
+        let scope = self.permit.scope();
+        let message = error.to_string();
+        let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
+        let cache_status = match &error {
+            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative",
+            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404",
+            PullError::Offline { .. } => "roadstead; detail=offline",
+            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied",
+            _ => "roadstead; fwd=miss; detail=error",
+        };
+        self.common(&mut response, cache_status);
+        if let Some(wait) = error.retry_after(kind) {
+            response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+        }
+        if self.head {
+            *response.body_mut() = Body::empty();
+        }
+        Answer { response, outcome: error.outcome(), error: Some(message) }
+    }
+
+    /// The range that the client wants, if it wants one of the content with this digest. HEAD ignores it
+    /// (RFC 9110 §14.2), and so does an `If-Range` of something else (§13.1.5).
+    pub(super) fn range(&self, digest: &Digest) -> Option<RangeHeader> {
+        let value = self.headers.get(header::RANGE).filter(|_| !self.head)?;
+        if let Some(condition) = self.headers.get(header::IF_RANGE)
+            && condition.as_bytes() != etag(digest).as_bytes()
+        {
+            return None;
+        }
+        RangeHeader::parse(value.to_str().ok()?)
+    }
+
+    /// `If-None-Match` names this digest (RFC 9110 §13.1.2); without quotes, too, as distribution takes it.
+    fn is_unchanged(&self, digest: &Digest) -> bool {
+        let Some(value) = self.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) else { return false };
+        let digest = digest.to_string();
+        value.split(',').map(|tag| tag.trim().trim_start_matches("W/").trim_matches('"')).any(|tag| tag == "*" || tag == digest)
+    }
+
+    /// The head of content with a digest: 200, no length and no body yet.
+    fn content(&self, digest: &Digest, from: &From, content_type: &str) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        self.common(&mut response, &from.cache_status);
+        let headers = response.headers_mut();
+        insert(headers, header::CONTENT_TYPE, content_type);
+        insert(headers, CONTENT_DIGEST, &digest.to_string());
+        insert(headers, header::ETAG, &etag(digest));
+        if let Some(warning) = &from.warning {
+            insert(headers, header::WARNING, warning);
+        }
+        response
+    }
+
+    fn common(&self, response: &mut Response<Body>, cache_status: &str) {
+        let headers = response.headers_mut();
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        insert(headers, CACHE_STATUS, cache_status);
+        if let Some(namespace) = self.namespace {
+            insert(headers, NAMESPACE, namespace);
+        }
+    }
+}
+
+/// `GET /v2/`: yes, this is a registry. Never asked upstream.
+pub fn base(head: bool) -> Answer {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, 2.into());
+    if !head {
+        *response.body_mut() = Body::full(Bytes::from_static(b"{}"));
+    }
+    Answer { response, outcome: Outcome::Local, error: None }
+}
+
+/// A request that is refused before it is a pull.
+pub fn refusal(code: ErrorCode, outcome: Outcome, message: String, head: bool) -> Answer {
+    let mut response = error_response(code, &message, None);
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if code == ErrorCode::Unsupported {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    Answer { response, outcome, error: Some(message) }
+}
+
+fn error_response(code: ErrorCode, message: &str, detail: Option<serde_json::Value>) -> Response<Body> {
+    let body = code.body(message, detail);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+    *response.body_mut() = Body::full(body);
+    response
+}
+
+fn answer(response: Response<Body>, from: From) -> Answer {
+    Answer { response, outcome: from.outcome, error: None }
+}
+
+fn unchanged(mut response: Response<Body>) -> Response<Body> {
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Sets a header. A value that cannot stand in one is left out: it was a client's or an upstream's.
+fn insert(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
