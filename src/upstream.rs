@@ -134,7 +134,9 @@ impl Upstream {
                 let length = span.end() - span.start() + 1;
                 let mut body = Body::new(&origin.client, &answer.url, answer.response);
                 if body.left().is_some_and(|left| left != length) {
-                    return Err(origin.client.error(&answer.url, Reason::Invalid("Content-Length and Content-Range differ".into())));
+                    return Err(origin
+                        .client
+                        .error(&answer.url, Reason::Invalid("Content-Length and Content-Range differ".into())));
                 }
                 body.expect(length);
                 Ok(BlobAnswer { total, start: from, body: BlobBody::new(body, slot) })
@@ -213,7 +215,7 @@ impl Upstream {
     }
 
     fn learn_quota(&self, answer: &Answer) {
-        let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.redirected) else { return };
+        let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let labels = [self.name.as_str()];
         self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));

@@ -121,9 +121,15 @@ impl Auth {
         let chosen = challenge::preferred(challenges);
         match &grant {
             Grant::Bare => {}
-            Grant::Basic(_) => {
-                // Perhaps it was remembered and has changed since: the next request asks its source.
+            // The upstream has changed its ways since it was asked last.
+            Grant::Basic(_) if chosen.is_some_and(|challenge| challenge.scheme != "basic") => {}
+            Grant::Basic(sent) => {
+                // Perhaps the credential was remembered and its source has a newer one.
                 self.credentials.forget().await;
+                let newer = self.credential(client).await?.and_then(|credential| credential.basic());
+                if let Some(newer) = newer.filter(|newer| newer != sent) {
+                    return Ok(Some(Grant::Basic(newer)));
+                }
                 *self.known() = Known::Nothing;
                 return Err(client.error(&self.url, Reason::CredentialsRefused(refused)));
             }
@@ -167,11 +173,11 @@ impl Auth {
         let scopes = scopes(challenge, repository);
         let wanted = Wanted { realm, service, scopes, credential };
         let token = self.token(client, &wanted).await?;
-        self.learn(kind, repository, &wanted);
+        self.learn(client, kind, repository, &wanted);
         Ok(Grant::Bearer(token, wanted))
     }
 
-    fn learn(&self, kind: Kind, repository: &Repository, wanted: &Wanted) {
+    fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
         let named = |scope: &String| scope.replace(&format!(":{repository}:"), &format!(":{NAME}:"));
         let learnt = wanted.scopes.iter().map(named).collect();
         let mut known = self.known();
@@ -181,6 +187,12 @@ impl Auth {
         {
             scopes.insert(kind, learnt);
             return;
+        }
+        if let Known::Bearer { realm, .. } = &*known
+            && *realm != wanted.realm
+        {
+            let (old, new) = (authority(realm), authority(&wanted.realm));
+            tracing::warn!(upstream = %client.name, old, new, "the upstream now names another token service");
         }
         let scopes = HashMap::from([(kind, learnt)]);
         *known = Known::Bearer { realm: wanted.realm.clone(), service: wanted.service.clone(), scopes };
@@ -226,7 +238,9 @@ impl Auth {
         repository: &Repository,
         challenges: &[Challenge],
     ) -> Result<Option<HeaderValue>, UpstreamError> {
-        let Some(challenge) = challenge::preferred(challenges).filter(|challenge| challenge.scheme == "bearer") else { return Ok(None) };
+        let Some(challenge) = challenge::preferred(challenges).filter(|challenge| challenge.scheme == "bearer") else {
+            return Ok(None);
+        };
         let realm = realm::parse(target, challenge.parameter("realm").unwrap_or_default())
             .map_err(|error| client.error(target, Reason::Invalid(error.to_string())))?;
         let service = challenge.parameter("service").map(ToOwned::to_owned);

@@ -3,7 +3,9 @@
 //! A chunk is handed on as it arrives; nothing is buffered here but what `collect` is told to. Digests are not looked
 //! at: who asked knows what it should be.
 
+use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, header};
@@ -15,6 +17,9 @@ use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
+
+/// How long the whole of a small body may take, however steadily it drips.
+const COLLECT: Duration = Duration::from_secs(120);
 
 /// The answer to a blob GET.
 #[derive(Debug)]
@@ -50,7 +55,6 @@ impl BlobBody {
 }
 
 /// A body from an upstream.
-#[derive(Debug)]
 pub(super) struct Body {
     client: Client,
     url: Url,
@@ -58,6 +62,13 @@ pub(super) struct Body {
     /// The bytes that are still to come, where that is known.
     left: Option<u64>,
     received: IntCounter,
+}
+
+impl fmt::Debug for Body {
+    /// Without the URL, whose query may be a presigned one (I9).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("upstream", &self.client.name).field("left", &self.left).finish_non_exhaustive()
+    }
 }
 
 impl Body {
@@ -113,8 +124,13 @@ impl Body {
         }
     }
 
-    /// The whole body, if it has at most `limit` bytes.
-    pub(super) async fn collect(mut self, limit: usize) -> Result<Bytes, UpstreamError> {
+    /// The whole body, if it has at most `limit` bytes and does not take minutes.
+    pub(super) async fn collect(self, limit: usize) -> Result<Bytes, UpstreamError> {
+        let slow = self.client.error(&self.url, Reason::Broken("it takes too long".into()));
+        tokio::time::timeout(COLLECT, self.collect_all(limit)).await.unwrap_or(Err(slow))
+    }
+
+    async fn collect_all(mut self, limit: usize) -> Result<Bytes, UpstreamError> {
         let too_large = |this: &Self| {
             let reason = Reason::Invalid(format!("its body is larger than {}", bytesize::ByteSize(limit as u64)));
             this.client.error(&this.url, reason)
@@ -139,7 +155,7 @@ pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Reason> {
     let plain = |value: &http::HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
     match headers.get_all(header::CONTENT_ENCODING).iter().find(|value| !plain(value)) {
         None => Ok(()),
-        Some(value) => Err(Reason::Invalid(format!("it is encoded ({value:?}), although that was excluded"))),
+        Some(_) => Err(Reason::Invalid("it has a Content-Encoding, although that was excluded".into())),
     }
 }
 
@@ -196,8 +212,19 @@ mod tests {
         assert_eq!(parse("bytes 5-9/*"), Some((Some(5..=9), None)));
         assert_eq!(parse("bytes */10"), Some((None, Some(10))));
         for bad in [
-            "", "bytes", "bytes 5-9", "bytes 9-5/10", "bytes 5-10/10", "bytes */*", "items 0-1/2", "bytes 5-/10", "bytes -5/10",
-            "bytes +5-9/10", "bytes 5-9/10 x", "bytes 0-99999999999999999999/1", "bytes 0-18446744073709551615/*",
+            "",
+            "bytes",
+            "bytes 5-9",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes */*",
+            "items 0-1/2",
+            "bytes 5-/10",
+            "bytes -5/10",
+            "bytes +5-9/10",
+            "bytes 5-9/10 x",
+            "bytes 0-99999999999999999999/1",
+            "bytes 0-18446744073709551615/*",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

@@ -123,7 +123,7 @@ mod tests {
             "Bearer realm=https://auth.docker.io/token,service=registry.docker.io, scope=repository:library/alpine:pull",
             r#"BEARER realm="https:\/\/auth.docker.io/token", service="registry.docker.io", scope="repository:library/alpine:pull"#,
         ] {
-            assert_eq!(parse(text), [hub.clone()], "{text}");
+            assert_eq!(parse(text), std::slice::from_ref(&hub), "{text}");
         }
     }
 
@@ -143,7 +143,11 @@ mod tests {
         let both = parse(r#"Negotiate, Basic realm="x, y", Bearer realm="https://a/t""#);
         assert_eq!(
             both,
-            [challenge("negotiate", &[]), challenge("basic", &[("realm", "x, y")]), challenge("bearer", &[("realm", "https://a/t")])]
+            [
+                challenge("negotiate", &[]),
+                challenge("basic", &[("realm", "x, y")]),
+                challenge("bearer", &[("realm", "https://a/t")])
+            ]
         );
         assert_eq!(preferred(&both).map(|challenge| challenge.scheme.as_str()), Some("bearer"));
 
@@ -159,7 +163,16 @@ mod tests {
 
     #[test]
     fn odd_lines_are_survived() {
-        for (text, schemes) in [("", 0), (",,,", 0), ("=x", 0), ("realm=\"x\"", 0), ("\"\"\"", 0), ("Basic", 1), ("Basic =,\"", 1)] {
+        for (text, schemes) in [
+            ("", 0),
+            (",,,", 0),
+            ("=x", 0),
+            ("realm=\"x\"", 0),
+            ("\"\"\"", 0),
+            ("Basic", 1),
+            ("Basic =,\"", 0),
+            ("Basic,,Basic", 2),
+        ] {
             assert_eq!(parse(text).len(), schemes, "{text}");
         }
         assert_eq!(parse("Bearer realm=\"never closed"), [challenge("bearer", &[("realm", "never closed")])]);

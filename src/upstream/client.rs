@@ -43,7 +43,6 @@ pub(super) struct Client {
 }
 
 /// What to send.
-#[derive(Clone, Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) kind: Kind,
     pub(super) method: Method,
@@ -79,7 +78,8 @@ impl Client {
     /// how a pooled one shows that the other side had closed it. Cancel-safe: dropping it ends the request.
     pub(super) async fn send(&self, exchange: Exchange<'_>) -> Result<Response<Incoming>, UpstreamError> {
         let error = |reason| self.error(exchange.url, reason);
-        let uri = Uri::try_from(exchange.url.as_str()).map_err(|_| error(Reason::Invalid("it names a URL that is not valid".into())))?;
+        let uri = Uri::try_from(exchange.url.as_str())
+            .map_err(|_| error(Reason::Invalid("it names a URL that is not valid".into())))?;
         let attempts = async {
             let first = self.attempt(&self.pooled, &exchange, &uri).await;
             match first {
@@ -159,7 +159,8 @@ impl Client {
             401 | 403 | 451 => Reason::Denied(status),
             429 => {
                 let (head, body) = response.into_parts();
-                return self.error(url, Reason::RateLimited { retry_after: quota::retry_after(&head.headers, &remark(body).await) });
+                return self
+                    .error(url, Reason::RateLimited { retry_after: quota::retry_after(&head.headers, &remark(body).await) });
             }
             408 | 425 | 500.. => Reason::Failing(status),
             _ => Reason::Status(status),

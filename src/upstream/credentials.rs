@@ -189,7 +189,10 @@ mod tests {
         let a = password("u", "hunter2");
         assert_ne!(a.fingerprint(), password("u", "hunter3").fingerprint());
         assert_ne!(a.fingerprint(), password("v", "hunter2").fingerprint());
-        assert_ne!(a.fingerprint(), Credential::Identity { username: Some("u".into()), token: Secret::new("hunter2") }.fingerprint());
+        assert_ne!(
+            a.fingerprint(),
+            Credential::Identity { username: Some("u".into()), token: Secret::new("hunter2") }.fingerprint()
+        );
         assert_eq!(a.fingerprint(), password("u", "hunter2").fingerprint());
         assert!(!format!("{a:?}").contains("hunter2"));
     }

@@ -7,10 +7,10 @@ use serde::de::IgnoredAny;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
+use super::Upstream;
 use super::blob::{self, Body};
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask};
-use super::Upstream;
 use crate::metrics::Kind;
 use crate::oci::{Digest, Repository};
 
@@ -54,15 +54,15 @@ struct Index {
 impl Upstream {
     /// A page of tags: at most `n`, those behind `last` (distribution-spec, *Listing Tags*).
     pub async fn tags(&self, repository: &Repository, n: Option<u64>, last: Option<&str>) -> Result<Listing, UpstreamError> {
-        let mut query = Serializer::new(String::new());
-        query.extend_pairs(n.map(|n| ("n", n.to_string())));
-        query.extend_pairs(last.map(|last| ("last", last)));
-        self.tags_page(repository, &query.finish()).await
+        let pairs = [n.map(|n| ("n", n.to_string())), last.map(|last| ("last", last.to_owned()))];
+        let query = Serializer::new(String::new()).extend_pairs(pairs.into_iter().flatten()).finish();
+        self.tags_page(repository, &query).await
     }
 
     /// A page of tags by the query that [`Listing::next`] gave: some registries page by tokens of their own.
     pub async fn tags_page(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
-        let (bytes, next, _) = self.list(Kind::Tags, repository, "tags/list".into(), query, "application/json", |_| false).await?;
+        let (bytes, next, _) =
+            self.list(Kind::Tags, repository, "tags/list".into(), query, "application/json", |_| false).await?;
         match bytes {
             Some((bytes, error)) if serde_json::from_slice::<TagList>(&bytes).is_err() => Err(error),
             Some((bytes, _)) => Ok(Listing { bytes, next }),
@@ -83,10 +83,13 @@ impl Upstream {
     ) -> Result<Option<Referrers>, UpstreamError> {
         let filter = || Serializer::new(String::new()).extend_pairs(artifact_type.map(|kind| ("artifactType", kind))).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
-        let lacks = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
-        let (bytes, next, headers) = self.list(Kind::Referrers, repository, format!("referrers/{digest}"), &query, INDEX, lacks).await?;
+        let lacks =
+            |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
+        let (bytes, next, headers) =
+            self.list(Kind::Referrers, repository, format!("referrers/{digest}"), &query, INDEX, lacks).await?;
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(ToOwned::to_owned);
-        let is_index = text("content-type").is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)));
+        let is_index = text("content-type")
+            .is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)));
         match bytes.filter(|_| is_index) {
             Some((bytes, error)) if serde_json::from_slice::<Index>(&bytes).is_err() => Err(error),
             Some((bytes, _)) => Ok(Some(Referrers { bytes, filters_applied: text("oci-filters-applied"), next })),
@@ -117,7 +120,8 @@ impl Upstream {
         }
         blob::check_identity(&headers).map_err(|reason| origin.client.error(&answer.url, reason))?;
         let next = next_query(&headers, &answer.url);
-        let unreadable = origin.client.error(&answer.url, Reason::Invalid("it sent something else than the list asked for".into()));
+        let unreadable =
+            origin.client.error(&answer.url, Reason::Invalid("it sent something else than the list asked for".into()));
         let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_LISTING).await?;
         Ok((Some((bytes, unreadable)), next, headers))
     }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 
+use super::Upstream;
 use super::blob::{self, Body};
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
-use super::Upstream;
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Reference, Repository};
 

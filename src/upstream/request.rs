@@ -38,13 +38,14 @@ pub(super) struct Ask<'a> {
     pub(super) range: Option<HeaderValue>,
 }
 
-/// The head of an answer, and where it comes from.
-#[derive(Debug)]
+/// The head of an answer, and where it comes from. Not to be printed: the URL may be a presigned one (I9).
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) url: Url,
     /// It comes from where a redirect led.
     pub(super) redirected: bool,
+    /// And that was another place than the upstream.
+    pub(super) foreign: bool,
 }
 
 /// One address of an upstream.
@@ -90,13 +91,12 @@ impl Origin {
 
     async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
         let mut url = self.resolve(ask);
-        let mut left = false;
-        for _ in 0..=MAX_REDIRECTS {
-            left |= !redirect::same_origin(&self.url, &url);
-            let response = if left { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
+        let mut foreign = false;
+        for hop in 0..=MAX_REDIRECTS {
+            foreign |= !redirect::same_origin(&self.url, &url);
+            let response = if foreign { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
             if !redirect::is_redirect(response.status()) {
-                let redirected = left;
-                return Ok(Answer { response, url, redirected });
+                return Ok(Answer { response, url, redirected: hop > 0, foreign });
             }
             let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
             drop(remark(response.into_body()).await);
@@ -138,7 +138,8 @@ impl Origin {
     async fn probe(&self, ask: &Ask<'_>) -> Result<Grant, UpstreamError> {
         let mut url = self.url.clone();
         url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
-        let exchange = Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new() };
+        let exchange =
+            Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new() };
         let response = self.client.send(exchange).await?;
         let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
         drop(remark(response.into_body()).await);
@@ -164,7 +165,12 @@ impl Origin {
         }
     }
 
-    async fn send(&self, url: &Url, ask: &Ask<'_>, authorization: Option<HeaderValue>) -> Result<Response<Incoming>, UpstreamError> {
+    async fn send(
+        &self,
+        url: &Url,
+        ask: &Ask<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
         headers.extend(ask.range.clone().map(|range| (header::RANGE, range)));

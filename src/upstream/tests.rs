@@ -98,7 +98,8 @@ fn metric(upstream: &Upstream, name: &str) -> Option<String> {
 
 /// I9: no secret in what an operator or a client may see.
 fn assert_silent(upstream: &Upstream, error: Option<&UpstreamError>) {
-    let seen = format!("{upstream:?} {} {error:?} {}", upstream.metrics.render(), error.map(ToString::to_string).unwrap_or_default());
+    let seen =
+        format!("{upstream:?} {} {error:?} {}", upstream.metrics.render(), error.map(ToString::to_string).unwrap_or_default());
     for secret in [CANARY, &CANARY_BASIC[6..], "presigned"] {
         assert!(!seen.contains(secret), "{secret} in {seen}");
     }
@@ -110,4 +111,21 @@ fn assert_innocent(server: &Server) {
         let text = format!("{seen:?}");
         assert!(!text.contains(CANARY) && !text.contains(&CANARY_BASIC[6..]) && !text.contains("mirror"), "{text}");
     }
+}
+
+/// Callers spawn them: a compile error here is the test.
+#[test]
+fn all_calls_can_be_spawned() {
+    fn send(_: impl Send) {}
+    fn all(upstream: &Upstream, name: &Repository, reference: &Reference, digest: &Digest, body: &mut BlobBody) {
+        send(upstream.resolve(name, reference));
+        send(upstream.manifest(name, reference));
+        send(upstream.blob(name, digest, 0));
+        send(upstream.blob_size(name, digest));
+        send(upstream.tags(name, None, None));
+        send(upstream.tags_page(name, ""));
+        send(upstream.referrers(name, digest, None, None));
+        send(body.chunk());
+    }
+    let _ = all;
 }

@@ -138,7 +138,8 @@ impl Tokens {
     /// Forgets a token that was refused, unless another one has taken its place already.
     pub(super) async fn drop(&self, wanted: &Wanted, refused: &Token) {
         let key = wanted.key();
-        let same = |held: &Result<Token, UpstreamError>| held.as_ref().is_ok_and(|held| held.authorization == refused.authorization);
+        let same =
+            |held: &Result<Token, UpstreamError>| held.as_ref().is_ok_and(|held| held.authorization == refused.authorization);
         if self.cache.get(&key).await.is_some_and(|held| same(&held)) {
             self.cache.invalidate(&key).await;
         }
@@ -181,7 +182,9 @@ async fn fetch(client: &Client, wanted: &Wanted, min_life: Duration) -> Result<T
     let answer = Body::new(client, &wanted.realm, response).collect(MAX_ANSWER).await?;
     let answer: Answer = serde_json::from_slice(&answer)
         .map_err(|_| error(Reason::Invalid("the token service's answer is not the JSON of a token".into())))?;
-    answer.token(received, min_life).ok_or_else(|| error(Reason::Invalid("the token service's answer holds no usable token".into())))
+    answer
+        .token(received, min_life)
+        .ok_or_else(|| error(Reason::Invalid("the token service's answer holds no usable token".into())))
 }
 
 /// GET as docker does, following redirects; never with credentials to another host.
@@ -191,7 +194,8 @@ async fn get(client: &Client, wanted: &Wanted, basic: Option<HeaderValue>) -> Re
         let mut query = url.query_pairs_mut();
         query.extend_pairs(wanted.service.iter().map(|service| ("service", service)));
         query.extend_pairs(wanted.scopes.iter().map(|scope| ("scope", scope)));
-        if let Some(account) = wanted.credential.as_ref().filter(|_| basic.is_some()).and_then(|credential| credential.username()) {
+        if let Some(account) = wanted.credential.as_ref().filter(|_| basic.is_some()).and_then(|credential| credential.username())
+        {
             query.append_pair("account", account);
         }
     }
@@ -214,23 +218,24 @@ async fn get(client: &Client, wanted: &Wanted, basic: Option<HeaderValue>) -> Re
 
 /// POST of an identity token. Its redirects are never followed: the token would go along.
 async fn post(client: &Client, wanted: &Wanted, token: &str) -> Result<Response<Incoming>, UpstreamError> {
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token).append_pair("client_id", CLIENT_ID);
-    form.extend_pairs(wanted.service.iter().map(|service| ("service", service)));
-    if !wanted.scopes.is_empty() {
-        form.append_pair("scope", &wanted.scopes.join(" "));
-    }
-    let headers = HeaderMap::from_iter([(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    )]);
-    let body = Bytes::from(form.finish());
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))]);
+    let body = Bytes::from(form(wanted, token));
     let exchange = Exchange { kind: Kind::Other, method: Method::POST, url: &wanted.realm, headers, body };
     let response = client.send(exchange).await?;
     if redirect::is_redirect(response.status()) {
         return Err(client.error(&wanted.realm, RedirectError::Credentials));
     }
     Ok(response)
+}
+
+fn form(wanted: &Wanted, token: &str) -> String {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token).append_pair("client_id", CLIENT_ID);
+    form.extend_pairs(wanted.service.iter().map(|service| ("service", service)));
+    if !wanted.scopes.is_empty() {
+        form.append_pair("scope", &wanted.scopes.join(" "));
+    }
+    form.finish()
 }
 
 #[derive(Deserialize)]

@@ -47,6 +47,7 @@ struct Held {
     /// Modification time and length of the file that `outcome` comes from; `None` if it could not be looked at.
     version: Option<(SystemTime, u64)>,
     looked: Instant,
+    read: Instant,
     outcome: Outcome,
     until: Instant,
 }
@@ -71,13 +72,17 @@ impl DockerConfig {
         let outcome = self.read().await;
         let now = Instant::now();
         let until = now + if outcome.is_ok() { KEEP } else { KEEP_FAILURE };
-        *held = Some(Held { version, looked: now, outcome: outcome.clone(), until });
+        *held = Some(Held { version, looked: now, read: now, outcome: outcome.clone(), until });
         outcome
     }
 
-    /// Ask again next time.
+    /// Ask again next time; unless it was asked a moment ago, so that a wrong password does not start a helper for
+    /// each request.
     pub(in crate::upstream) async fn forget(&self) {
-        *self.held.lock().await = None;
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_some_and(|held| held.read.elapsed() >= KEEP_FAILURE) {
+            *held = None;
+        }
     }
 
     async fn read(&self) -> Outcome {

@@ -24,7 +24,9 @@ async fn registry(challenge: &'static str, reply: impl Fn(&Seen) -> Reply + Send
 
 #[tokio::test]
 async fn t30_the_whole_round_and_none_after_it() {
-    let server = registry(r#"Bearer realm="HOST/token?x=1",service="s e",scope="repository:a/b:pull,push""#, |_| Reply::token("good")).await;
+    let server =
+        registry(r#"Bearer realm="HOST/token?x=1",service="s e",scope="repository:a/b:pull,push""#, |_| Reply::token("good"))
+            .await;
     let upstream = with_canary(&server);
     assert_eq!(resolve(&upstream).await.unwrap(), digest_of(MANIFEST.as_bytes()));
     resolve(&upstream).await.unwrap();
@@ -74,7 +76,14 @@ async fn t30_several_challenges_and_scopes() {
 async fn t30_one_token_for_many_waiters() {
     let server = registry(r#"Bearer realm="HOST/token""#, |_| Reply::token("good")).await;
     let upstream = Arc::new(anonymous(&server));
-    let tasks: Vec<_> = (0..20).map(|_| tokio::spawn({ let upstream = Arc::clone(&upstream); async move { resolve(&upstream).await } })).collect();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let upstream = Arc::clone(&upstream);
+                async move { resolve(&upstream).await }
+            })
+        })
+        .collect();
     for task in tasks {
         task.await.unwrap().unwrap();
     }
@@ -99,7 +108,14 @@ async fn t30_a_token_that_expires_early_is_replaced_once() {
     let upstream = Arc::new(anonymous(&server));
     resolve(&upstream).await.unwrap();
     current.store(2, Ordering::SeqCst);
-    let tasks: Vec<_> = (0..20).map(|_| tokio::spawn({ let upstream = Arc::clone(&upstream); async move { resolve(&upstream).await } })).collect();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let upstream = Arc::clone(&upstream);
+                async move { resolve(&upstream).await }
+            })
+        })
+        .collect();
     for task in tasks {
         task.await.unwrap().unwrap();
     }
@@ -130,7 +146,9 @@ async fn t30_nvcr_another_realm_after_expiry() {
             match (seen.path(), seen.header("authorization")) {
                 ("/proxy_auth", _) => Reply::token(&good),
                 (_, Some(sent)) if sent == format!("Bearer {good}") => manifest_reply(),
-                (_, Some(_)) => Reply::challenge(&format!("Bearer realm=\"{other}token\",service=\"registry\",error=\"invalid_token\"")),
+                (_, Some(_)) => {
+                    Reply::challenge(&format!("Bearer realm=\"{other}token\",service=\"registry\",error=\"invalid_token\""))
+                }
                 (_, None) => Reply::challenge(&format!("Bearer realm=\"{}/proxy_auth\"", host(seen))),
             }
         }
@@ -207,6 +225,42 @@ async fn t32_basic() {
     let error = resolve(&build(&config::Upstream { credentials: wrong, ..config(&[&server]) })).await.unwrap_err();
     assert_eq!(error.class(), Class::Unavailable, "the mirror's fault, not the image's: {error}");
     assert!(!error.retry());
+}
+
+#[tokio::test]
+async fn a_registry_that_changes_from_basic_to_bearer() {
+    let changed = Arc::new(AtomicUsize::new(0));
+    let server = Server::start({
+        let changed = Arc::clone(&changed);
+        move |seen| match (changed.load(Ordering::SeqCst), seen.header("authorization")) {
+            (0, Some(CANARY_BASIC)) => manifest_reply(),
+            (0, _) => Reply::challenge("Basic realm=\"r\""),
+            _ if seen.path() == "/token" => Reply::token("good"),
+            (_, Some("Bearer good")) => manifest_reply(),
+            _ => Reply::challenge(&format!("Bearer realm=\"{}/token\"", host(seen))),
+        }
+    })
+    .await;
+    let upstream = with_canary(&server);
+    for at in [0, 1, 0] {
+        changed.store(at, Ordering::SeqCst);
+        resolve(&upstream).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn t41_a_rotated_password_is_taken_up_without_a_failure() {
+    let server = Server::start(|seen| match seen.header("authorization") {
+        Some("Basic dTpuZXc=") => manifest_reply(),
+        _ => Reply::challenge("Basic realm=\"r\""),
+    })
+    .await;
+    let (upstream, folder) = with_docker_config(&server, r#"{"auth":"dTpvbGQ="}"#).await;
+    assert_eq!(resolve(&upstream).await.unwrap_err().class(), Class::Unavailable);
+    let json = format!(r#"{{"auths":{{"{}":{{"username":"u","password":"new"}}}}}}"#, server.authority());
+    std::fs::write(folder.path().join("config.json"), json).unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    resolve(&upstream).await.unwrap();
 }
 
 #[tokio::test]
@@ -299,7 +353,8 @@ async fn with_docker_config(server: &Server, entry: &str) -> (Upstream, tempfile
 
 #[tokio::test]
 async fn t41_an_identity_token_is_posted() {
-    let server = registry(r#"Bearer realm="HOST/token",service="s",scope="repository:a/b:pull aws""#, |_| Reply::token("good")).await;
+    let server =
+        registry(r#"Bearer realm="HOST/token",service="s",scope="repository:a/b:pull aws""#, |_| Reply::token("good")).await;
     let (upstream, _folder) = with_docker_config(&server, r#"{"auth":"MDAwMDo=","identitytoken":"canary-secret"}"#).await;
     resolve(&upstream).await.unwrap();
     let token = &server.seen()[1];

@@ -82,18 +82,13 @@ async fn ranges_that_lie() {
     // Less than asked for, honestly said, is a shorter body.
     let mut answer = blob(&always(partial("bytes 4-6/10", &DATA[4..7])).await, 4).await.unwrap();
     assert_eq!(answer.total, Some(10));
-    assert_eq!(read(&mut answer).await, (b"456".to_vec(), None));
-}
-
-impl PartialEq for UpstreamError {
-    fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
-    }
+    assert!(matches!(read(&mut answer).await, (bytes, None) if bytes == b"456"));
 }
 
 #[tokio::test]
 async fn chunked_bodies_are_held_to_the_range() {
-    let chunked = |body: &str| Reply::new(206).header("content-range", "bytes 4-9/10").header("transfer-encoding", "chunked").body(body);
+    let chunked =
+        |body: &str| Reply::new(206).header("content-range", "bytes 4-9/10").header("transfer-encoding", "chunked").body(body);
     for (body, bytes, class) in [
         ("6\r\n456789\r\n0\r\n\r\n", "456789", None),
         ("3\r\n456\r\n0\r\n\r\n", "456", Some(Class::Broken)),
@@ -107,7 +102,7 @@ async fn chunked_bodies_are_held_to_the_range() {
     let close_delimited = Reply::new(200).header("transfer-encoding", "chunked").body("a\r\n0123456789\r\n0\r\n\r\n");
     let mut answer = blob(&always(close_delimited).await, 0).await.unwrap();
     assert_eq!(answer.total, None);
-    assert_eq!(read(&mut answer).await, (DATA.to_vec(), None));
+    assert!(matches!(read(&mut answer).await, (bytes, None) if bytes == DATA));
 }
 
 #[tokio::test]
@@ -150,7 +145,8 @@ async fn sizes_without_bytes() {
 
 #[tokio::test]
 async fn slots_are_held_by_open_bodies_and_by_nothing_else() {
-    let server = Server::start(|seen| if seen.path().contains("/blobs/") { Reply::new(200).body(DATA) } else { manifest_reply() }).await;
+    let server =
+        Server::start(|seen| if seen.path().contains("/blobs/") { Reply::new(200).body(DATA) } else { manifest_reply() }).await;
     let upstream = build(&config::Upstream { max_connections: 1, ..config(&[&server]) });
     let (repository, digest) = (repository("a/b"), digest_of(DATA));
     let first = upstream.blob(&repository, &digest, 0).await.unwrap();

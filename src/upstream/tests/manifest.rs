@@ -12,14 +12,21 @@ async fn requests_are_built_from_scratch() {
     let upstream = anonymous(&server);
     resolve(&upstream).await.unwrap();
     let seen = &server.seen()[0];
-    assert_eq!(seen.headers, [
-        ("accept".to_owned(), "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    assert_eq!(
+        seen.headers,
+        [
+            (
+                "accept".to_owned(),
+                "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
             application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
-            application/vnd.oci.artifact.manifest.v1+json, */*".to_owned()),
-        ("user-agent".to_owned(), format!("roadstead/{}", env!("CARGO_PKG_VERSION"))),
-        ("accept-encoding".to_owned(), "identity".to_owned()),
-        ("host".to_owned(), server.authority()),
-    ]);
+            application/vnd.oci.artifact.manifest.v1+json, */*"
+                    .to_owned()
+            ),
+            ("user-agent".to_owned(), format!("roadstead/{}", env!("CARGO_PKG_VERSION"))),
+            ("accept-encoding".to_owned(), "identity".to_owned()),
+            ("host".to_owned(), server.authority()),
+        ]
+    );
     let requests = r#"roadstead_upstream_requests_total{code="200",kind="manifest",method="HEAD",upstream="registry.example"}"#;
     assert_eq!(metric(&upstream, requests).as_deref(), Some("1"));
 }
@@ -36,7 +43,8 @@ async fn a_base_path_is_kept() {
 #[tokio::test]
 async fn a_head_that_tells_no_digest_becomes_one_get() {
     for head in [Reply::new(200).body(MANIFEST), Reply::new(200).header("docker-content-digest", "sha256:xyz"), Reply::new(405)] {
-        let server = Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { Reply::new(200).body(MANIFEST) }).await;
+        let server =
+            Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { Reply::new(200).body(MANIFEST) }).await;
         let resolved = anonymous(&server).resolve(&repository("a/b"), &tag("latest")).await.unwrap();
         let digest = digest_of(MANIFEST.as_bytes());
         assert_eq!((resolved.digest, resolved.size, resolved.content_type), (digest, Some(MANIFEST.len() as u64), None));
@@ -71,7 +79,8 @@ async fn t40_no_other_failure_of_a_head_becomes_a_get() {
 
 #[tokio::test]
 async fn t40_limits_are_read_and_counted() {
-    let server = always(manifest_reply().header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "76;w=21600")).await;
+    let server =
+        always(manifest_reply().header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "76;w=21600")).await;
     let upstream = anonymous(&server);
     assert_eq!(upstream.quota(), None);
     resolve(&upstream).await.unwrap();
@@ -188,7 +197,11 @@ async fn a_pooled_connection_that_died_is_not_noticed() {
         resolve(&upstream).await.unwrap();
     }
     // And the worst case: it dies after the second request has arrived.
-    let server = Server::start(|seen| if seen.connection == 0 && seen.path().ends_with("second") { Reply::vanish() } else { manifest_reply() }).await;
+    let server =
+        Server::start(
+            |seen| if seen.connection == 0 && seen.path().ends_with("second") { Reply::vanish() } else { manifest_reply() },
+        )
+        .await;
     let upstream = anonymous(&server);
     for name in ["first", "second"] {
         upstream.resolve(&repository("a/b"), &tag(name)).await.unwrap();
@@ -199,7 +212,10 @@ async fn a_pooled_connection_that_died_is_not_noticed() {
 
 #[tokio::test]
 async fn t21_tags() {
-    let server = Server::start(|_| Reply::new(200).header("link", "</v2/a/b/tags/list?last=x&n=2>; rel=\"next\"").body(r#"{"name":"a/b","tags":["w","x"]}"#)).await;
+    let server = Server::start(|_| {
+        Reply::new(200).header("link", "</v2/a/b/tags/list?last=x&n=2>; rel=\"next\"").body(r#"{"name":"a/b","tags":["w","x"]}"#)
+    })
+    .await;
     let upstream = anonymous(&server);
     let listing = upstream.tags(&repository("a/b"), Some(2), Some("v w")).await.unwrap();
     assert_eq!(listing.bytes, r#"{"name":"a/b","tags":["w","x"]}"#);
@@ -233,7 +249,13 @@ async fn t22_referrers() {
     upstream.referrers(&repository("a/b"), &digest, Some("ignored"), Some("page=2")).await.unwrap();
     assert_eq!(server.seen()[1].target, format!("/v2/a/b/referrers/{digest}?page=2"));
 
-    for reply in [Reply::new(404), Reply::new(405), Reply::new(501), Reply::new(200).header("content-type", "application/json").body(body), Reply::new(200).body(body)] {
+    for reply in [
+        Reply::new(404),
+        Reply::new(405),
+        Reply::new(501),
+        Reply::new(200).header("content-type", "application/json").body(body),
+        Reply::new(200).body(body),
+    ] {
         let server = always(reply.clone()).await;
         assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, None, None).await.unwrap(), None, "{reply:?}");
     }

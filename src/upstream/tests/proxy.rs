@@ -104,7 +104,8 @@ async fn i9_a_plain_target_goes_to_the_proxy_in_absolute_form() {
     assert!(error.to_string().contains("407"), "{error}");
     let sly = Server::start(|_| Reply::redirect("http://10.0.0.1/")).await;
     let (address, seen) = proxy(sly.authority()).await;
-    let error = resolve(&proxied(&config, Matcher::builder().http(format!("http://proxy:p%40ss@{address}")).build())).await.unwrap_err();
+    let error =
+        resolve(&proxied(&config, Matcher::builder().http(format!("http://proxy:p%40ss@{address}")).build())).await.unwrap_err();
     assert!(matches!(error.reason(), Reason::Forbidden(_)), "{error}");
     assert_eq!(seen.lock().unwrap().len(), 1);
 }
@@ -117,7 +118,10 @@ async fn i9_an_https_target_is_tunnelled_with_its_own_root() {
     config.urls = vec!["https://registry.invalid/".parse().unwrap()];
     let matcher = || Matcher::builder().https(format!("http://proxy:p%40ss@{address}")).build();
     let error = resolve(&proxied(&config, matcher())).await.unwrap_err();
-    assert!(matches!(error.reason(), Reason::Connect(_)) && error.to_string().contains("certificate"), "an unknown root: {error}");
+    assert!(
+        matches!(error.reason(), Reason::Connect(_)) && error.to_string().contains("certificate"),
+        "an unknown root: {error}"
+    );
 
     config.ca = Some(ca.path().to_owned());
     resolve(&proxied(&config, matcher())).await.unwrap();

@@ -35,7 +35,9 @@ fn t41_forms_of_an_entry() {
 
 #[test]
 fn i9_a_broken_file_is_named_without_its_contents() {
-    for entry in [r#"{"auth":"hunter2!"}"#, r#"{"auth":"aHVudGVyMg=="}"#, r#"{"password":"hunter2"}"#, r#"{"auth":{"hunter2":1}}"#] {
+    for entry in
+        [r#"{"auth":"hunter2!"}"#, r#"{"auth":"aHVudGVyMg=="}"#, r#"{"password":"hunter2"}"#, r#"{"auth":{"hunter2":1}}"#]
+    {
         let error = credential(&format!(r#"{{"auths":{{"r.example":{entry}}}}}"#), "https://r.example").unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
     }
@@ -94,9 +96,8 @@ async fn t41_the_file_is_read_again_when_it_changes() {
     let path = folder.path().join("config.json");
     let config = DockerConfig::new(&path, &"https://r.example".parse().unwrap());
     assert!(matches!(config.get().await, Err(CredentialError::Read { .. })));
-    config.forget().await;
-
     std::fs::write(&path, r#"{"auths":{"r.example":{"auth":"dTpw"}}}"#).unwrap();
+    tokio::time::sleep(LOOK).await;
     assert_eq!(config.get().await.unwrap().as_deref(), password("u", "p").as_ref());
     std::fs::write(&path, r#"{"auths":{"r.example":{"auth":"dTpxcQ=="}}}"#).unwrap();
     assert_eq!(config.get().await.unwrap().as_deref(), password("u", "p").as_ref(), "not looked at within a second");
