@@ -390,6 +390,7 @@ async fn i9_t41_an_identity_token_does_not_follow_a_redirect() {
     let server = registry(r#"Bearer realm="HOST/token""#, move |_| Reply::redirect(&target)).await;
     let (upstream, _folder) = with_docker_config(&server, r#"{"identitytoken":"canary-secret"}"#).await;
     let error = resolve(&upstream).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Redirect(RedirectError::Credentials)), "{error}");
     assert!(attacker.seen().is_empty(), "{error}");
 }
 
