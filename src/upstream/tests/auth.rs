@@ -323,22 +323,22 @@ async fn t30_tokens_are_renewed_early_and_survive_an_outage() {
         let count = Arc::clone(&count);
         move |_| match count.fetch_add(1, Ordering::SeqCst) {
             1 => Reply::new(503),
-            n => Reply::new(200).body(format!(r#"{{"token":"t{n}","expires_in":2}}"#)),
+            n => Reply::new(200).body(format!(r#"{{"token":"t{n}","expires_in":4}}"#)),
         }
     })
     .await;
     let upstream = anonymous(&server);
     let client = &upstream.origins[0].client;
-    let tokens = Tokens::with_min_life(Duration::from_secs(2));
+    let tokens = Tokens::with_min_life(Duration::from_secs(4));
     let wanted = Wanted { realm: server.url.clone(), service: None, scopes: vec!["s".into()], credential: None };
     let get = async || tokens.get(client, &wanted).await.map(|token| token.authorization.to_str().unwrap().to_owned());
     assert_eq!(get().await.unwrap(), "Bearer t0");
     assert_eq!(get().await.unwrap(), "Bearer t0");
-    tokio::time::sleep(Duration::from_millis(1750)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     assert_eq!(get().await.unwrap(), "Bearer t0", "renewing fails, and it still lives");
     assert_eq!(get().await.unwrap(), "Bearer t0");
     assert_eq!(count.load(Ordering::SeqCst), 2, "the failed renewal is not repeated at once");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(get().await.unwrap(), "Bearer t2", "dead is dead");
 }
 
