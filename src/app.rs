@@ -1,40 +1,177 @@
-//! Placeholder: binds the addresses and answers nothing, so that the command line can be built and tested.
+//! One mirror from its start to its stop: builds every part, owns their tasks, takes them down in order.
+//!
+//! Called by `cli` and by tests; binds the addresses that the configuration names, port 0 included.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::admin::Admin;
+use crate::cache::Cache;
+use crate::cache::store::StoreError;
 use crate::config::Config;
+use crate::fill::Fills;
+use crate::metrics::Metrics;
+use crate::oci::{Directory, UpstreamName};
+use crate::policy::Policy;
+use crate::pull::{Pull, Site};
+use crate::server::{Handler, Server};
+use crate::upstream::{TlsError, Upstream};
 
-/// The mirror.
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// How long fills may take to come to a resumable end.
+const FILLS_END: Duration = Duration::from_secs(10);
+
+/// Why a mirror could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cache folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A certificate of an upstream cannot be used.
+    #[error("[upstream.{upstream:?}]: {source}", upstream = .upstream.as_str())]
+    Tls {
+        /// Which upstream.
+        upstream: UpstreamName,
+        /// What is wrong.
+        source: TlsError,
+    },
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {source}; choose another with {key} (or stop what uses it)")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The key that named it.
+        key: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread could not be had.
+    #[error("the mirror cannot start: {0}")]
+    Threads(#[from] tokio::task::JoinError),
+}
+
+/// The builder of mirrors.
+#[derive(Debug)]
 pub struct Mirror;
 
-/// A mirror that runs.
+/// A mirror that serves. Dropping it stops it at once; [`Running::shutdown`] stops it well.
+#[derive(Debug)]
 pub struct Running {
-    listeners: Vec<TcpListener>,
-    admin: Option<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    servers: Vec<Task>,
+    /// Run to the end of the process; aborted when this is dropped.
+    _background: Vec<Task>,
+    fills: Arc<Fills>,
+    cache: Arc<Cache>,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Mirror {
-    /// Starts a mirror.
-    pub async fn start(config: Config) -> anyhow::Result<Running> {
-        let bind = |address: &SocketAddr| TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"));
-        let listeners = config.server.listen.iter().map(bind).collect::<Result<_, _>>()?;
-        Ok(Running { listeners, admin: config.admin.listen.as_ref().map(bind).transpose()? })
+    /// Starts a mirror. When this returns, it serves; the index of its cache may still be incomplete. No upstream is
+    /// contacted.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let metrics = Arc::new(Metrics::new());
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+
+        let mut listeners = Vec::new();
+        for address in &config.server.listen {
+            listeners.push(bind(*address, "server.listen")?);
+        }
+        let admin = config.admin.listen.map(|address| bind(address, "admin.listen")).transpose()?;
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+
+        let opened = (config.cache.clone(), metrics.clone());
+        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
+        let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
+        let sites = sites(&config, &metrics).await?;
+        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone(), config.cache.offline);
+
+        let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
+        let directory = Directory::new(config.server.default_upstream.clone(), hosts);
+        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull, metrics.clone());
+        let server = Server::new(handler, config.server.clone());
+
+        let stopping = watch::Sender::new(false);
+        let servers =
+            listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
+        let mut background = vec![Task::spawn(cache.clone().maintain())];
+        background.extend(admin.map(|listener| {
+            Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))
+        }));
+        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }
 
 impl Running {
     /// Where clients pull.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
-    /// Where the admin interface is.
+    /// Where health, metrics and status are.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.admin_address
     }
 
-    /// Stops.
-    pub async fn shutdown(self) {}
+    /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,
+    /// recency and names are written down.
+    pub async fn shutdown(mut self) {
+        self.stopping.send_replace(true);
+        for server in &mut self.servers {
+            let _ = (&mut server.0).await;
+        }
+        self.fills.stop(FILLS_END).await;
+        self.cache.flush().await;
+    }
+}
+
+/// Sets every upstream up. Off the reactor: roots and certificates are read from files (I11).
+async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<UpstreamName, Site>, StartError> {
+    let (upstreams, metrics) = (config.upstreams.clone(), metrics.clone());
+    let site = move |(name, config): (UpstreamName, crate::config::Upstream)| {
+        let freshness = config.freshness.clone();
+        let upstream = Upstream::new(name.clone(), &config, metrics.clone())
+            .map_err(|source| StartError::Tls { upstream: name.clone(), source })?;
+        Ok((name, Site { upstream: Arc::new(upstream), freshness }))
+    };
+    spawn_blocking(move || upstreams.into_iter().map(site).collect()).await?
+}
+
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    use tokio::net::TcpSocket;
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart must not wait for the last run's closed connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| StartError::Bind { address, key, source })
 }

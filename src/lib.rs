@@ -1,10 +1,43 @@
 //! Roadstead, a pull-through caching mirror for container images.
+//!
+//! # The way of one pull
+//!
+//! A pull is read here from top to bottom; each step hands a value of a new type to the next, so that none can be
+//! left out, and nothing below knows anything above.
+//!
+//! 1. [`server`] accepts a connection, within its limits, and hyper reads a request from it.
+//! 2. [`oci::Route::parse`] turns the URL into one validated value: upstream, repository, tag or digest.
+//! 3. [`policy::Policy::admit`] says whether it may be pulled, and gives a [`policy::Permit`].
+//! 4. [`pull::Pull::answer`] is the use case:
+//!    - a tag is resolved to a digest: from its record while it is fresh, else by one HEAD for all who ask;
+//!    - [`cache::Cache::get`] looks the digest up: in memory, then on disk;
+//!    - on a miss [`fill::Fills::join`] begins the one fill of that digest, or joins it ([`upstream::Upstream::blob`]
+//!      brings the bytes, [`cache::Cache::publish`] gives the file its name once the digest has matched);
+//!    - [`pull::respond`] makes status, headers and range of it.
+//! 5. [`pull::body::Body`] streams memory, a file, or the growing file of a fill.
+//! 6. [`server`] counts the request and logs it when the last byte has gone.
+//!
+//! # The vocabulary
+//!
+//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`] and [`clock`] are used by all and
+//! use none. The invariants I1 to I12, cited where they are upheld, stand in `docs/ARCHITECTURE.md`.
+//!
+//! # The program
+//!
+//! [`cli`] reads the command line, [`app`] builds a mirror from a configuration and takes it down again, [`admin`] shows
+//! its health and figures, [`telemetry`] its log.
 
+pub mod admin;
 pub mod app;
+pub mod cache;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod fill;
 pub mod metrics;
 pub mod oci;
-pub mod cache;
-pub mod clock;
+pub mod policy;
+pub mod pull;
+pub mod server;
 pub mod telemetry;
+pub mod upstream;

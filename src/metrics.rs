@@ -5,6 +5,7 @@
 //! [`Outcome`]. Whoever decides something counts it there; the sum over `result` is the number of requests (I12).
 
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -155,10 +156,15 @@ metrics! {
     /// Open client connections.
     connections: IntGauge,
     /// Always 1; its labels say what runs.
-    build_info: IntGaugeVec ["version", "rustc"],
+    build_info: IntGaugeVec ["version"],
 }
 
 impl Metrics {
+    /// All samples as they are now, for figures that are computed from several.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// The exposition text of `/metrics` (Prometheus text format 0.0.4).
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -179,7 +179,7 @@ impl Run {
         let Source { upstream, repository, .. } = &self.source;
         tokio::select! {
             answer = upstream.blob(repository, &self.fill.digest, from) => Ok(answer?),
-            _ = self.stopping.wait_for(|stopping| *stopping) => Err(FillError::Stopping),
+            () = stopped(&mut self.stopping) => Err(FillError::Stopping),
         }
     }
 
@@ -245,7 +245,7 @@ impl Run {
         let pause = Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless });
         tokio::select! {
             () = sleep(pause) => Ok(()),
-            _ = self.stopping.wait_for(|stopping| *stopping) => Err(FillError::Stopping),
+            () = stopped(&mut self.stopping) => Err(FillError::Stopping),
         }
     }
 
@@ -287,7 +287,7 @@ impl Run {
                         return Err(FillError::Abandoned);
                     }
                 }
-                _ = stopping.wait_for(|stopping| *stopping) => return Err(FillError::Stopping),
+                () = stopped(&mut stopping) => return Err(FillError::Stopping),
             }
         }
     }
@@ -337,3 +337,7 @@ impl Run {
     }
 }
 
+/// Waits until fills have to end. The sender outlives all fills.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}

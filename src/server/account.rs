@@ -1,0 +1,148 @@
+//! The account of one request: counted once and logged once, when its body has ended (I12).
+//!
+//! A request ends when its body is dropped: after its last byte, or because the client left or the body failed.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::handle::Subject;
+use crate::metrics::{Kind, Metrics, Outcome};
+use crate::pull::body::{Body, BodyError};
+use crate::telemetry::RequestId;
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub struct Account {
+    metrics: Arc<Metrics>,
+    id: RequestId,
+    peer: SocketAddr,
+    method: Method,
+    started: Instant,
+    subject: Option<Subject>,
+    status: StatusCode,
+    outcome: Outcome,
+    error: Option<String>,
+    sent: u64,
+    first_byte: Option<Duration>,
+    whole: bool,
+}
+
+impl Account {
+    pub(super) fn new<B>(metrics: Arc<Metrics>, request: &Request<B>, peer: SocketAddr, id: RequestId, started: Instant) -> Self {
+        Self {
+            metrics,
+            id,
+            peer,
+            method: request.method().clone(),
+            started,
+            subject: None,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            // What stays if the client leaves before there is an answer.
+            outcome: Outcome::Error,
+            error: Some("the client left before it was answered".to_owned()),
+            sent: 0,
+            first_byte: None,
+            whole: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    pub(super) fn about(&mut self, subject: Subject) {
+        self.subject = Some(subject);
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode, outcome: Outcome, error: Option<String>) {
+        (self.status, self.outcome, self.error) = (status, outcome, error);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let empty = Subject { kind: Kind::Other, upstream: "unknown".into(), repository: String::new(), reference: String::new() };
+        let subject = self.subject.take().unwrap_or(empty);
+        let (kind, outcome) = (subject.kind.label(), self.outcome.label());
+        let labels = [subject.upstream.as_str(), kind, outcome];
+        self.metrics.requests_total.with_label_values(&labels).inc();
+        self.metrics.response_bytes_total.with_label_values(&labels).inc_by(self.sent);
+        self.metrics.request_seconds.with_label_values(&[kind, outcome]).observe(took.as_secs_f64());
+        if let Some(first_byte) = self.first_byte {
+            self.metrics.first_byte_seconds.with_label_values(&[kind, outcome]).observe(first_byte.as_secs_f64());
+        }
+        tracing::info!(
+            target: "access",
+            request_id = %self.id,
+            client = %self.peer,
+            method = %self.method,
+            kind,
+            upstream = %subject.upstream,
+            repository = %subject.repository,
+            reference = %subject.reference,
+            status = self.status.as_u16(),
+            result = outcome,
+            bytes = self.sent,
+            first_byte_ms = self.first_byte.map(|time| time.as_secs_f64() * 1000.0),
+            duration_ms = took.as_secs_f64() * 1000.0,
+            complete = self.whole,
+            error = self.error.as_deref(),
+            "request"
+        );
+    }
+}
+
+/// A body whose bytes are counted.
+#[derive(Debug)]
+pub struct Counted {
+    body: Body,
+    account: Account,
+}
+
+impl Counted {
+    pub(super) fn new(body: Body, mut account: Account) -> Self {
+        account.whole = body.is_end_stream();
+        Self { body, account }
+    }
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.account.sent += data.len() as u64;
+                    this.account.first_byte.get_or_insert_with(|| this.account.started.elapsed());
+                }
+                this.account.whole = this.body.is_end_stream();
+            }
+            Some(Err(error)) => {
+                this.account.error = Some(error.to_string());
+                this.account.outcome = Outcome::Error;
+            }
+            None => this.account.whole = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

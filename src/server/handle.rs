@@ -1,0 +1,123 @@
+//! One request: refused here, or handed to the pull path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::Body as _;
+use hyper::body::Incoming;
+
+use super::account::{Account, Counted};
+use crate::metrics::{Kind, Metrics, Outcome};
+use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
+use crate::policy::Policy;
+use crate::pull::respond::{self, Answer};
+use crate::pull::{self, Pull};
+use crate::telemetry::RequestId;
+
+/// What answers requests.
+#[derive(Debug)]
+pub struct Handler {
+    directory: Directory,
+    policy: Policy,
+    pull: Arc<Pull>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a request turned out to be about, for the log and the counters.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub kind: Kind,
+    pub upstream: String,
+    pub repository: String,
+    pub reference: String,
+}
+
+impl Handler {
+    /// A handler for the upstreams of `directory`.
+    pub fn new(directory: Directory, policy: Policy, pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
+        Self { directory, policy, pull, metrics }
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Answers. Counted and logged when the last byte of the answer has gone, or the client has (I12).
+    pub async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Counted> {
+        let started = Instant::now();
+        let id = RequestId::from_header_or_new(request.headers());
+        let mut account = Account::new(self.metrics.clone(), &request, peer, id, started);
+        let Answer { mut response, outcome, error } = self.answer(&request, &mut account).await;
+        response.headers_mut().insert(RequestId::HEADER, account.id().header());
+        if has_body(&request) {
+            // Nobody reads it; what follows on this connection could be mistaken for a request.
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        account.answered(response.status(), outcome, error);
+        response.map(|body| Counted::new(body, account))
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, account: &mut Account) -> Answer {
+        let head = request.method() == Method::HEAD;
+        let refuse = |code, outcome, message| respond::refusal(code, outcome, message, head);
+        let (path, query) = (request.uri().path(), request.uri().query());
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().host());
+        let route = Route::parse(path, query, host, &self.directory);
+        account.about(Subject::of(&route));
+        if !head && request.method() != Method::GET {
+            let message = format!("{} is not something a mirror does; it is read only", request.method());
+            return refuse(ErrorCode::Unsupported, Outcome::Invalid, message);
+        }
+        if has_body(request) {
+            let message = "a request for content has no body".to_owned();
+            return refuse(ErrorCode::NameInvalid, Outcome::Invalid, message);
+        }
+        let route = match route {
+            Ok(route) => route,
+            Err(error) => return refuse(error.code, Outcome::Invalid, error.message),
+        };
+        let Target::Content(repository, wanted) = &route.target else { return respond::base(head) };
+        let permit = match self.policy.admit(&route.upstream, repository) {
+            Ok(permit) => permit,
+            Err(refused) => return refuse(ErrorCode::Denied, Outcome::Denied, refused.to_string()),
+        };
+        let request =
+            pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
+        self.pull.answer(&request, wanted).await
+    }
+}
+
+/// Whether a request carries a body, or says so.
+fn has_body(request: &Request<Incoming>) -> bool {
+    let says_so = |headers: &HeaderMap| headers.contains_key(header::TRANSFER_ENCODING);
+    !request.body().is_end_stream() || says_so(request.headers())
+}
+
+impl Subject {
+    fn of(route: &Result<Route, crate::oci::RouteError>) -> Self {
+        let route = match route {
+            Ok(route) => route,
+            Err(error) => {
+                // A closed set of labels: a name that a client made up is not one of them.
+                let upstream = error.upstream.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+                return Self { kind: error.kind, upstream, repository: String::new(), reference: String::new() };
+            }
+        };
+        let (repository, reference) = match &route.target {
+            Target::Base => (String::new(), String::new()),
+            Target::Content(repository, wanted) => {
+                let reference = match wanted {
+                    Wanted::Manifest(Reference::Tag(tag)) => tag.to_string(),
+                    Wanted::Manifest(Reference::Digest(digest)) | Wanted::Blob(digest) | Wanted::Referrers(digest, _) => {
+                        digest.to_string()
+                    }
+                    Wanted::Tags(_) => String::new(),
+                };
+                (repository.to_string(), reference)
+            }
+        };
+        Self { kind: route.kind(), upstream: route.upstream.to_string(), repository, reference }
+    }
+}

@@ -1,0 +1,263 @@
+//! Answering an upstream's challenges: which credential or token a request carries.
+//!
+//! The first request goes bare; its 401 teaches scheme, realm and scope, and later requests carry the right token at
+//! once. A refused token is dropped and there is one more round, never a second. Decides by [`super::realm`] who sees
+//! the credentials; whoever may not is asked for an anonymous token (I9). Called by [`super::request`] for requests to
+//! the upstream's own address, and, without credentials, for those to a redirect's target.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::{HeaderValue, StatusCode};
+use url::Url;
+
+use super::challenge::{self, Challenge};
+use super::client::{Client, authority};
+use super::credentials::{Credential, Credentials};
+use super::error::{Class, Reason, UpstreamError};
+use super::realm;
+use super::token::{Token, Tokens, Wanted};
+use crate::metrics::Kind;
+use crate::oci::Repository;
+
+/// What is known of one upstream address's way of signing in.
+#[derive(Debug)]
+pub(super) struct Auth {
+    url: Url,
+    credentials: Credentials,
+    token_realms: Vec<String>,
+    tokens: Tokens,
+    known: Mutex<Known>,
+    /// The operator has been told that a realm does not get the credentials.
+    warned: AtomicBool,
+}
+
+/// What the last answered challenge taught.
+#[derive(Clone, Debug, Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Basic,
+    Bearer {
+        realm: Url,
+        service: Option<String>,
+        /// Scopes by what was asked for, with [`NAME`] in the place of the repository.
+        scopes: HashMap<Kind, Vec<String>>,
+    },
+}
+
+/// Stands for the repository in a remembered scope. No repository holds it.
+const NAME: &str = "{}";
+
+/// What a request carries.
+#[derive(Debug)]
+pub(super) enum Grant {
+    /// Nothing.
+    Bare,
+    /// User and password.
+    Basic(HeaderValue),
+    /// A token, and what it was asked for with.
+    Bearer(Token, Wanted),
+}
+
+impl Grant {
+    /// The `Authorization` header.
+    pub(super) fn header(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Bare => None,
+            Self::Basic(value) => Some(value.clone()),
+            Self::Bearer(token, _) => Some(token.authorization.clone()),
+        }
+    }
+}
+
+impl Auth {
+    pub(super) fn new(url: Url, credentials: Credentials, token_realms: Vec<String>) -> Self {
+        let tokens = Tokens::new();
+        Self { url, credentials, token_realms, tokens, known: Mutex::default(), warned: AtomicBool::new(false) }
+    }
+
+    /// What to carry before any challenge, by what earlier ones taught. May fetch a token.
+    pub(super) async fn preemptive(&self, client: &Client, kind: Kind, repository: &Repository) -> Result<Grant, UpstreamError> {
+        let known = self.known().clone();
+        match known {
+            Known::Nothing => Ok(Grant::Bare),
+            Known::Basic => Ok(self.credential(client).await?.and_then(|held| held.basic()).map_or(Grant::Bare, Grant::Basic)),
+            Known::Bearer { realm, service, scopes } => {
+                let scopes = match scopes.get(&kind) {
+                    Some(scopes) => scopes.iter().map(|scope| scope.replace(NAME, repository.as_str())).collect(),
+                    None => vec![pull_scope(repository.as_str())],
+                };
+                let credential = self.credential_for(client, &realm).await?;
+                let wanted = Wanted { realm, service, scopes, credential };
+                match self.token(client, &wanted).await {
+                    Ok(token) => Ok(Grant::Bearer(token, wanted)),
+                    Err(error) => {
+                        // Perhaps the realm has moved; then the next request shall hear so from a new challenge.
+                        if !matches!(error.class(), Class::Denied | Class::RateLimited { .. }) {
+                            *self.known() = Known::Nothing;
+                        }
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in a 401 to a request that carried `grant` and was begun at `started`: what to carry next. `None` if there
+    /// was no challenge, so that one has to be looked for at `/v2/`.
+    pub(super) async fn challenged(
+        &self,
+        client: &Client,
+        kind: Kind,
+        repository: &Repository,
+        grant: Grant,
+        started: Instant,
+        challenges: &[Challenge],
+    ) -> Result<Option<Grant>, UpstreamError> {
+        let refused = StatusCode::UNAUTHORIZED;
+        let chosen = challenge::preferred(challenges);
+        match &grant {
+            Grant::Bare => {}
+            // The upstream has changed its ways since it was asked last.
+            Grant::Basic(_) if chosen.is_some_and(|challenge| challenge.scheme != "basic") => {}
+            Grant::Basic(sent) => {
+                // Perhaps the credential was remembered and its source has a newer one.
+                self.credentials.forget().await;
+                let newer = self.credential(client).await?.and_then(|credential| credential.basic());
+                if let Some(newer) = newer.filter(|newer| newer != sent) {
+                    return Ok(Some(Grant::Basic(newer)));
+                }
+                *self.known() = Known::Nothing;
+                return Err(client.error(&self.url, Reason::CredentialsRefused(refused)));
+            }
+            // Made for this very request, and still refused: this account may not.
+            Grant::Bearer(token, _) if token.received >= started => return Err(client.error(&self.url, Reason::Denied(refused))),
+            Grant::Bearer(token, wanted) => {
+                self.tokens.drop(wanted, token).await;
+                let same_realm = chosen
+                    .and_then(|challenge| realm::parse(&self.url, challenge.parameter("realm")?).ok())
+                    .is_some_and(|realm| realm == wanted.realm);
+                // nvcr.io names another realm in answers to an expired token, which gives none: ask again without.
+                if !same_realm {
+                    return Ok(Some(Grant::Bare));
+                }
+            }
+        }
+        let Some(challenge) = chosen else {
+            return if challenges.is_empty() { Ok(None) } else { Err(client.error(&self.url, Reason::Denied(refused))) };
+        };
+        self.answer(client, kind, repository, challenge).await.map(Some)
+    }
+
+    /// What a challenge asks for.
+    pub(super) async fn answer(
+        &self,
+        client: &Client,
+        kind: Kind,
+        repository: &Repository,
+        challenge: &Challenge,
+    ) -> Result<Grant, UpstreamError> {
+        if challenge.scheme == "basic" {
+            let basic = self.credential(client).await?.and_then(|credential| credential.basic());
+            let grant = basic.map(Grant::Basic).ok_or_else(|| client.error(&self.url, Reason::CredentialsMissing))?;
+            *self.known() = Known::Basic;
+            return Ok(grant);
+        }
+        let realm = realm::parse(&self.url, challenge.parameter("realm").unwrap_or_default())
+            .map_err(|error| client.error(&self.url, Reason::Invalid(error.to_string())))?;
+        let credential = self.credential_for(client, &realm).await?;
+        let service = challenge.parameter("service").map(ToOwned::to_owned);
+        let scopes = scopes(challenge, repository);
+        let wanted = Wanted { realm, service, scopes, credential };
+        let token = self.token(client, &wanted).await?;
+        self.learn(client, kind, repository, &wanted);
+        Ok(Grant::Bearer(token, wanted))
+    }
+
+    fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
+        let named = |scope: &String| scope.replace(&format!(":{repository}:"), &format!(":{NAME}:"));
+        let learnt = wanted.scopes.iter().map(named).collect();
+        let mut known = self.known();
+        if let Known::Bearer { realm, service, scopes } = &mut *known
+            && *realm == wanted.realm
+            && *service == wanted.service
+        {
+            scopes.insert(kind, learnt);
+            return;
+        }
+        if let Known::Bearer { realm, .. } = &*known
+            && *realm != wanted.realm
+        {
+            let (old, new) = (authority(realm), authority(&wanted.realm));
+            tracing::warn!(upstream = %client.name, old, new, "the upstream now names another token service");
+        }
+        let scopes = HashMap::from([(kind, learnt)]);
+        *known = Known::Bearer { realm: wanted.realm.clone(), service: wanted.service.clone(), scopes };
+    }
+
+    /// A token; credentials that the realm refuses are looked up again next time.
+    async fn token(&self, client: &Client, wanted: &Wanted) -> Result<Token, UpstreamError> {
+        let token = self.tokens.get(client, wanted).await;
+        if token.as_ref().is_err_and(|error| matches!(error.reason(), Reason::CredentialsRefused(_))) {
+            self.credentials.forget().await;
+        }
+        token
+    }
+
+    async fn credential(&self, client: &Client) -> Result<Option<Arc<Credential>>, UpstreamError> {
+        self.credentials.get().await.map_err(|error| client.error(&self.url, error))
+    }
+
+    /// The credential, if `realm` may see it (I9).
+    async fn credential_for(&self, client: &Client, realm: &Url) -> Result<Option<Arc<Credential>>, UpstreamError> {
+        if self.credentials.is_anonymous() || realm::may_receive(&self.url, realm, &self.token_realms) {
+            return self.credential(client).await;
+        }
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                upstream = %client.name,
+                realm = %authority(realm),
+                "the upstream names a token service on another host; it is asked anonymously. If it is trusted, add it to `token_realms`"
+            );
+        }
+        Ok(None)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A token for the target of a redirect that asks for one: always anonymous, whoever it is.
+    pub(super) async fn foreign(
+        &self,
+        client: &Client,
+        target: &Url,
+        repository: &Repository,
+        challenges: &[Challenge],
+    ) -> Result<Option<HeaderValue>, UpstreamError> {
+        let Some(challenge) = challenge::preferred(challenges).filter(|challenge| challenge.scheme == "bearer") else {
+            return Ok(None);
+        };
+        let realm = realm::parse(target, challenge.parameter("realm").unwrap_or_default())
+            .map_err(|error| client.error(target, Reason::Invalid(error.to_string())))?;
+        let service = challenge.parameter("service").map(ToOwned::to_owned);
+        let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None };
+        Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
+    }
+}
+
+/// The scopes of a challenge, else the one that pulling needs.
+fn scopes(challenge: &Challenge, repository: &Repository) -> Vec<String> {
+    let asked = challenge.parameter("scope").unwrap_or_default();
+    let mut scopes: Vec<String> = asked.split_whitespace().map(ToOwned::to_owned).collect();
+    scopes.sort();
+    scopes.dedup();
+    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
+}
+
+fn pull_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}

@@ -1,0 +1,228 @@
+//! What can go wrong between the mirror and an upstream, and what follows from it.
+//!
+//! One error for the layer: it knows where it comes from (upstream and host), of which [`Class`] it is and whether
+//! asking again makes sense. Its text never holds a secret: no header, no query string, no body of an answer (I9).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::credentials::CredentialError;
+use super::redirect::RedirectError;
+use crate::oci::UpstreamName;
+
+/// A failed request to an upstream. Cheap to clone: all who wait for one request share it.
+#[derive(Clone, Debug)]
+pub struct UpstreamError(Arc<Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    upstream: UpstreamName,
+    host: String,
+    reason: Reason,
+}
+
+/// What follows from an error, which is what callers decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The upstream says, with authority, that it does not have this.
+    NotFound,
+    /// The upstream does not let the mirror's account (or anonymous callers) read this.
+    Denied,
+    /// Too many requests; not before `retry_after`, where the upstream said it (1 to 60 seconds).
+    RateLimited {
+        /// The upstream's wish.
+        retry_after: Option<Duration>,
+    },
+    /// It could not be asked: no connection, no answer in time, a server error, credentials that are not good.
+    Unavailable,
+    /// A body ended early, was reset or stalled. What arrived is good and can be continued by Range.
+    Broken,
+    /// The answer breaks the protocol or the rules of this mirror; the same question will get the same answer.
+    Invalid,
+}
+
+/// Why a request to an upstream failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// 404 or 410.
+    #[error("it does not have this")]
+    NotFound,
+    /// 401, 403 or 451 although everything that could be presented was.
+    #[error("it refuses access ({0}): this does not exist there, or the mirror's account may not read it")]
+    Denied(StatusCode),
+    /// A challenge, and nothing to answer it with.
+    #[error("it asks for credentials and the mirror has none for it: set `credentials` of this upstream")]
+    CredentialsMissing,
+    /// 429.
+    #[error("it has had too many requests from here (429)")]
+    RateLimited {
+        /// What `Retry-After`, or the body, asks for.
+        retry_after: Option<Duration>,
+    },
+    /// Name resolution, TCP, a proxy or TLS failed.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// No head of an answer in time.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The connection ended before an answer began.
+    #[error("the connection ended without an answer: {0}")]
+    NoAnswer(String),
+    /// 5xx or 408.
+    #[error("it cannot answer now ({0})")]
+    Failing(StatusCode),
+    /// The upstream, or its token service, did not take the mirror's credentials.
+    #[error("it did not accept the mirror's credentials ({0}): check `credentials` of this upstream")]
+    CredentialsRefused(StatusCode),
+    /// The credentials could not be read.
+    #[error("no credentials for it: {0}")]
+    Credentials(#[from] CredentialError),
+    /// The body ended before its announced length, or the connection was reset.
+    #[error("its answer broke off: {0}")]
+    Broken(String),
+    /// No byte of a body for too long.
+    #[error("its answer stalled: no byte for {}", humantime::format_duration(*.0))]
+    Stalled(Duration),
+    /// A redirect that is not followed.
+    #[error("it sent a redirect that is not followed: {0}")]
+    Redirect(#[from] RedirectError),
+    /// A redirect or token realm that leads where it must not.
+    #[error("it leads to {0}, a private or link-local address, which is not followed")]
+    Forbidden(String),
+    /// An answer that breaks the protocol.
+    #[error("its answer is not valid: {0}")]
+    Invalid(String),
+    /// A status that no registry should give to this request.
+    #[error("it gave an answer that makes no sense here ({0})")]
+    Status(StatusCode),
+}
+
+impl UpstreamError {
+    pub(super) fn new(upstream: &UpstreamName, host: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self(Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }))
+    }
+
+    /// What follows from it.
+    pub fn class(&self) -> Class {
+        match &self.0.reason {
+            Reason::NotFound => Class::NotFound,
+            Reason::Denied(_) | Reason::CredentialsMissing => Class::Denied,
+            Reason::RateLimited { retry_after } => Class::RateLimited { retry_after: *retry_after },
+            Reason::Connect(_)
+            | Reason::Timeout(_)
+            | Reason::NoAnswer(_)
+            | Reason::Failing(_)
+            | Reason::CredentialsRefused(_)
+            | Reason::Credentials(_) => Class::Unavailable,
+            Reason::Broken(_) | Reason::Stalled(_) => Class::Broken,
+            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Status(_) => Class::Invalid,
+        }
+    }
+
+    /// Whether the same request may succeed later. When to try is the caller's decision.
+    pub fn retry(&self) -> bool {
+        match &self.0.reason {
+            // Nothing changes these but an operator.
+            Reason::CredentialsRefused(_) | Reason::Credentials(_) => false,
+            _ => matches!(self.class(), Class::RateLimited { .. } | Class::Unavailable | Class::Broken),
+        }
+    }
+
+    /// The reason, for whoever needs more than the class.
+    pub fn reason(&self) -> &Reason {
+        &self.0.reason
+    }
+
+    /// The upstream that was asked.
+    pub fn upstream(&self) -> &UpstreamName {
+        &self.0.upstream
+    }
+
+    /// The host that failed: the upstream's, its token service's or that of a redirect's target.
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    /// No address of this host answers just now: later requests should try another one first.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(self.0.reason, Reason::Connect(_) | Reason::Timeout(_) | Reason::NoAnswer(_))
+    }
+
+    /// Of several addresses' errors the least decisive one counts: one address that is down hides what it has, so
+    /// that "not found" from another one is no authority.
+    pub(super) fn or(self, other: Self) -> Self {
+        let doubt = |error: &Self| match error.class() {
+            Class::NotFound => 0,
+            Class::Denied => 1,
+            Class::RateLimited { .. } => 2,
+            Class::Unavailable | Class::Broken | Class::Invalid => 3,
+        };
+        if doubt(&other) > doubt(&self) { other } else { self }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "upstream {} ({}): {}", self.0.upstream, self.0.host, self.0.reason)
+    }
+}
+
+impl std::error::Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.reason.source()
+    }
+}
+
+/// The text of an error and its causes, without the repetitions that wrapped I/O errors bring.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(reason: Reason) -> UpstreamError {
+        UpstreamError::new(&"docker.io".parse().unwrap(), "registry-1.docker.io", reason)
+    }
+
+    #[test]
+    fn it_names_upstream_host_and_what_to_do() {
+        assert_eq!(
+            error(Reason::CredentialsRefused(StatusCode::UNAUTHORIZED)).to_string(),
+            "upstream docker.io (registry-1.docker.io): it did not accept the mirror's credentials (401 Unauthorized): \
+             check `credentials` of this upstream"
+        );
+        assert!(error(Reason::Timeout(Duration::from_secs(15))).to_string().ends_with("no answer within 15s"));
+    }
+
+    #[test]
+    fn retry_follows_from_the_reason() {
+        assert!(error(Reason::Broken(String::new())).retry());
+        assert!(error(Reason::Failing(StatusCode::BAD_GATEWAY)).retry());
+        assert!(error(Reason::RateLimited { retry_after: None }).retry());
+        assert!(!error(Reason::CredentialsRefused(StatusCode::UNAUTHORIZED)).retry());
+        assert!(!error(Reason::NotFound).retry());
+        assert!(!error(Reason::Invalid(String::new())).retry());
+    }
+
+    #[test]
+    fn not_found_needs_all_addresses() {
+        let down = || error(Reason::Connect(String::new()));
+        assert_eq!(error(Reason::NotFound).or(error(Reason::NotFound)).class(), Class::NotFound);
+        assert_eq!(error(Reason::NotFound).or(down()).class(), Class::Unavailable);
+        assert_eq!(down().or(error(Reason::NotFound)).class(), Class::Unavailable);
+    }
+}

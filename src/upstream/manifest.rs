@@ -1,0 +1,138 @@
+//! Manifests and tags at an upstream: HEAD to learn a digest, GET for the bytes.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::Upstream;
+use super::blob::{self, Body};
+use super::error::{Reason, UpstreamError};
+use super::request::{Answer, Ask, Origin};
+use crate::metrics::Kind;
+use crate::oci::{Algorithm, Digest, Reference, Repository};
+
+/// The largest manifest that is taken from an upstream: twice what the OCI specification asks registries to take.
+pub const MAX_MANIFEST: usize = 8 * 1024 * 1024;
+
+/// Hashing more than this leaves the reactor (I11).
+const HASH_INLINE: usize = 64 * 1024;
+
+/// Every type there is: a registry that misses one here hides the manifest or rewrites it into another one.
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                      application/vnd.docker.distribution.manifest.list.v2+json, \
+                      application/vnd.docker.distribution.manifest.v2+json, \
+                      application/vnd.oci.artifact.manifest.v1+json, */*";
+
+/// What a tag, or a digest, stands for.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The manifest's digest, as the upstream says; computed, if the upstream did not say it.
+    pub digest: Digest,
+    /// `Content-Type` as received.
+    pub content_type: Option<String>,
+    /// The manifest's size in bytes, where the upstream told it.
+    pub size: Option<u64>,
+    /// The manifest itself, where only a GET could tell the digest: so that this GET is the only one.
+    pub fetched: Option<FetchedManifest>,
+}
+
+/// A manifest as it came.
+#[derive(Clone, Debug)]
+pub struct FetchedManifest {
+    /// The bytes, untouched (I10).
+    pub bytes: Bytes,
+    /// `Content-Type` as received; often missing or wrong.
+    pub content_type: Option<String>,
+    /// Computed over `bytes`, by the algorithm of the digest asked for, else of `claimed`, else SHA-256. Not compared to
+    /// either: that is for the caller.
+    pub digest: Digest,
+    /// `Docker-Content-Digest` as received.
+    pub claimed: Option<Digest>,
+}
+
+impl Upstream {
+    /// The digest that a reference stands for, by HEAD, which no registry counts as a pull.
+    ///
+    /// A GET follows only where HEAD cannot tell: a success without `Docker-Content-Digest`, a 405, or a redirect whose
+    /// target refuses the method (403 or 405: a URL presigned for GET). Never after a 401, 429, 5xx or time-out.
+    pub async fn resolve(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+        let no_head = |answer: &Answer| match answer.response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => true,
+            StatusCode::FORBIDDEN => answer.redirected,
+            _ => false,
+        };
+        let (origin, answer) = self.ask_for_manifest(Method::HEAD, repository, reference, no_head).await?;
+        let headers = answer.response.headers();
+        let claimed = claimed(headers);
+        let digest = match (claimed, reference) {
+            _ if !answer.response.status().is_success() => None,
+            (Some(claimed), Reference::Digest(asked)) if claimed != *asked => {
+                let problem = format!("asked for {asked}, it says it has {claimed}");
+                return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
+            }
+            (None, Reference::Digest(asked)) => Some(*asked),
+            (claimed, _) => claimed,
+        };
+        if let Some(digest) = digest {
+            let size = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            return Ok(Resolved { digest, content_type: content_type(headers), size, fetched: None });
+        }
+        let fetched = self.manifest(repository, reference).await?;
+        let (digest, size) = (fetched.digest, Some(fetched.bytes.len() as u64));
+        Ok(Resolved { digest, content_type: fetched.content_type.clone(), size, fetched: Some(fetched) })
+    }
+
+    /// GET of a manifest, whole, at most [`MAX_MANIFEST`] bytes. Counts as a pull at registries that count.
+    pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<FetchedManifest, UpstreamError> {
+        let (origin, answer) = self.ask_for_manifest(Method::GET, repository, reference, |_| false).await?;
+        let error = |reason| origin.client.error(&answer.url, reason);
+        if answer.response.status() != StatusCode::OK {
+            return Err(error(Reason::Status(answer.response.status())));
+        }
+        let headers = answer.response.headers();
+        blob::check_identity(headers).map_err(error)?;
+        let (content_type, claimed) = (content_type(headers), claimed(headers));
+        // A sign-in page or an error page with a cheerful status.
+        if content_type.as_deref().is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html")) {
+            return Err(error(Reason::Invalid("it sent an HTML page for a manifest".into())));
+        }
+        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_MANIFEST).await?;
+        let algorithm = match reference {
+            Reference::Digest(digest) => digest.algorithm(),
+            Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
+        };
+        let digest = hash(algorithm, bytes.clone()).await;
+        Ok(FetchedManifest { bytes, content_type, digest, claimed })
+    }
+
+    async fn ask_for_manifest(
+        &self,
+        method: Method,
+        repository: &Repository,
+        reference: &Reference,
+        accepts: impl Fn(&Answer) -> bool,
+    ) -> Result<(&Origin, Answer), UpstreamError> {
+        let path = format!("manifests/{reference}");
+        let ask = Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: ACCEPT, range: None };
+        self.ask(&ask, accepts).await
+    }
+}
+
+async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
+    if bytes.len() > HASH_INLINE {
+        let shared = bytes.clone();
+        if let Ok(digest) = tokio::task::spawn_blocking(move || Digest::of(algorithm, &shared)).await {
+            return digest;
+        }
+    }
+    // Small; or the runtime is shutting down, and nobody is left to be held up.
+    Digest::of(algorithm, &bytes)
+}
+
+/// `Docker-Content-Digest`; one that is no digest counts as missing.
+fn claimed(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}

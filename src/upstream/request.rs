@@ -1,0 +1,181 @@
+//! One question to a registry: signed in, redirected, answered.
+//!
+//! An [`Origin`] is one configured address of an upstream. `ask` sends a question there and follows where it leads:
+//! at most one round of sign-in at each place, at most five redirects, credentials only to the origin itself and never
+//! again once a redirect has left it (I9). What comes back is an answer of any status; [`super::Upstream`] decides
+//! what it means. Redirects are never remembered: the URLs they lead to live for minutes.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use hyper::body::Incoming;
+use url::Url;
+
+use super::auth::{Auth, Grant};
+use super::challenge;
+use super::client::{Client, Exchange, remark};
+use super::error::{Reason, UpstreamError};
+use super::redirect::{self, MAX_REDIRECTS, RedirectError};
+use crate::metrics::Kind;
+use crate::oci::Repository;
+
+/// For how long an address that could not be reached is tried after the others.
+const AVOID: Duration = Duration::from_secs(10);
+
+/// A question, independent of which address it goes to.
+#[derive(Clone, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) kind: Kind,
+    pub(super) method: Method,
+    pub(super) repository: &'a Repository,
+    /// What follows the repository: `manifests/latest`.
+    pub(super) path: String,
+    /// Without the question mark, already encoded.
+    pub(super) query: Option<String>,
+    pub(super) accept: &'static str,
+    pub(super) range: Option<HeaderValue>,
+}
+
+/// The head of an answer, and where it comes from. Not to be printed: the URL may be a presigned one (I9).
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) url: Url,
+    /// It comes from where a redirect led.
+    pub(super) redirected: bool,
+    /// And that was another place than the upstream.
+    pub(super) foreign: bool,
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub(super) struct Origin {
+    url: Url,
+    pub(super) client: Client,
+    auth: Auth,
+    avoid_until: Mutex<Option<Instant>>,
+}
+
+impl Origin {
+    pub(super) fn new(url: Url, client: Client, auth: Auth) -> Self {
+        Self { url, client, auth, avoid_until: Mutex::default() }
+    }
+
+    /// Could not be reached a moment ago.
+    pub(super) fn is_avoided(&self) -> bool {
+        self.avoided().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn avoided(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.avoid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a question and follows redirects. A presigned URL that is refused gets one more chance from the start,
+    /// because it may have expired between its making and its use.
+    pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
+        let mut again = ask.method == Method::GET;
+        let answer = loop {
+            let answer = self.follow(ask).await;
+            match answer {
+                Ok(answer) if again && answer.redirected && matches!(answer.response.status().as_u16(), 400 | 401 | 403) => {
+                    again = false;
+                    drop(remark(answer.response.into_body()).await);
+                }
+                other => break other,
+            }
+        };
+        *self.avoided() = answer.as_ref().err().filter(|error| error.is_outage()).map(|_| Instant::now() + AVOID);
+        answer
+    }
+
+    async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
+        let mut url = self.resolve(ask);
+        let mut foreign = false;
+        for hop in 0..=MAX_REDIRECTS {
+            foreign |= !redirect::same_origin(&self.url, &url);
+            let response = if foreign { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
+            if !redirect::is_redirect(response.status()) {
+                return Ok(Answer { response, url, redirected: hop > 0, foreign });
+            }
+            let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
+            drop(remark(response.into_body()).await);
+            url = target;
+        }
+        Err(self.client.error(&url, RedirectError::TooMany))
+    }
+
+    /// The question's URL at this address, below the path that the address may have.
+    fn resolve(&self, ask: &Ask<'_>) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/v2/{}/{}", self.url.path().trim_end_matches('/'), ask.repository, ask.path));
+        url.set_query(ask.query.as_deref());
+        url
+    }
+
+    /// A request to the upstream's own host, signed in as it wants it.
+    async fn own(&self, url: &Url, ask: &Ask<'_>) -> Result<Response<Incoming>, UpstreamError> {
+        let started = Instant::now();
+        let mut grant = self.auth.preemptive(&self.client, ask.kind, ask.repository).await?;
+        // At the most: with a remembered token, bare, with a new one.
+        for _ in 0..3 {
+            let response = self.send(url, ask, grant.header()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            let challenges = challenge::challenges(response.headers());
+            drop(remark(response.into_body()).await);
+            let next = self.auth.challenged(&self.client, ask.kind, ask.repository, grant, started, &challenges).await?;
+            grant = match next {
+                Some(grant) => grant,
+                None => self.probe(ask).await?,
+            };
+        }
+        Err(self.client.error(url, Reason::Denied(StatusCode::UNAUTHORIZED)))
+    }
+
+    /// Some registries name their challenge only at `/v2/`.
+    async fn probe(&self, ask: &Ask<'_>) -> Result<Grant, UpstreamError> {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
+        let exchange =
+            Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new() };
+        let response = self.client.send(exchange).await?;
+        let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
+        drop(remark(response.into_body()).await);
+        match challenge::preferred(&challenges).filter(|_| status == StatusCode::UNAUTHORIZED) {
+            Some(challenge) => self.auth.answer(&self.client, ask.kind, ask.repository, challenge).await,
+            None => Err(self.client.error(&url, Reason::Denied(StatusCode::UNAUTHORIZED))),
+        }
+    }
+
+    /// A request to where a redirect led: bare, and if that is refused, with an anonymous token of that host's realm.
+    async fn foreign(&self, url: &Url, ask: &Ask<'_>) -> Result<Response<Incoming>, UpstreamError> {
+        let response = self.send(url, ask, None).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        let challenges = challenge::challenges(response.headers());
+        match self.auth.foreign(&self.client, url, ask.repository, &challenges).await? {
+            Some(token) => {
+                drop(remark(response.into_body()).await);
+                self.send(url, ask, Some(token)).await
+            }
+            None => Ok(response),
+        }
+    }
+
+    async fn send(
+        &self,
+        url: &Url,
+        ask: &Ask<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
+        headers.extend(ask.range.clone().map(|range| (header::RANGE, range)));
+        headers.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
+        let exchange = Exchange { kind: ask.kind, method: ask.method.clone(), url, headers, body: Bytes::new() };
+        self.client.send(exchange).await
+    }
+}

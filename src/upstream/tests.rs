@@ -1,0 +1,131 @@
+//! Upstreams against a small scripted server on loopback: sign-in, redirects, bodies, proxies.
+
+mod auth;
+mod blob;
+mod manifest;
+mod proxy;
+mod redirect;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::GlobSet;
+use hyper_util::client::proxy::matcher::Matcher;
+use regex::RegexSet;
+
+use super::*;
+use crate::config::Secret;
+use crate::oci::{Algorithm, Reference};
+use server::{Reply, Seen, Server};
+
+/// Must never arrive anywhere but where a test says so.
+const CANARY: &str = "canary-secret";
+/// `mirror:canary-secret`
+const CANARY_BASIC: &str = "Basic bWlycm9yOmNhbmFyeS1zZWNyZXQ=";
+
+const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn config(urls: &[&Server]) -> config::Upstream {
+    config::Upstream {
+        urls: urls.iter().map(|server| server.url.clone()).collect(),
+        hosts: Vec::new(),
+        credentials: config::Credentials::Anonymous,
+        token_realms: Vec::new(),
+        ca: None,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(5),
+        stall_timeout: Duration::from_secs(5),
+        max_connections: 4,
+        repositories: config::RepositoryRule { allow: GlobSet::empty(), deny: GlobSet::empty() },
+        freshness: config::Freshness {
+            fresh_for: Duration::ZERO,
+            revalidate_within: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            negative: Duration::ZERO,
+            immutable_tags: RegexSet::empty(),
+        },
+    }
+}
+
+fn build(config: &config::Upstream) -> Upstream {
+    // The environment's proxies are no business of these tests.
+    let none = Matcher::builder().build();
+    Upstream::with_proxies("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), none).unwrap()
+}
+
+fn anonymous(server: &Server) -> Upstream {
+    build(&config(&[server]))
+}
+
+fn canary() -> config::Credentials {
+    config::Credentials::Password { username: "mirror".into(), password: Secret::new(CANARY) }
+}
+
+fn with_canary(server: &Server) -> Upstream {
+    build(&config::Upstream { credentials: canary(), ..config(&[server]) })
+}
+
+fn repository(name: &str) -> Repository {
+    name.parse().unwrap()
+}
+
+fn tag(name: &str) -> Reference {
+    Reference::Tag(name.parse().unwrap())
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+/// A good answer to a HEAD or GET of [`MANIFEST`].
+fn manifest_reply() -> Reply {
+    let digest = digest_of(MANIFEST.as_bytes()).to_string();
+    Reply::new(200).header("content-type", OCI).header("docker-content-digest", &digest).body(MANIFEST)
+}
+
+async fn resolve(upstream: &Upstream) -> Result<Digest, UpstreamError> {
+    upstream.resolve(&repository("a/b"), &tag("latest")).await.map(|resolved| resolved.digest)
+}
+
+/// The value of a counter or gauge, by its name and labels as they stand in the exposition.
+fn metric(upstream: &Upstream, name: &str) -> Option<String> {
+    let text = upstream.metrics.render();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(ToOwned::to_owned))
+}
+
+/// I9: no secret in what an operator or a client may see.
+fn assert_silent(upstream: &Upstream, error: Option<&UpstreamError>) {
+    let seen =
+        format!("{upstream:?} {} {error:?} {}", upstream.metrics.render(), error.map(ToString::to_string).unwrap_or_default());
+    for secret in [CANARY, &CANARY_BASIC[6..], "presigned"] {
+        assert!(!seen.contains(secret), "{secret} in {seen}");
+    }
+}
+
+/// I9: this server never heard of the credentials, in any form.
+fn assert_innocent(server: &Server) {
+    for seen in server.seen() {
+        let text = format!("{seen:?}");
+        assert!(!text.contains(CANARY) && !text.contains(&CANARY_BASIC[6..]) && !text.contains("mirror"), "{text}");
+    }
+}
+
+/// Callers spawn them: a compile error here is the test.
+#[test]
+fn all_calls_can_be_spawned() {
+    fn send(_: impl Send) {}
+    fn all(upstream: &Upstream, name: &Repository, reference: &Reference, digest: &Digest, body: &mut BlobBody) {
+        send(upstream.resolve(name, reference));
+        send(upstream.manifest(name, reference));
+        send(upstream.blob(name, digest, 0));
+        send(upstream.blob_size(name, digest));
+        send(upstream.tags(name, None, None));
+        send(upstream.tags_page(name, ""));
+        send(upstream.referrers(name, digest, None, None));
+        send(body.chunk());
+    }
+    let _ = all;
+}

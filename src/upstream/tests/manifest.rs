@@ -1,0 +1,271 @@
+//! Manifests, tags and lists: what is asked, and what each kind of answer means (T40, T14, T21, T22).
+
+use super::*;
+
+async fn always(reply: Reply) -> Server {
+    Server::start(move |_| reply.clone()).await
+}
+
+#[tokio::test]
+async fn requests_are_built_from_scratch() {
+    let server = always(manifest_reply()).await;
+    let upstream = anonymous(&server);
+    resolve(&upstream).await.unwrap();
+    let seen = &server.seen()[0];
+    assert_eq!(
+        seen.headers,
+        [
+            (
+                "accept".to_owned(),
+                "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+            application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
+            application/vnd.oci.artifact.manifest.v1+json, */*"
+                    .to_owned()
+            ),
+            ("user-agent".to_owned(), format!("roadstead/{}", env!("CARGO_PKG_VERSION"))),
+            ("accept-encoding".to_owned(), "identity".to_owned()),
+            ("host".to_owned(), server.authority()),
+        ]
+    );
+    let requests = r#"roadstead_upstream_requests_total{code="200",kind="manifest",method="HEAD",upstream="registry.example"}"#;
+    assert_eq!(metric(&upstream, requests).as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_base_path_is_kept() {
+    let server = always(manifest_reply()).await;
+    let mut config = config(&[&server]);
+    config.urls = vec![server.url.join("artifactory/api/docker/remote/").unwrap()];
+    resolve(&build(&config)).await.unwrap();
+    assert_eq!(server.lines(), ["HEAD /artifactory/api/docker/remote/v2/a/b/manifests/latest"]);
+}
+
+#[tokio::test]
+async fn a_head_that_tells_no_digest_becomes_one_get() {
+    for head in [Reply::new(200).body(MANIFEST), Reply::new(200).header("docker-content-digest", "sha256:xyz"), Reply::new(405)] {
+        let server =
+            Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { Reply::new(200).body(MANIFEST) }).await;
+        let resolved = anonymous(&server).resolve(&repository("a/b"), &tag("latest")).await.unwrap();
+        let digest = digest_of(MANIFEST.as_bytes());
+        assert_eq!((resolved.digest, resolved.size, resolved.content_type), (digest, Some(MANIFEST.len() as u64), None));
+        let fetched = resolved.fetched.unwrap();
+        assert_eq!((fetched.bytes, fetched.digest, fetched.claimed), (MANIFEST.into(), digest, None));
+        assert_eq!(server.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn t40_no_other_failure_of_a_head_becomes_a_get() {
+    for (reply, class) in [
+        (Reply::new(404), Class::NotFound),
+        (Reply::new(410), Class::NotFound),
+        (Reply::new(403), Class::Denied),
+        (Reply::new(451), Class::Denied),
+        (Reply::new(429), Class::RateLimited { retry_after: None }),
+        (Reply::new(429).header("retry-after", "7"), Class::RateLimited { retry_after: Some(Duration::from_secs(7)) }),
+        (Reply::new(500), Class::Unavailable),
+        (Reply::new(503), Class::Unavailable),
+        (Reply::new(408), Class::Unavailable),
+        (Reply::new(400), Class::Invalid),
+        (Reply::new(304), Class::Invalid),
+        (Reply::vanish(), Class::Unavailable),
+    ] {
+        let server = always(reply.clone()).await;
+        let error = resolve(&anonymous(&server)).await.unwrap_err();
+        assert_eq!(error.class(), class, "{error}");
+        assert!(server.lines().iter().all(|line| line.starts_with("HEAD ")), "{reply:?}: {:?}", server.lines());
+    }
+}
+
+#[tokio::test]
+async fn t40_limits_are_read_and_counted() {
+    let server =
+        always(manifest_reply().header("ratelimit-limit", "100;w=21600").header("ratelimit-remaining", "76;w=21600")).await;
+    let upstream = anonymous(&server);
+    assert_eq!(upstream.quota(), None);
+    resolve(&upstream).await.unwrap();
+    assert_eq!(upstream.quota().unwrap().remaining, 76);
+    let gauge = |name: &str| metric(&upstream, &format!("roadstead_upstream_ratelimit_{name}{{upstream=\"registry.example\"}}"));
+    assert_eq!((gauge("limit").as_deref(), gauge("remaining").as_deref()), (Some("100"), Some("76")));
+
+    let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"retry-after: 2.5s, allowed: 44000/minute"}]}"#;
+    let server = always(Reply::new(429).body(body)).await;
+    let upstream = anonymous(&server);
+    let error = upstream.manifest(&repository("a/b"), &tag("latest")).await.unwrap_err();
+    assert_eq!(error.class(), Class::RateLimited { retry_after: Some(Duration::from_millis(2500)) });
+    let throttled = r#"roadstead_upstream_throttled_total{upstream="registry.example"}"#;
+    assert_eq!(metric(&upstream, throttled).as_deref(), Some("1"));
+
+    let server = always(Reply::new(429).header("content-type", "text/html").body("<html>Too Many Requests</html>")).await;
+    assert_eq!(resolve(&anonymous(&server)).await.unwrap_err().class(), Class::RateLimited { retry_after: None });
+}
+
+#[tokio::test]
+async fn i10_a_manifest_comes_as_it_is() {
+    let server = always(manifest_reply()).await;
+    let upstream = anonymous(&server);
+    let fetched = upstream.manifest(&repository("a/b"), &tag("latest")).await.unwrap();
+    let digest = digest_of(MANIFEST.as_bytes());
+    assert_eq!((fetched.bytes, fetched.digest, fetched.claimed), (MANIFEST.into(), digest, Some(digest)));
+    assert_eq!(fetched.content_type.as_deref(), Some(OCI));
+    let bytes = r#"roadstead_upstream_bytes_total{upstream="registry.example"}"#;
+    assert_eq!(metric(&upstream, bytes), Some(MANIFEST.len().to_string()));
+
+    // By the algorithm of the digest asked for; also when it is large enough to leave the reactor.
+    let large = vec![b' '; 200_000];
+    let server = always(Reply::new(200).body(large.clone())).await;
+    let asked = Digest::of(Algorithm::Sha512, &large);
+    let fetched = anonymous(&server).manifest(&repository("a/b"), &Reference::Digest(asked)).await.unwrap();
+    assert_eq!(fetched.digest, asked);
+}
+
+#[tokio::test]
+async fn t12_a_head_by_digest_that_says_another_digest() {
+    let server = always(manifest_reply()).await;
+    let reference = Reference::Digest(digest_of(b"something else"));
+    let error = anonymous(&server).resolve(&repository("a/b"), &reference).await.unwrap_err();
+    assert_eq!(error.class(), Class::Invalid, "{error}");
+    let silent = always(Reply::new(200)).await;
+    let resolved = anonymous(&silent).resolve(&repository("a/b"), &reference).await.unwrap();
+    assert_eq!(resolved.digest, digest_of(b"something else"), "the question is the answer");
+}
+
+#[tokio::test]
+async fn bad_manifests() {
+    let chunked = |size: usize| {
+        let mut body = format!("{size:x}\r\n").into_bytes();
+        body.extend(std::iter::repeat_n(b' ', size));
+        body.extend(b"\r\n0\r\n\r\n");
+        Reply::new(200).header("transfer-encoding", "chunked").body(body)
+    };
+    for (reply, class) in [
+        (Reply::new(200).header("content-type", "text/html; charset=utf-8").body("<html>"), Class::Invalid),
+        (manifest_reply().header("content-encoding", "gzip"), Class::Invalid),
+        (Reply::new(200).header("content-length", "8388609").stalled(0), Class::Invalid),
+        (chunked(MAX_MANIFEST + 1), Class::Invalid),
+        (Reply::new(204), Class::Invalid),
+        (manifest_reply().truncated(10), Class::Broken),
+    ] {
+        let server = always(reply).await;
+        let error = anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap_err();
+        assert_eq!(error.class(), class, "{error}");
+    }
+    let server = always(chunked(MAX_MANIFEST)).await;
+    assert_eq!(anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap().bytes.len(), MAX_MANIFEST);
+}
+
+#[tokio::test]
+async fn t14_an_upstream_that_never_answers() {
+    let server = always(Reply::silence()).await;
+    let upstream = build(&config::Upstream { response_timeout: Duration::from_millis(200), ..config(&[&server]) });
+    let started = std::time::Instant::now();
+    let error = resolve(&upstream).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::Timeout(_)), "{error}");
+    assert!(error.retry() && started.elapsed() < Duration::from_secs(3));
+    let counted = r#"roadstead_upstream_requests_total{code="error",kind="manifest",method="HEAD",upstream="registry.example"}"#;
+    assert_eq!(metric(&upstream, counted).as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn the_next_address_is_asked_and_a_dead_one_is_avoided() {
+    // A port that was free a moment ago.
+    let mut config = config(&[&always(Reply::new(500)).await, &always(manifest_reply()).await]);
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let missing = always(Reply::new(404)).await;
+    config.urls.insert(0, missing.url.clone());
+    config.urls.insert(0, format!("http://{dead}/").parse().unwrap());
+    let upstream = build(&config);
+    resolve(&upstream).await.unwrap();
+    resolve(&upstream).await.unwrap();
+    assert_eq!(missing.seen().len(), 2);
+    let refused = r#"roadstead_upstream_requests_total{code="error",kind="manifest",method="HEAD",upstream="registry.example"}"#;
+    assert_eq!(metric(&upstream, refused).as_deref(), Some("1"), "the second time it was not tried");
+
+    // "Not found" beside an address that is down is no authority.
+    config.urls.truncate(2);
+    assert_eq!(resolve(&build(&config)).await.unwrap_err().class(), Class::Unavailable);
+    config.urls = vec![missing.url.clone(), missing.url.clone()];
+    assert_eq!(resolve(&build(&config)).await.unwrap_err().class(), Class::NotFound);
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_died_is_not_noticed() {
+    // Each connection serves one request and closes after having promised to stay.
+    let server = always(manifest_reply().closing()).await;
+    let upstream = anonymous(&server);
+    for _ in 0..20 {
+        resolve(&upstream).await.unwrap();
+    }
+    // And the worst case: it dies after the second request has arrived.
+    let server =
+        Server::start(
+            |seen| if seen.connection == 0 && seen.path().ends_with("second") { Reply::vanish() } else { manifest_reply() },
+        )
+        .await;
+    let upstream = anonymous(&server);
+    for name in ["first", "second"] {
+        upstream.resolve(&repository("a/b"), &tag(name)).await.unwrap();
+    }
+    assert_eq!(server.seen().len(), 3);
+    assert_eq!(server.seen()[2].connection, 1);
+}
+
+#[tokio::test]
+async fn t21_tags() {
+    let server = Server::start(|_| {
+        Reply::new(200).header("link", "</v2/a/b/tags/list?last=x&n=2>; rel=\"next\"").body(r#"{"name":"a/b","tags":["w","x"]}"#)
+    })
+    .await;
+    let upstream = anonymous(&server);
+    let listing = upstream.tags(&repository("a/b"), Some(2), Some("v w")).await.unwrap();
+    assert_eq!(listing.bytes, r#"{"name":"a/b","tags":["w","x"]}"#);
+    assert_eq!(listing.next.as_deref(), Some("last=x&n=2"));
+    upstream.tags_page(&repository("a/b"), "last=x&n=2").await.unwrap();
+    upstream.tags(&repository("a/b"), None, None).await.unwrap();
+    let targets: Vec<_> = server.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/v2/a/b/tags/list?n=2&last=v+w", "/v2/a/b/tags/list?last=x&n=2", "/v2/a/b/tags/list"]);
+
+    for (body, good) in [(r#"{"tags":null}"#, true), (r#"{"tags":[1]}"#, false), ("[]", false), ("<html>", false)] {
+        let server = always(Reply::new(200).body(body)).await;
+        let outcome = anonymous(&server).tags(&repository("a/b"), None, None).await;
+        assert_eq!(outcome.is_ok(), good, "{body}");
+        assert!(outcome.err().is_none_or(|error| error.class() == Class::Invalid));
+    }
+    let missing = always(Reply::new(404)).await;
+    assert_eq!(anonymous(&missing).tags(&repository("a/b"), None, None).await.unwrap_err().class(), Class::NotFound);
+}
+
+#[tokio::test]
+async fn t22_referrers() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let body = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let digest = digest_of(b"");
+    let good = Reply::new(200).header("content-type", "application/vnd.oci.image.index.v1+json; charset=utf-8").body(body);
+    let server = always(good.header("oci-filters-applied", "artifactType")).await;
+    let upstream = anonymous(&server);
+    let referrers = upstream.referrers(&repository("a/b"), &digest, Some("a/b+c"), None).await.unwrap().unwrap();
+    assert_eq!((referrers.bytes, referrers.filters_applied.as_deref()), (body.into(), Some("artifactType")));
+    assert_eq!(server.seen()[0].target, format!("/v2/a/b/referrers/{digest}?artifactType=a%2Fb%2Bc"));
+    upstream.referrers(&repository("a/b"), &digest, Some("ignored"), Some("page=2")).await.unwrap();
+    assert_eq!(server.seen()[1].target, format!("/v2/a/b/referrers/{digest}?page=2"));
+
+    for reply in [
+        Reply::new(404),
+        Reply::new(405),
+        Reply::new(501),
+        Reply::new(200).header("content-type", "application/json").body(body),
+        Reply::new(200).body(body),
+    ] {
+        let server = always(reply.clone()).await;
+        assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, None, None).await.unwrap(), None, "{reply:?}");
+    }
+    for (reply, class) in [
+        (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Invalid),
+        (Reply::new(500), Class::Unavailable),
+        (Reply::new(403), Class::Denied),
+    ] {
+        let server = always(reply).await;
+        let error = anonymous(&server).referrers(&repository("a/b"), &digest, None, None).await.unwrap_err();
+        assert_eq!(error.class(), class, "{error}");
+    }
+}
