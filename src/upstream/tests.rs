@@ -10,9 +10,7 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globset::GlobSet;
 use hyper_util::client::proxy::matcher::Matcher;
-use regex::RegexSet;
 
 use super::*;
 use crate::config::Secret;
@@ -38,14 +36,14 @@ fn config(urls: &[&Server]) -> config::Upstream {
         response_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_secs(5),
         max_connections: 4,
-        repositories: config::RepositoryRule { allow: GlobSet::empty(), deny: GlobSet::empty() },
+        repositories: config::RepositoryRule::default(),
         freshness: config::Freshness {
             fresh_for: Duration::ZERO,
             revalidate_within: Duration::ZERO,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             negative: Duration::ZERO,
-            immutable_tags: RegexSet::empty(),
+            immutable_tags: config::TagPatterns::default(),
         },
     }
 }
