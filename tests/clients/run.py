@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the client tests: `run.py [NAME...]`, where a NAME selects the tests whose id contains it.
 
-The binary is `target/debug/roadstead`, or what the environment's ROADSTEAD names. The last line is `N passed, N failed`.
+The binary is `target/debug/roadstead`, or what the environment's ROADSTEAD names. The last line is `N passed, N failed, N skipped`.
 """
 
 import os
@@ -43,7 +43,8 @@ def main(names):
     if failed:
         print(f"Logs of the mirrors and clients: {LOGS}")
     # An error in a class's setUp is no test that ran, yet a failure.
-    print(f"{max(result.testsRun - failed, 0)} passed, {failed} failed")
+    skipped = len(result.skipped)
+    print(f"{max(result.testsRun - failed - skipped, 0)} passed, {failed} failed, {skipped} skipped")
     return 1 if failed or not result.testsRun else 0
 
 

@@ -1,6 +1,10 @@
 """Every URL form that a client can be configured for reaches the right upstream."""
 
+import json
+
 from harness.engines import Containerd, Docker, Podman
+from harness.images import digest_of
+from harness.process import CommandFailed
 from harness.site import SITE, ClientTest
 
 
@@ -37,7 +41,13 @@ class Addressing(ClientTest):
         self.expect(self.docker(f"http://{self.served.address}"), SITE.docker, "docker.io")
 
     def test_docker_path(self):
-        self.expect(self.docker(f"http://{self.served.address}/docker.io"), SITE.docker, "docker.io")
+        try:
+            docker = self.docker(f"http://{self.served.address}/docker.io")
+        except RuntimeError as error:
+            if "invalid mirror: path" in str(error):
+                self.skipTest("this dockerd takes no path in registry-mirrors (20.10 and older)")
+            raise
+        self.expect(docker, SITE.docker, "docker.io")
 
     def test_containerd_root_docker_io(self):
         self.expect(self.containerd("docker.io", f"http://{self.served.address}"), SITE.docker, "docker.io")
@@ -64,10 +74,28 @@ class Addressing(ClientTest):
     def test_unknown_registry_is_refused(self):
         """A registry that is not configured: no upstream is asked (T4)."""
         client = self.containerd("_default", f"http://{self.served.address}")
-        with self.assertRaisesRegex(AssertionError, "not found"):
+        with self.assertRaises(CommandFailed):
             client.pull(SITE.other, "registry.example")
+        status, _, body = self.served.get("/v2/rs-team/nested/app/manifests/1?ns=registry.example")
+        self.assertEqual((status, json.loads(body)["errors"][0]["code"]), (404, "NAME_UNKNOWN"))
         self.assertEqual(self.hub.exchanges + self.quay.exchanges, [])
 
+    def test_all_forms_give_the_same(self):
+        """Every URL form of A1 by hand, with the bytes of what was pushed (T5)."""
+        for path, image in (
+            ("/v2/library/rs-docker/manifests/1", SITE.docker),
+            ("/v2/library/rs-docker/manifests/1?ns=docker.io", SITE.docker),
+            ("/docker.io/v2/library/rs-docker/manifests/1", SITE.docker),
+            ("/v2/docker.io/library/rs-docker/manifests/1?ns=docker.io", SITE.docker),
+            ("/v2/rs-team/nested/app/manifests/1?ns=quay.io", SITE.other),
+            ("/quay.io/v2/rs-team/nested/app/manifests/1?ns=quay.io", SITE.other),
+            ("/v2/quay.io/rs-team/nested/app/manifests/1", SITE.other),
+        ):
+            with self.subTest(path):
+                status, headers, body = self.served.get(path)
+                self.assertEqual((status, headers["Docker-Content-Digest"]), (200, image.digest))
+                self.assertEqual(digest_of(body), image.digest)
+                self.assertEqual(self.served.get(path.partition("v2/")[0] + "v2/")[0], 200)
 
     def test_library_is_added(self):
         """A one-component name on docker.io means library/ (A1), for clients that do not add it themselves."""

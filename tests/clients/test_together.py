@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from harness.engines import Containerd, Skopeo
+from harness.process import wait_until
 from harness.proxy import CountingProxy
 from harness.site import BASE, MIB, SITE, ClientTest
 
@@ -63,7 +64,8 @@ class Together(ClientTest):
         client = Skopeo(self.folder / "skopeo", {"docker.io": f"127.0.0.1:{front.port}"})
         for image in (SITE.index, SITE.docker, SITE.index):
             client.pull(image)
-        self.assertEqual(self.served.metric("roadstead_requests_total"), len(front.exchanges))
+        wait_until(lambda: self.served.metric("roadstead_requests_total") == len(front.exchanges),
+                   "as many requests are counted as were sent", timeout=5)
         for kind, label in (("manifests", "manifest"), ("blobs", "blob")):
             self.assertEqual(self.served.metric("roadstead_requests_total", kind=label), front.count("GET", kind))
             self.assertEqual(self.served.metric("roadstead_response_bytes_total", kind=label),

@@ -114,7 +114,7 @@ def _unmount_below(folder):
 
 def temporary_folder():
     """The folder of this run; it goes when the run ends, whatever was mounted below it first."""
-    folder = Path(tempfile.mkdtemp(prefix="roadstead-"))
+    folder = Path(tempfile.mkdtemp(prefix="roadstead-", dir="/tmp"))
 
     def remove():
         _unmount_below(folder)

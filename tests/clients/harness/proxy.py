@@ -98,6 +98,9 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def log_message(self, format, *args):
+        pass  # a client that tries TLS first is no news
+
     def setup(self):
         super().setup()
         self.server.proxy._sockets.add(self.request)

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import tempfile
 import unittest
 from functools import cached_property
+from pathlib import Path
 
 from .images import HOST_ARCHITECTURE, Studio
 from .mirror import Mirror
@@ -80,8 +82,8 @@ class ClientTest(unittest.TestCase):
 
     def setUp(self):
         self.name = self.id().partition(".")[2]
-        self.folder = SITE.folder / self.name
-        self.folder.mkdir()
+        # Short: a socket's path ends at 108 bytes, podman's runroot at 50.
+        self.folder = Path(tempfile.mkdtemp(prefix="t", dir=SITE.folder))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
     def upstream(self, registry=None):
