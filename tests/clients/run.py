@@ -32,8 +32,8 @@ def main(names):
         sys.exit(f"Missing: {', '.join(missing)}. tests/run installs them.")
     if os.geteuid() != 0:
         sys.exit("dockerd and containerd need root. Run this as root, for example in a container or a virtual machine.")
-    # A SIGTERM ends the run as an exception does, with everything cleaned up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # SIGTERM ends the run as Ctrl-C does, with everything stopped and removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     shutil.rmtree(LOGS, ignore_errors=True)
     found = flatten(unittest.defaultTestLoader.discover(str(Path(__file__).parent), pattern="test_*.py"))
     suite = unittest.TestSuite(test for test in found if not names or any(name in test.id() for name in names))
