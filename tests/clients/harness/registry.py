@@ -1,0 +1,57 @@
+"""Debian's docker-registry as the upstream: plain, with a password, or over TLS with a private authority."""
+
+import json
+import subprocess
+
+from .process import Process, free_port, listens, run, wait_until
+
+USER, PASSWORD = "puller", "s3cret-of-the-tests"
+# bcrypt of PASSWORD, made once by `htpasswd -nbB`.
+_HTPASSWD = f"{USER}:$2y$04$nnULjcs.LRXxzwr6vP22veWSBzyi89SULAKuKhc4IZCox9tuoDANC\n"
+
+
+class Registry:
+    """One registry over `storage`. Several may share it: the same images, by other doors."""
+
+    def __init__(self, name, folder, storage, password=False, tls=False):
+        self.port = free_port()
+        self.password = password
+        folder.mkdir()
+        # JSON is YAML, so the standard library can write it.
+        config = {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(storage)}, "cache": {"blobdescriptor": "inmemory"}},
+            "http": {"addr": f"127.0.0.1:{self.port}"},
+        }
+        if password:
+            (folder / "htpasswd").write_text(_HTPASSWD)
+            config["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
+        if tls:
+            self.authority, certificate, key = _certificates(folder)
+            config["http"]["tls"] = {"certificate": str(certificate), "key": str(key)}
+        (folder / "config.yml").write_text(json.dumps(config))
+        self.process = Process(name, ["docker-registry", "serve", folder / "config.yml"])
+        wait_until(lambda: listens(self.port), "the registry listens", process=self.process)
+
+    def push(self, image, repository, tag="1"):
+        """Pushes an image, with every platform of an index, and notes in it where it went."""
+        run(["skopeo", "--insecure-policy", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
+             f"dir:{image.folder}", f"docker://127.0.0.1:{self.port}/{repository}:{tag}"])
+        image.repository, image.tag = repository, tag
+        return image
+
+
+def _certificates(folder):
+    """An authority, and a certificate for 127.0.0.1 that it signed: (authority, certificate, key)."""
+    def openssl(*words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *new_key, "-days", 2, "-subj", "/CN=Roadstead tests", "-keyout", folder / "ca.key",
+            "-addext", "keyUsage=critical,keyCertSign", "-out", folder / "ca.pem")
+    openssl("req", *new_key, "-subj", "/CN=upstream", "-keyout", folder / "tls.key", "-out", folder / "tls.csr")
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
+    openssl("x509", "-req", "-in", folder / "tls.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial",
+            "-days", 2, "-extfile", folder / "extensions", "-out", folder / "tls.pem")
+    return folder / "ca.pem", folder / "tls.pem", folder / "tls.key"
