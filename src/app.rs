@@ -122,9 +122,9 @@ impl Mirror {
         let servers =
             listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
         let mut background = vec![Task::spawn(cache.clone().maintain())];
-        background.extend(admin.map(|listener| {
-            Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))
-        }));
+        background.extend(
+            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))),
+        );
         Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }

@@ -66,7 +66,9 @@ pub enum Tier {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoRoom {
     /// It does not fit, whatever is evicted.
-    #[error("{wanted} bytes do not fit: cache.max_size is {max_size} bytes, cache.min_free {min_free} bytes, {free} bytes are free")]
+    #[error(
+        "{wanted} bytes do not fit: cache.max_size is {max_size} bytes, cache.min_free {min_free} bytes, {free} bytes are free"
+    )]
     Full {
         /// What was to be stored.
         wanted: u64,
@@ -129,9 +131,16 @@ impl Cache {
         let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
         let complete = matches!(scan, Ok(Ok(_)));
         match scan {
-            Ok(Ok(found)) => tracing::info!(objects = found.objects, size_bytes = found.bytes, leftovers = found.leftovers,
-                duration_ms = found.took.as_millis() as u64, "cache index is complete"),
-            Ok(Err(error)) => tracing::error!(%error, "the cache folder cannot be read; what is in it is served, nothing is added"),
+            Ok(Ok(found)) => tracing::info!(
+                objects = found.objects,
+                size_bytes = found.bytes,
+                leftovers = found.leftovers,
+                duration_ms = found.took.as_millis() as u64,
+                "cache index is complete"
+            ),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the cache folder cannot be read; what is in it is served, nothing is added")
+            }
             Err(error) => tracing::error!(%error, "the cache folder cannot be read"),
         }
         if complete {

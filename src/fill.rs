@@ -57,7 +57,7 @@ pub enum FillError {
         /// From which repository.
         repository: Repository,
         /// What was wanted and what came.
-        mismatch: Mismatch,
+        mismatch: Box<Mismatch>,
     },
     /// The upstream sent more or fewer bytes than it, or the manifest, had said.
     #[error("upstream {upstream} sent {got} bytes of {digest}, {expected} were announced")]

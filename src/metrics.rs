@@ -5,8 +5,8 @@
 //! [`Outcome`]. Whoever decides something counts it there; the sum over `result` is the number of requests (I12).
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// What was asked for: the label `kind`.
@@ -196,7 +196,8 @@ trait Make: Sized {
 macro_rules! make {
     ($($type:ty: |$name:ident, $help:ident, $labels:ident| $new:expr;)*) => {$(
         impl Make for $type {
-            #[expect(clippy::expect_used, reason = "names and labels are constants; a test makes them all")]
+            // Names and labels are constants, and a test makes them all.
+            #[allow(clippy::expect_used)]
             fn make($name: &str, $help: &str, $labels: &[&str]) -> Self {
                 $new.expect("valid metric")
             }

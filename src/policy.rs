@@ -39,9 +39,10 @@ impl Policy {
     /// Whether anybody may pull from the repository.
     pub fn admit(&self, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
         let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
-        let allowed = self.rules.get(upstream).is_some_and(|rule| {
-            rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str())
-        });
+        let allowed = self
+            .rules
+            .get(upstream)
+            .is_some_and(|rule| rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str()));
         if allowed { Ok(Permit(scope)) } else { Err(Refused(scope)) }
     }
 }

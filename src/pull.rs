@@ -38,6 +38,9 @@ use resolve::Confirmed;
 pub use error::PullError;
 pub use respond::Answer;
 
+/// What a flight brings to all who wait for it.
+type Flight<K, V> = Arc<Flights<K, Result<V, PullError>>>;
+
 /// Blob sizes that manifests told; 40 bytes each.
 const SIZES: u64 = 100_000;
 
@@ -59,11 +62,11 @@ pub struct Pull {
     metrics: Arc<Metrics>,
     clock: Clock,
     offline: bool,
-    revalidations: Arc<Flights<(Scope, Tag), Result<Confirmed, PullError>>>,
-    manifests: Arc<Flights<Digest, Result<Held, PullError>>>,
-    probes: Arc<Flights<(Scope, Digest), Result<Option<u64>, PullError>>>,
-    tag_lists: Arc<Flights<TagsKey, Result<listing::Page, PullError>>>,
-    referrers: Arc<Flights<ReferrersKey, Result<listing::Page, PullError>>>,
+    revalidations: Flight<(Scope, Tag), Confirmed>,
+    manifests: Flight<Digest, Held>,
+    probes: Flight<(Scope, Digest), Option<u64>>,
+    tag_lists: Flight<TagsKey, listing::Page>,
+    referrers: Flight<ReferrersKey, listing::Page>,
     negative: Negative,
     /// What manifests say of their blobs, for upstreams that send them without a length.
     sizes: Memory<Digest, u64>,

@@ -69,7 +69,11 @@ impl Server {
         drop(listener);
         let open = graceful.count();
         if tokio::time::timeout(self.config.shutdown_timeout, graceful.shutdown()).await.is_err() {
-            tracing::warn!(connections = open, timeout_s = self.config.shutdown_timeout.as_secs(), "answers were cut off at shutdown");
+            tracing::warn!(
+                connections = open,
+                timeout_s = self.config.shutdown_timeout.as_secs(),
+                "answers were cut off at shutdown"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! The figures of `/api/v1/stats`, computed from the metrics: one source, so that they cannot disagree.
 
+use prometheus::proto::Metric;
 use serde_json::{Value, json};
 
 use crate::metrics::{Kind, Metrics, Outcome};
@@ -11,26 +12,20 @@ const HITS: [Outcome; 6] =
 /// Requests, bytes and rates since the start of the process.
 pub fn stats(metrics: &Metrics) -> Value {
     let families = metrics.gather();
-    let sum = |name: &str, keep: &dyn Fn(&dyn Fn(&str) -> String) -> bool| -> f64 {
+    let sum = |name: &str, keep: &dyn Fn(&Metric) -> bool| -> f64 {
         let family = families.iter().find(|family| family.name().strip_prefix("roadstead_") == Some(name));
         let samples = family.into_iter().flat_map(|family| family.get_metric());
         samples
-            .filter(|sample| {
-                let label = |wanted: &str| {
-                    let pair = sample.get_label().iter().find(|pair| pair.name() == wanted);
-                    pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
-                };
-                keep(&label)
-            })
+            .filter(|sample| keep(sample))
             .map(|sample| sample.get_counter().get_value() + sample.get_gauge().get_value())
             .sum()
     };
-    let pulls = |label: &dyn Fn(&str) -> String| label("kind") != Kind::Other.label();
+    let pulls = |sample: &Metric| label(sample, "kind") != Kind::Other.label();
     let requests = sum("requests_total", &pulls);
-    let hits = sum("requests_total", &|label| pulls(label) && HITS.iter().any(|hit| hit.label() == label("result")));
+    let hits = sum("requests_total", &|sample| pulls(sample) && HITS.iter().any(|hit| hit.label() == label(sample, "result")));
     let sent = sum("response_bytes_total", &pulls);
     let received = sum("upstream_bytes_total", &|_| true);
-    let tier = |name: &str, tier: &str| sum(name, &|label| label("tier") == tier);
+    let tier = |name: &str, tier: &str| sum(name, &|sample| label(sample, "tier") == tier);
     let rate = |part: f64, whole: f64| if whole > 0.0 { json!(part / whole) } else { Value::Null };
     let tier_stats = |name: &str| {
         json!({
@@ -52,6 +47,10 @@ pub fn stats(metrics: &Metrics) -> Value {
         "connections": sum("connections", &|_| true),
         "cache": { "memory": tier_stats("memory"), "disk": tier_stats("disk") },
     })
+}
+
+fn label<'a>(sample: &'a Metric, name: &str) -> &'a str {
+    sample.get_label().iter().find(|pair| pair.name() == name).map_or("", |pair| pair.value())
 }
 
 #[cfg(test)]

@@ -76,6 +76,11 @@ impl Lru {
         self.objects.len()
     }
 
+    /// Whether no object is known.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// Bytes of all objects.
     pub fn bytes(&self) -> u64 {
         self.bytes

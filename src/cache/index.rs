@@ -255,10 +255,7 @@ mod tests {
         assert!(reservation.is_some());
         assert_eq!(
             victims,
-            [
-                Victim { digest: digest(9), size: 10, leftover: true },
-                Victim { digest: digest(1), size: 30, leftover: false }
-            ]
+            [Victim { digest: digest(9), size: 10, leftover: true }, Victim { digest: digest(1), size: 30, leftover: false }]
         );
         assert_eq!(index.totals(), (100, 2));
     }

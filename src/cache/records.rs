@@ -135,12 +135,23 @@ impl Cache {
     }
 
     /// The last referrers answer for a digest; `filter` is the artifact type asked for.
-    pub async fn referrers_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>) -> Option<ReferrersRecord> {
+    pub async fn referrers_record(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        filter: Option<&str>,
+    ) -> Option<ReferrersRecord> {
         self.read_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter))).await
     }
 
     /// Keeps a referrers answer.
-    pub async fn set_referrers_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>, record: &ReferrersRecord) {
+    pub async fn set_referrers_record(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        filter: Option<&str>,
+        record: &ReferrersRecord,
+    ) {
         self.write_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter)), record, false).await;
     }
 

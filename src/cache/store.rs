@@ -42,7 +42,9 @@ pub enum StoreError {
     #[error("cache.dir {0} is not empty and holds no Roadstead cache; name an empty or a new folder")]
     Foreign(PathBuf),
     /// The folder was written by another layout version.
-    #[error("cache.dir {path} has layout version {found}, this program reads {VERSION}; empty the folder or use the program that wrote it")]
+    #[error(
+        "cache.dir {path} has layout version {found}, this program reads {VERSION}; empty the folder or use the program that wrote it"
+    )]
     Version {
         /// The folder.
         path: PathBuf,
@@ -98,7 +100,8 @@ impl Store {
             Err(fs::TryLockError::Error(error)) => return Err(fail("lock", &path)(error)),
         }
         let store = Self { root: root.into(), unsynced: AtomicBool::new(false), serial: AtomicU64::new(0), _lock: lock };
-        for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([&store.ingest_dir(), &root.join("repos")]) {
+        for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([&store.ingest_dir(), &root.join("repos")])
+        {
             fs::create_dir_all(dir).map_err(fail("create the folder", dir))?;
         }
         store.sweep().map_err(fail("sweep", &store.ingest_dir()))?;
@@ -324,13 +327,13 @@ impl Ingest {
     }
 
     /// Whether the bytes are the ones that the digest names. A refused file is unlinked: nothing can resume it.
-    pub fn verify(self) -> Result<Verified, Mismatch> {
+    pub fn verify(self) -> Result<Verified, Box<Mismatch>> {
         let found = self.hasher.clone().finish();
         if found == self.digest {
             return Ok(Verified(self));
         }
         let _ = fs::remove_file(&self.path);
-        Err(Mismatch { wanted: self.digest, found })
+        Err(Box::new(Mismatch { wanted: self.digest, found }))
     }
 
     /// Unlinks the file. Readers keep what they have open.

@@ -27,8 +27,8 @@ pub struct Writer {
 
 #[derive(Debug)]
 enum State {
-    Idle(Ingest),
-    Writing(JoinHandle<(Ingest, Vec<Bytes>, io::Result<()>)>),
+    Idle(Box<Ingest>),
+    Writing(JoinHandle<(Box<Ingest>, Vec<Bytes>, io::Result<()>)>),
     /// The blocking task is gone: the runtime shuts down.
     Lost,
 }
@@ -37,7 +37,7 @@ impl Writer {
     /// Writes to `ingest`, after what is there.
     pub fn new(ingest: Ingest) -> Self {
         let received = ingest.len();
-        Self { state: State::Idle(ingest), pending: Vec::new(), pending_bytes: 0, received }
+        Self { state: State::Idle(Box::new(ingest)), pending: Vec::new(), pending_bytes: 0, received }
     }
 
     /// Bytes received in all, those of an earlier fill included.
@@ -113,7 +113,7 @@ impl Writer {
             self.state = State::Idle(ingest);
         }
         match self.state {
-            State::Idle(ingest) => Ok(ingest),
+            State::Idle(ingest) => Ok(*ingest),
             _ => Err(io::Error::other("the writing task is gone")),
         }
     }

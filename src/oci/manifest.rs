@@ -94,7 +94,8 @@ impl Manifest {
         if wants_index && (is_image || document.blobs.is_some()) || wants_image && document.manifests.is_some() {
             return Err(ManifestError::Ambiguous);
         }
-        let blobs = document.config.into_iter().chain(document.layers.into_iter().flatten()).chain(document.blobs.into_iter().flatten());
+        let blobs =
+            document.config.into_iter().chain(document.layers.into_iter().flatten()).chain(document.blobs.into_iter().flatten());
         Ok(Self { media_type, manifests: document.manifests.unwrap_or_default(), blobs: blobs.collect() })
     }
 }
@@ -121,7 +122,8 @@ mod tests {
             descriptor(2),
             descriptor(3)
         );
-        let parsed = Manifest::parse(image.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).unwrap();
+        let parsed =
+            Manifest::parse(image.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).unwrap();
         assert_eq!((parsed.media_type, sizes(&parsed.blobs)), (MediaType::OCI_MANIFEST, vec![1, 2, 3]));
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, descriptor(4), descriptor(5));
         let parsed = Manifest::parse(index.as_bytes(), None).unwrap();

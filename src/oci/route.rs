@@ -141,13 +141,15 @@ impl Route {
     /// Parses the path and query of a request line, and the Host header. The method is not looked at.
     pub fn parse(path: &str, query: Option<&str>, host: Option<&str>, directory: &Directory) -> Result<Self, RouteError> {
         let fail = |code, message: String| RouteError { code, message, kind: Kind::Other, upstream: None };
-        let (prefix, rest) = split_base(path).ok_or_else(|| {
-            fail(ErrorCode::NameUnknown, format!("{path} is not a path of a registry; its API is under /v2/"))
-        })?;
+        let (prefix, rest) = split_base(path)
+            .ok_or_else(|| fail(ErrorCode::NameUnknown, format!("{path} is not a path of a registry; its API is under /v2/")))?;
         let rest = decode(rest).map_err(|message| fail(ErrorCode::NameInvalid, message))?;
         let query = Query::parse(query);
         let unknown = |name: &str| {
-            fail(ErrorCode::NameUnknown, format!("{name:?} is not an upstream of this mirror; add [upstream.{name:?}] to its configuration"))
+            fail(
+                ErrorCode::NameUnknown,
+                format!("{name:?} is not an upstream of this mirror; add [upstream.{name:?}] to its configuration"),
+            )
         };
         let by_ns = match query.ns.as_deref() {
             Some(ns) => Some(directory.find(ns).ok_or_else(|| unknown(ns))?),
@@ -165,8 +167,7 @@ impl Route {
         {
             return Err(fail(ErrorCode::NameInvalid, format!("ns says {ns}, the path says {path}")));
         }
-        let upstream =
-            by_ns.or(by_path).or_else(|| directory.by_host(host?)).unwrap_or(&directory.default).clone();
+        let upstream = by_ns.or(by_path).or_else(|| directory.by_host(host?)).unwrap_or(&directory.default).clone();
         let (kind, target) = target(rest, &upstream, &query);
         match target {
             Ok(target) => Ok(Self { upstream, namespace: query.ns, target }),
@@ -248,9 +249,8 @@ fn target(rest: &str, upstream: &UpstreamName, query: &Query) -> (Kind, Result<T
     let mut parts = rest.rsplitn(3, '/');
     let (last, section, name) = (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or_default());
     let content = |wanted: Result<Wanted, Refusal>| {
-        let repository: Repository = name
-            .parse()
-            .map_err(|error: NameError| (ErrorCode::NameInvalid, format!("{name:?}: {error}")))?;
+        let repository: Repository =
+            name.parse().map_err(|error: NameError| (ErrorCode::NameInvalid, format!("{name:?}: {error}")))?;
         let repository = if upstream.as_str() == DOCKER_HUB { repository.with_library() } else { repository };
         Ok(Target::Content(repository, wanted?))
     };

@@ -75,7 +75,8 @@ impl Pull {
         let after = |tag: &&Tag| page.last.as_deref().is_none_or(|last| tag.as_str() > last);
         let mut tags: Vec<&str> = known.iter().filter(after).map(Tag::as_str).collect();
         let limit = page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        let next = (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
+        let next =
+            (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
         tags.truncate(limit);
         let body = json!({ "name": scope.repository, "tags": tags }).to_string().into();
         Ok(request.list(Page { body, next, filters_applied: None }, "application/json", From::stale_list(why)))
@@ -98,11 +99,7 @@ impl Pull {
             Some(_) => None,
         };
         let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
-        let record = record.map(|record| Page {
-            body: record.body.into(),
-            next: None,
-            filters_applied: record.filters_applied,
-        });
+        let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
             (Some(page), Some(age)) if age < freshness.fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
             (Some(page), _) if self.offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
@@ -126,14 +123,17 @@ impl Pull {
         }
     }
 
-    async fn ask_for_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest, query: &ReferrersQuery) -> Result<Page, PullError> {
+    async fn ask_for_referrers(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        query: &ReferrersQuery,
+    ) -> Result<Page, PullError> {
         let (filter, page) = (query.artifact_type.as_deref(), query.page());
         let upstream = &self.site(scope)?.upstream;
         let answer = upstream.referrers(&scope.repository, digest, filter, page.as_deref()).await?;
         let page = match answer {
-            Some(referrers) => {
-                Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied }
-            }
+            Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
             None => self.referrers_by_tag(scope, digest, filter).await?,
         };
         // A list of several pages is only whole with its upstream.

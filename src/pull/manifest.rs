@@ -143,12 +143,15 @@ impl Pull {
         fetched: FetchedManifest,
     ) -> Result<Held, PullError> {
         let invalid = |problem: String| PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem };
-        if fetched.digest != *digest || fetched.claimed.is_some_and(|claimed| claimed.algorithm() == digest.algorithm() && claimed != *digest) {
+        if fetched.digest != *digest
+            || fetched.claimed.is_some_and(|claimed| claimed.algorithm() == digest.algorithm() && claimed != *digest)
+        {
             self.metrics.digest_mismatches_total.with_label_values(&[scope.upstream.as_str()]).inc();
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
         }
-        let manifest = Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        let manifest =
+            Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
         self.note(digest, &manifest);
         let media_type = manifest.media_type;
         if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {

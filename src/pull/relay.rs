@@ -24,7 +24,12 @@ const PIECE: usize = 64 << 10;
 
 impl Pull {
     /// Answers from the upstream itself.
-    pub(super) async fn relay(self: &Arc<Self>, request: &Request<'_>, digest: &Digest, source: Source) -> Result<Answer, PullError> {
+    pub(super) async fn relay(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        digest: &Digest,
+        source: Source,
+    ) -> Result<Answer, PullError> {
         let range = match request.range(digest) {
             None => None,
             Some(header) => {
@@ -88,7 +93,7 @@ async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: 
         Some(Err(FillError::Mismatch {
             upstream: source.upstream.name().clone(),
             repository: source.repository,
-            mismatch: Mismatch { wanted: digest, found },
+            mismatch: Box::new(Mismatch { wanted: digest, found }),
         }))
     };
     if let Some(last) = last {

@@ -81,7 +81,8 @@ impl Pull {
         }
         let revalidation =
             self.revalidations.join((scope.clone(), tag.clone()), || self.clone().revalidate(scope.clone(), tag.clone()));
-        let usable = record.filter(|_| age.is_some_and(|age| age <= freshness.stale_if_error.saturating_add(freshness.fresh_for)));
+        let usable =
+            record.filter(|_| age.is_some_and(|age| age <= freshness.stale_if_error.saturating_add(freshness.fresh_for)));
         let Some(record) = usable else {
             let landed = revalidation.await.ok_or(PullError::Internal)?;
             return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
@@ -117,7 +118,9 @@ impl Pull {
                 self.negative.remember(&scope, tag.as_str(), self.site(&scope)?.freshness.negative);
                 return Err(not_found(&scope, &tag, false));
             }
-            Err(error) => tracing::warn!(upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag"),
+            Err(error) => {
+                tracing::warn!(upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag")
+            }
         }
         confirmed
     }

@@ -69,7 +69,8 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        let empty = Subject { kind: Kind::Other, upstream: "unknown".into(), repository: String::new(), reference: String::new() };
+        let empty =
+            Subject { kind: Kind::Other, upstream: "unknown".into(), repository: String::new(), reference: String::new() };
         let subject = self.subject.take().unwrap_or(empty);
         let (kind, outcome) = (subject.kind.label(), self.outcome.label());
         let labels = [subject.upstream.as_str(), kind, outcome];

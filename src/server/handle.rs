@@ -83,8 +83,7 @@ impl Handler {
             Ok(permit) => permit,
             Err(refused) => return refuse(ErrorCode::Denied, Outcome::Denied, refused.to_string()),
         };
-        let request =
-            pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
+        let request = pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
         self.pull.answer(&request, wanted).await
     }
 }

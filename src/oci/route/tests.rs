@@ -83,7 +83,8 @@ fn what_the_last_two_segments_say() {
         parse(&format!("/v2/a/b/blobs/{sha512}"), "x").unwrap().target,
         Target::Content("a/b".parse().unwrap(), Wanted::Blob(sha512))
     );
-    let Target::Content(_, Wanted::Tags(page)) = parse("/v2/manifests/x/tags/list?n=5&last=v1%2B&ns=quay.io", "x").unwrap().target
+    let Target::Content(_, Wanted::Tags(page)) =
+        parse("/v2/manifests/x/tags/list?n=5&last=v1%2B&ns=quay.io", "x").unwrap().target
     else {
         panic!()
     };
