@@ -5,6 +5,7 @@
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
 mod build;
+pub mod clouds;
 mod defaults;
 mod document;
 mod error;
@@ -161,6 +162,39 @@ pub enum Credentials {
     },
     /// Whatever the Docker `config.json` at this path says for the upstream's host; read again when it changes.
     DockerConfig(PathBuf),
+    /// What the program `docker-credential-NAME` says.
+    Helper(String),
+    /// Amazon ECR and ECR Public, by the machine's AWS identity.
+    Ecr,
+    /// Google's registries, by a key file or the machine's service account.
+    Gcp {
+        /// A key file; without one `GOOGLE_APPLICATION_CREDENTIALS`, else the metadata server.
+        key_file: Option<PathBuf>,
+    },
+    /// Azure Container Registry, by the machine's identity.
+    Acr,
+    /// One for each part of the registry.
+    ByRepository(Vec<ScopedCredentials>),
+}
+
+/// Credentials for the repositories below a prefix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScopedCredentials {
+    /// `prefix`: one or more components of repository names; empty for all that no other entry is for.
+    pub prefix: String,
+    /// Never [`Credentials::ByRepository`].
+    pub credentials: Credentials,
+}
+
+impl Credentials {
+    /// Whether a cloud's identity service is asked.
+    pub fn is_cloud(&self) -> bool {
+        match self {
+            Self::Ecr | Self::Gcp { .. } | Self::Acr => true,
+            Self::ByRepository(list) => list.iter().any(|entry| entry.credentials.is_cloud()),
+            Self::Anonymous | Self::Password { .. } | Self::DockerConfig(_) | Self::Helper(_) => false,
+        }
+    }
 }
 
 /// `[fill]`: what happens to a download that nobody reads any more.

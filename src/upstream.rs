@@ -22,6 +22,7 @@ mod client;
 mod connect;
 mod credentials;
 mod error;
+mod jwt;
 mod listing;
 mod manifest;
 mod quota;
@@ -53,7 +54,7 @@ use auth::Auth;
 use blob::{Body, ContentRange};
 use client::Client;
 use connect::{Connector, Guard};
-use credentials::Credentials;
+use credentials::{Credentials, Env, Ground};
 use request::{Answer, Ask, Origin};
 
 /// Anything: what blobs are asked for with.
@@ -77,23 +78,34 @@ impl Upstream {
     ///
     /// Reads certificate files: while serving, call it off the reactor (I11).
     pub fn new(name: UpstreamName, config: &config::Upstream, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
-        Self::with_proxies(name, config, metrics, Matcher::from_env())
+        Self::within(name, config, metrics, Matcher::from_env(), Env::of_process())
     }
 
-    fn with_proxies(
+    /// The same, in an environment: its proxies and its variables.
+    fn within(
         name: UpstreamName,
         config: &config::Upstream,
         metrics: Arc<Metrics>,
         proxies: Matcher,
+        env: Env,
     ) -> Result<Self, TlsError> {
         let tls = tls::client_config(config.ca.as_deref())?;
+        let cloud_tls = if config.credentials.is_cloud() { tls::client_config(None)? } else { Arc::clone(&tls) };
         let proxies = Arc::new(proxies);
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
             let connector = Connector::new(guard, Arc::clone(&proxies), Arc::clone(&tls), config.connect_timeout);
             let timeouts = (config.response_timeout, config.stall_timeout);
             let client = Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts);
-            let credentials = Credentials::new(&config.credentials, url);
+            let ground = Ground {
+                env: env.clone(),
+                name: name.clone(),
+                metrics: Arc::clone(&metrics),
+                proxies: Arc::clone(&proxies),
+                tls: Arc::clone(&cloud_tls),
+                registry: client.clone(),
+            };
+            let credentials = Credentials::new(&config.credentials, url, &ground);
             Origin::new(url.clone(), client, Auth::new(url.clone(), credentials, config.token_realms.clone()))
         };
         let origins = config.urls.iter().map(origin).collect();

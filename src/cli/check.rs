@@ -65,11 +65,7 @@ fn summary(config: &Config) -> String {
 fn facts(upstream: &Upstream) -> String {
     let urls: Vec<_> = upstream.urls.iter().map(url::Url::as_str).collect();
     let mut facts = vec![urls.join(" or ")];
-    facts.push(match &upstream.credentials {
-        Credentials::Anonymous => "anonymous".to_owned(),
-        Credentials::Password { .. } => "user and password".to_owned(),
-        Credentials::DockerConfig(file) => format!("signs in by {}", file.display()),
-    });
+    facts.push(signs_in(&upstream.credentials));
     facts.push(format!("{} downloads at once", upstream.max_connections));
     facts.push(format!("tags fresh for {}", humantime::format_duration(upstream.freshness.fresh_for)));
     let patterns = |globs: &Globs| globs.patterns().join(" ");
@@ -80,4 +76,24 @@ fn facts(upstream: &Upstream) -> String {
         facts.push(format!("deny {}", patterns(&upstream.repositories.deny)));
     }
     facts.join(", ")
+}
+
+fn signs_in(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::Anonymous => "anonymous".to_owned(),
+        Credentials::Password { .. } => "user and password".to_owned(),
+        Credentials::DockerConfig(file) => format!("signs in by {}", file.display()),
+        Credentials::Helper(name) => format!("signs in by docker-credential-{name}"),
+        Credentials::Ecr => "signs in by AWS".to_owned(),
+        Credentials::Gcp { key_file: Some(file) } => format!("signs in to Google by {}", file.display()),
+        Credentials::Gcp { key_file: None } => "signs in by Google".to_owned(),
+        Credentials::Acr => "signs in by Azure".to_owned(),
+        Credentials::ByRepository(list) => {
+            let entry = |entry: &crate::config::ScopedCredentials| {
+                let prefix = if entry.prefix.is_empty() { "else" } else { &entry.prefix };
+                format!("{prefix}: {}", signs_in(&entry.credentials))
+            };
+            list.iter().map(entry).collect::<Vec<_>>().join("; ")
+        }
+    }
 }

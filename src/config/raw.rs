@@ -12,12 +12,14 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
 pub(super) use keys::known_keys;
 
-use super::value::{AdminListen, Count, Host, Level, Many, One, RepositoryGlob, Size, TagPattern, Time, Timeout};
+use super::value::{
+    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
+};
 use super::{Abandoned, Amount, LogFormat, Secret};
 use crate::oci::name::UpstreamName;
 
@@ -103,20 +105,54 @@ pub(super) struct Log {
     pub level: Option<One<Level>>,
 }
 
-/// `credentials`: the word "docker-config", or a table.
+/// `credentials`: a word, a table, or a list of tables.
 #[derive(Debug)]
 pub(super) enum Credentials {
+    Kind(CredentialsKind),
+    Table(Box<CredentialsTable>),
+    List(Vec<CredentialsTable>),
+}
+
+/// A source that needs no more than its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CredentialsKind {
     DockerConfig,
-    Table(CredentialsTable),
+    Ecr,
+    Gcp,
+    Acr,
+}
+
+impl CredentialsKind {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "docker-config" => Self::DockerConfig,
+            "ecr" => Self::Ecr,
+            "gcp" => Self::Gcp,
+            "acr" => Self::Acr,
+            _ => return None,
+        })
+    }
+}
+
+impl Value for CredentialsKind {
+    const EXPECTED: &'static str = "\"docker-config\", \"ecr\", \"gcp\" or \"acr\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(String::new)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CredentialsTable {
+    pub prefix: Option<One<Prefix>>,
     pub username: Option<SecretText>,
     pub password: Option<SecretText>,
     pub password_file: Option<One<PathBuf>>,
     pub docker_config: Option<One<PathBuf>>,
+    pub helper: Option<One<HelperName>>,
+    pub source: Option<One<CredentialsKind>>,
+    pub key_file: Option<One<PathBuf>>,
 }
 
 /// Text that no error repeats, whatever is wrong with it (I9); `env:NAME` is not looked up yet.
@@ -130,14 +166,22 @@ impl<'de> Visitor<'de> for CredentialsVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "\"docker-config\", { docker_config = \"PATH\" } or { username = \"…\", password = \"…\" } \
-             (or password_file = \"PATH\")",
+            "\"docker-config\", \"ecr\", \"gcp\", \"acr\", { username = \"…\", password = \"…\" } (or password_file = \"PATH\"), \
+             { docker_config = \"PATH\" }, { helper = \"NAME\" }, or a list of tables, each with a prefix",
         )
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Credentials, E> {
         // The text may be a password, so it is not repeated.
-        if text == "docker-config" { Ok(Credentials::DockerConfig) } else { Err(unshown(&self)) }
+        CredentialsKind::parse(text).map(Credentials::Kind).ok_or_else(|| unshown(&self))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Credentials, A::Error> {
+        let mut tables = Vec::new();
+        while let Some(table) = list.next_element()? {
+            tables.push(table);
+        }
+        Ok(Credentials::List(tables))
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<Credentials, E> {
@@ -149,7 +193,7 @@ impl<'de> Visitor<'de> for CredentialsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Credentials, A::Error> {
-        CredentialsTable::deserialize(MapAccessDeserializer::new(map)).map(Credentials::Table)
+        CredentialsTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Credentials::Table(Box::new(table)))
     }
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::patterns::{Globs, TagPatterns};
 use super::{Abandoned, Amount, LogFormat, units};
-use crate::oci::name::UpstreamName;
+use crate::oci::name::{Repository, UpstreamName};
 
 /// What a key takes: text, and for some a whole number.
 pub(super) trait Value: Sized {
@@ -288,6 +288,34 @@ impl Value for RepositoryGlob {
             return Err(String::new());
         }
         Globs::check(text).map(|_| Self(text.to_owned()))
+    }
+}
+
+/// The beginning of repository names, without slashes around it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Prefix(pub String);
+
+impl Value for Prefix {
+    const EXPECTED: &'static str = "the beginning of repository names, such as \"team\" or \"team/project\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        // What no repository can begin with would never match, without a word.
+        let prefix = text.strip_suffix('/').unwrap_or(text);
+        prefix.parse::<Repository>().map(|_| Self(prefix.to_owned())).map_err(|_| String::new())
+    }
+}
+
+/// The `NAME` of a program `docker-credential-NAME`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HelperName(pub String);
+
+impl Value for HelperName {
+    const EXPECTED: &'static str = "the NAME of a program docker-credential-NAME, such as \"ecr-login\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let valid = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+        let good = (1..=64).contains(&text.len()) && text.bytes().all(valid) && !text.starts_with(['.', '-']);
+        if good { Ok(Self(text.to_owned())) } else { Err(String::new()) }
     }
 }
 

@@ -7,6 +7,7 @@ mod proxy;
 mod redirect;
 mod server;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,10 +49,18 @@ fn config(urls: &[&Server]) -> config::Upstream {
     }
 }
 
+/// An upstream in an environment of its own.
+fn within(config: &config::Upstream, proxies: Matcher, variables: &[(&str, &str)]) -> Upstream {
+    let variables: HashMap<String, String> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let env = Env::new(move |name| variables.get(name).cloned());
+    Upstream::within("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), proxies, env).unwrap()
+}
+
 fn build(config: &config::Upstream) -> Upstream {
     // The environment's proxies are no business of these tests.
     let none = Matcher::builder().build();
-    Upstream::with_proxies("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), none).unwrap()
+    within(config, none, &[])
 }
 
 fn anonymous(server: &Server) -> Upstream {

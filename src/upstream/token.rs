@@ -20,6 +20,7 @@ use super::blob::{self, Body};
 use super::client::{self, Client, Exchange};
 use super::credentials::Credential;
 use super::error::{Class, Reason, UpstreamError};
+use super::jwt;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
 use crate::metrics::Kind;
 use crate::oci::Digest;
@@ -256,7 +257,9 @@ impl Answer {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
         let seconds = self.expires_in.as_f64().or_else(|| self.expires_in.as_str().and_then(|text| text.trim().parse().ok()));
-        let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
+        let told = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        // Azure's say it only inside.
+        let life = told.or_else(|| jwt::life(&text)).unwrap_or_default();
         let life = life.clamp(min_life, MAX_LIFE);
         Some(Token { authorization, received, refresh_at: received + life.mul_f64(REFRESH_AT), dies_at: received + life })
     }
