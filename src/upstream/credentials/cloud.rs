@@ -222,7 +222,7 @@ mod tests {
     async fn t42_renewed_at_half_life_and_kept_when_that_fails() {
         let source = Arc::new(Source::default());
         let renewing = Renewing::new(Arc::clone(&source));
-        let minutes = |minutes| tokio::time::advance(Duration::from_secs(minutes * 60));
+        let minutes = |minutes: u64| tokio::time::advance(Duration::from_secs(minutes * 60));
         // Many at one time: one fetch.
         let (a, b, c) = tokio::join!(key(&renewing), key(&renewing), key(&renewing));
         assert_eq!((a.unwrap(), b.unwrap(), c.unwrap()), ("k1".into(), "k1".into(), "k1".into()));
