@@ -1,5 +1,7 @@
 //! `roadstead check`: whether a configuration is right, and what it amounts to.
 
+mod online;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -11,12 +13,21 @@ use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Upstream};
 /// Check a configuration, and show what it amounts to
 ///
 /// Reads the file and whatever it names (password files, certificate authorities, environment variables), and contacts
-/// nobody. Prints "ok" and a summary, or every error with its file, line and column.
+/// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 the configuration is right, 1 it is wrong, 64 the command line is wrong.")]
+#[command(
+    after_help = "Exit codes: 0 all is right, 1 the configuration is wrong or (--online) a step failed, 64 the command line is wrong."
+)]
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
+
+    /// Walk each upstream, too: name, TLS, /v2/, credentials, token
+    ///
+    /// With IMAGEs, a HEAD of each: "ghcr.io/owner/app:1", or "alpine" for the default upstream. Nothing is pulled, and
+    /// nothing counts against a quota of pulls. No secret is printed.
+    #[arg(long, num_args = 0.., value_name = "IMAGE")]
+    online: Option<Vec<String>>,
 }
 
 impl Check {
@@ -24,7 +35,10 @@ impl Check {
         match self.file.load() {
             Ok(config) => {
                 print(&format!("ok\n\n{}", summary(&config)))?;
-                Ok(ExitCode::SUCCESS)
+                match &self.online {
+                    Some(images) => online::run(&config, images),
+                    None => Ok(ExitCode::SUCCESS),
+                }
             }
             Err(error) => {
                 eprintln!("{error}");

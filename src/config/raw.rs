@@ -178,8 +178,11 @@ impl<'de> Visitor<'de> for CredentialsVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Credentials, A::Error> {
         let mut tables = Vec::new();
-        while let Some(table) = list.next_element()? {
-            tables.push(table);
+        while let Some(entry) = list.next_element()? {
+            match entry {
+                Credentials::Table(table) => tables.push(*table),
+                Credentials::Kind(_) | Credentials::List(_) => return Err(unshown(&self)),
+            }
         }
         Ok(Credentials::List(tables))
     }

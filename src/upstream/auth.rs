@@ -88,7 +88,9 @@ impl Auth {
                 Ok(self.credential(client, repository).await?.and_then(|held| held.basic()).map_or(Grant::Bare, Grant::Basic))
             }
             Known::Bearer { realm, service, scopes } => {
-                let scopes = match scopes.get(&kind) {
+                // Some have one scope for everything: what one kind taught holds for the others.
+                let general = || scopes.values().find(|scopes| !scopes.iter().any(|scope| scope.contains(NAME)));
+                let scopes = match scopes.get(&kind).or_else(general) {
                     Some(scopes) => scopes.iter().map(|scope| scope.replace(NAME, repository.as_str())).collect(),
                     None => vec![pull_scope(repository.as_str())],
                 };
@@ -135,8 +137,12 @@ impl Auth {
                 *self.known() = Known::Nothing;
                 return Err(client.error(&self.url, Reason::CredentialsRefused(refused)));
             }
-            // Made for this very request, and still refused: this account may not.
-            Grant::Bearer(token, _) if token.received >= started => return Err(client.error(&self.url, Reason::Denied(refused))),
+            // Made for this very request, with what the challenge asks for, and still refused: this account may not.
+            Grant::Bearer(token, wanted)
+                if token.received >= started && !chosen.is_some_and(|challenge| asks_for_more(challenge, wanted)) =>
+            {
+                return Err(client.error(&self.url, Reason::Denied(refused)));
+            }
             Grant::Bearer(token, wanted) => {
                 self.tokens.drop(wanted, token).await;
                 let same_realm = chosen
@@ -233,6 +239,19 @@ impl Auth {
         Ok(None)
     }
 
+    /// The credential that a challenge would be answered with, and whether its realm may have it.
+    pub(super) async fn examine(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        challenge: &Challenge,
+    ) -> Result<(Option<Arc<Credential>>, Option<Url>), UpstreamError> {
+        let realm = challenge.parameter("realm").filter(|_| challenge.scheme == "bearer");
+        let realm = realm.and_then(|realm| realm::parse(&self.url, realm).ok());
+        let refused = realm.filter(|realm| !realm::may_receive(&self.url, realm, &self.token_realms));
+        Ok((self.credential(client, repository).await?, refused))
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,6 +273,12 @@ impl Auth {
         let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None };
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
+}
+
+/// A challenge names a scope that the token was not asked for with: listing tags may need another one than pulling.
+fn asks_for_more(challenge: &Challenge, wanted: &Wanted) -> bool {
+    let asked = challenge.parameter("scope").unwrap_or_default();
+    asked.split_whitespace().any(|scope| !wanted.scopes.iter().any(|held| held == scope))
 }
 
 /// The scopes of a challenge, else the one that pulling needs.

@@ -67,6 +67,11 @@ impl Client {
         Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, response_timeout, stall_timeout }
     }
 
+    /// Whether a proxy stands between the mirror and `url`.
+    pub(super) fn is_proxied(&self, url: &Url) -> bool {
+        Uri::try_from(url.as_str()).is_ok_and(|uri| self.proxies.intercept(&uri).is_some())
+    }
+
     /// An error of this upstream at the host of `url`.
     pub(super) fn error(&self, url: &Url, reason: impl Into<Reason>) -> UpstreamError {
         UpstreamError::new(&self.name, authority(url), reason)

@@ -62,6 +62,14 @@ impl Origin {
         Self { url, client, auth, avoid_until: Mutex::default() }
     }
 
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(super) fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
     /// Could not be reached a moment ago.
     pub(super) fn is_avoided(&self) -> bool {
         self.avoided().is_some_and(|until| Instant::now() < until)

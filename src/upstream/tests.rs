@@ -2,9 +2,11 @@
 
 mod auth;
 mod blob;
+mod internet;
 mod manifest;
 mod proxy;
 mod redirect;
+mod registries;
 mod server;
 
 use std::collections::HashMap;

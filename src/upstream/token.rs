@@ -35,6 +35,9 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_AT: f64 = 0.85;
 /// After a failed replacement: how long the old token, which still lives, is used before the next attempt.
 const REFRESH_PAUSE: Duration = Duration::from_secs(5);
+/// Token services whose anonymous tokens are good for every public repository, and which count requests for tokens
+/// against the same limit as pulls: one token does for all.
+const UNBOUND: [&str; 1] = ["ghcr.io"];
 /// Who we say we are to OAuth2 token services.
 const CLIENT_ID: &str = "roadstead";
 
@@ -96,10 +99,12 @@ impl Expiry<Key, Result<Token, UpstreamError>> for Life {
 
 impl Wanted {
     fn key(&self) -> Key {
+        let host = self.realm.host_str().unwrap_or_default();
+        let unbound = self.credential.is_none() && self.realm.scheme() == "https" && UNBOUND.contains(&host);
         Key {
             realm: self.realm.as_str().to_owned(),
             service: self.service.clone(),
-            scopes: self.scopes.clone(),
+            scopes: if unbound { Vec::new() } else { self.scopes.clone() },
             credential: self.credential.as_ref().map(|credential| credential.fingerprint()),
         }
     }
