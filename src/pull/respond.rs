@@ -18,6 +18,7 @@ use super::listing::Page;
 use super::manifest::Held;
 use super::{PullError, Request};
 use crate::cache::Tier;
+use crate::hop;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ContentRange, Digest, ErrorCode, RangeHeader, Selection, route};
 
@@ -270,7 +271,8 @@ impl Request<'_> {
     fn common(&self, response: &mut Response<Body>, cache_status: &str) {
         let headers = response.headers_mut();
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        insert(headers, CACHE_STATUS, cache_status);
+        // Nearest to the origin first (RFC 9211 §2).
+        insert(headers, CACHE_STATUS, &hop::cache_status(cache_status));
         if let Some(namespace) = self.namespace {
             insert(headers, NAMESPACE, namespace);
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use url::Url;
 
@@ -18,11 +18,14 @@ use super::challenge;
 use super::client::{Client, Exchange, remark};
 use super::error::{Reason, UpstreamError};
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
+use crate::hop;
 use crate::metrics::Kind;
 use crate::oci::Repository;
 
 /// For how long an address that could not be reached is tried after the others.
 const AVOID: Duration = Duration::from_secs(10);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A question, independent of which address it goes to.
 #[derive(Clone, Debug)]
@@ -104,6 +107,9 @@ impl Origin {
             foreign |= !redirect::same_origin(&self.url, &url);
             let response = if foreign { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
             if !redirect::is_redirect(response.status()) {
+                if !foreign {
+                    hop::learn(response.headers());
+                }
                 return Ok(Answer { response, url, redirected: hop > 0, foreign });
             }
             let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
@@ -181,6 +187,10 @@ impl Origin {
     ) -> Result<Response<Incoming>, UpstreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
+        // The id is no secret, and of no use to whoever only stores blobs.
+        if redirect::same_origin(&self.url, url) {
+            headers.extend(hop::request_id().map(|id| (REQUEST_ID, id)));
+        }
         headers.extend(ask.range.clone().map(|range| (header::RANGE, range)));
         headers.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let exchange = Exchange { kind: ask.kind, method: ask.method.clone(), url, headers, body: Bytes::new() };
