@@ -9,9 +9,13 @@
 
 pub mod client;
 pub mod image;
+#[cfg(any())] // until the mirror can be started
+pub mod mirror;
 pub mod upstream;
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 /// How long a test waits for something that must happen, before it fails. Far beyond what a busy machine needs.
@@ -33,4 +37,19 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// Runs futures side by side in this task; their values in the order of the futures.
+pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, value) in running.iter_mut().filter(|(_, value)| value.is_none()) {
+            if let Poll::Ready(ready) = future.as_mut().poll(context) {
+                *value = Some(ready);
+            }
+        }
+        if running.iter().all(|(_, value)| value.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, value)| value).collect()
 }

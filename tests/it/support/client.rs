@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 pub use body::{Download, End};
 pub use head::Head;
 
+use super::image::Blob;
 use super::within;
 
 /// A whole answer: the head, whatever came of the body, and how it ended.
@@ -51,6 +52,29 @@ impl Response {
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+
+    /// Fails unless this is the whole of `blob`, ended cleanly.
+    pub fn assert_is(&self, blob: &Blob) {
+        let (status, length, end) = (self.status(), self.body.len() as u64, self.end);
+        assert_eq!((status, length, end), (200, blob.size(), End::Complete), "{}: {:?}", blob.digest, self.head);
+        assert!(self.body == blob.bytes, "{}: right length, wrong bytes", blob.digest);
+    }
+
+    /// Fails if a client would take this for `blob` and be wrong: a success that ends cleanly with other bytes.
+    pub fn assert_not_wrong(&self, blob: &Blob) {
+        let success = self.status() < 300 && !self.end.is_broken();
+        assert!(!success || self.body == blob.bytes, "a whole wrong body: {:?}, {} bytes", self.head, self.body.len());
+    }
+
+    /// Fails unless a client can tell that this is not the content: an error with an OCI body, or a broken one.
+    pub fn assert_refused(&self) {
+        if self.status() < 300 {
+            assert!(self.end.is_broken(), "ended as {:?} after {} bytes: {:?}", self.end, self.body.len(), self.head);
+        } else {
+            assert_eq!(self.end, End::Complete, "{:?}", self.head);
+            self.error_code();
+        }
     }
 
     /// The code of the first error of an OCI error body.

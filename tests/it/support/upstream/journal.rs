@@ -32,6 +32,13 @@ impl Request {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
+    /// Where a single, open-ended `Range` begins; 0 without one.
+    pub fn from(&self) -> u64 {
+        let Some(range) = self.header("range") else { return 0 };
+        let from = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+        from.and_then(|from| from.parse().ok()).unwrap_or_else(|| panic!("no open-ended range: {range}"))
+    }
+
     /// A value from the query, percent-decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         let query = self.query.as_deref()?;

@@ -129,11 +129,16 @@ async fn answer(upstream: &Upstream, socket: &mut dyn Socket, request: Request, 
     let reply = act.apply(reply);
     entry.status(reply.status);
     let Ok(()) = socket.write_all(&head(&reply, close)).await else { return After::Gone };
-    if request.method == "HEAD" {
+    if request.method == "HEAD" || bodiless(reply.status) {
         return if close { After::Close } else { After::Keep };
     }
     let after = body(socket, &reply, &act, gate.as_ref(), &entry).await;
     if close && after == After::Keep { After::Close } else { after }
+}
+
+/// Whether an answer has no body by its status.
+fn bodiless(status: u16) -> bool {
+    [204, 304].contains(&status)
 }
 
 /// Status line and headers.
@@ -144,6 +149,7 @@ fn head(reply: &Reply, close: bool) -> Vec<u8> {
         text += &format!("{name}: {value}\r\n");
     }
     match reply.framing {
+        _ if bodiless(reply.status) => {}
         Framing::Length => text += &format!("Content-Length: {}\r\n", reply.body.len()),
         Framing::Claimed(length) => text += &format!("Content-Length: {length}\r\n"),
         Framing::Chunked => text += "Transfer-Encoding: chunked\r\n",
