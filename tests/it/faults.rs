@@ -5,21 +5,29 @@ mod broken;
 mod lies;
 mod silent;
 
+use std::time::Duration;
+
 use crate::support::client::{self, Response};
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::{Mirror, Settings};
 use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
+use crate::support::within;
 
 const REPOSITORY: &str = "library/alpine";
 const SIZE: usize = 1_000_000;
 
 /// An upstream with one blob, a mirror of it with short time-outs, and the blob's path.
 async fn with_blob() -> (Upstream, Mirror, Blob, String) {
+    with_blob_and(short).await
+}
+
+/// As [`with_blob`], otherwise configured: what waits at a gate must not run into a time-out.
+async fn with_blob_and(change: impl FnOnce(&mut Settings)) -> (Upstream, Mirror, Blob, String) {
     let up = Upstream::start().await;
     let blob = Blob::random(1, SIZE);
     up.push_blob(REPOSITORY, &blob);
     let path = blob_path(REPOSITORY, &blob);
-    let mirror = Mirror::with(&up, short).await;
+    let mirror = Mirror::with(&up, change).await;
     (up, mirror, blob, path)
 }
 
@@ -45,28 +53,35 @@ async fn refused_then_recovered(up: &Upstream, mirror: &Mirror, blob: &Blob) {
     assert_eq!(mirror.files().blobs(), [], "nothing is kept");
     assert_eq!(mirror.metric("roadstead_fills_in_flight", &[]).await, 0.0);
     up.on(&path).clear();
-    crate::support::within("the mirror to ask again", async {
+    recovered(mirror, blob).await;
+}
+
+/// Now that nothing is in its way any more, the blob comes whole and is kept.
+async fn recovered(mirror: &Mirror, blob: &Blob) {
+    let path = blob_path(REPOSITORY, blob);
+    within("the mirror to ask again", async {
         // An upstream that has failed may be left alone for a moment.
-        while !attempt(mirror, &path).await.is_some_and(|answer| answer.status() == 200 && !answer.end.is_broken()) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        while attempt(mirror, &path).await.is_none_or(|answer| answer.status() != 200 || answer.end.is_broken()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
     mirror.pull_blob(REPOSITORY, blob).await;
     mirror.files().get(blob).await;
+    mirror.files().blobs();
 }
 
 /// I4: no status before the upstream's; its refusal is then a clean answer.
 #[tokio::test]
 async fn i4_no_status_before_the_upstream_has_answered() {
-    let (up, mirror, blob, path) = with_blob().await;
+    let (up, mirror, blob, path) = with_blob_and(|_| {}).await;
     let gate = up.gate_head(&path);
     up.on(&path).then(Act::status(404));
     let mut connection = client::Connection::open(mirror.address()).await;
     connection.send("GET", &path, &[]).await;
     gate.arrived(1).await;
     let answer = tokio::spawn(connection.answer("GET"));
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!answer.is_finished(), "a head before the upstream's");
     gate.pass(0);
     let answer = answer.await.unwrap().unwrap().rest().await;
@@ -78,7 +93,7 @@ async fn i4_no_status_before_the_upstream_has_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i4_a_failure_after_the_status_is_never_a_clean_end() {
     for chunked in [false, true] {
-        let (up, mirror, blob, path) = with_blob().await;
+        let (up, mirror, blob, path) = with_blob_and(|_| {}).await;
         let act = if chunked { Act::honest().chunked() } else { Act::honest() };
         let gate = up.gate(&path);
         gate.pass(300_000);
@@ -87,14 +102,15 @@ async fn i4_a_failure_after_the_status_is_never_a_clean_end() {
         for _ in 0..8 {
             let mut download = mirror.open(&path).await;
             assert_eq!(download.status(), 200);
-            assert!(download.read(300_000).await == blob.bytes[..300_000]);
+            // Not all that is here: of a length that nobody knows, the end is what came last (I5).
+            assert!(download.read(200_000).await == blob.bytes[..200_000]);
             downloads.push(download);
         }
         gate.open();
         for download in downloads {
             let rest = download.rest().await;
             assert!(rest.end.is_broken(), "chunked: {chunked}: {:?}", rest.end);
-            assert!(rest.body.len() < SIZE - 300_000);
+            assert!(rest.body.len() < SIZE - 200_000);
         }
         assert!(mirror.files().blobs().is_empty());
     }

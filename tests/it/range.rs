@@ -184,7 +184,7 @@ async fn t7_several_ranges_are_parts_or_everything() {
         let mut expected = Vec::new();
         for (first, last) in ranges {
             let lines = [
-                format!("Content-Type: application/octet-stream\r\n"),
+                "Content-Type: application/octet-stream\r\n".to_owned(),
                 format!("Content-Range: bytes {first}-{last}/{SIZE}\r\n"),
             ];
             expected.push((lines, &blob.bytes[first..=last]));

@@ -14,7 +14,6 @@ pub mod mirror;
 pub mod upstream;
 
 use std::future::Future;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Runs futures side by side in this task; their values in the order of the futures.
 pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         for (future, value) in running.iter_mut().filter(|(_, value)| value.is_none()) {
             if let Poll::Ready(ready) = future.as_mut().poll(context) {

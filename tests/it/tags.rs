@@ -37,8 +37,8 @@ async fn t19_a_tag_that_moved_is_seen_and_the_old_digest_stays() {
     assert_eq!(head.header("docker-content-digest"), Some(&*new.manifest.digest.to_string()));
     mirror.pull(REPOSITORY, "latest", &new).await;
     let before = up.count("*");
-    up.remove(REPOSITORY, &old.manifest.digest);
-    let answer = mirror.get(&manifest_path(REPOSITORY, &old.manifest.digest)).await;
+    up.remove(REPOSITORY, old.manifest.digest);
+    let answer = mirror.get(&manifest_path(REPOSITORY, old.manifest.digest)).await;
     assert_eq!((answer.status(), &*answer.body), (200, &*old.manifest.bytes));
     assert_eq!(up.count("*"), before, "a digest never goes stale");
 }
@@ -157,7 +157,7 @@ async fn an_index_is_pulled_with_its_images() {
         let answer = mirror.get(&manifest_path(REPOSITORY, "multi")).await;
         assert_eq!((answer.status(), &*answer.body), (200, &*index.manifest.bytes));
         for image in &index.images {
-            let answer = mirror.get(&manifest_path(REPOSITORY, &image.manifest.digest)).await;
+            let answer = mirror.get(&manifest_path(REPOSITORY, image.manifest.digest)).await;
             assert_eq!((answer.status(), &*answer.body), (200, &*image.manifest.bytes));
             for blob in image.blobs() {
                 mirror.pull_blob(REPOSITORY, blob).await;

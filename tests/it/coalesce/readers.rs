@@ -3,8 +3,8 @@
 use super::REPOSITORY;
 use crate::support::client;
 use crate::support::image::Blob;
-use crate::support::mirror::{Mirror, Process};
 use crate::support::join_all;
+use crate::support::mirror::{Mirror, Process};
 use crate::support::upstream::{Upstream, blob_path};
 
 /// More than the sockets between upstream, mirror and client can hold.

@@ -1,6 +1,6 @@
 //! Transfers that break off: resumed by Range as long as they get on, unseen by clients.
 
-use super::{REPOSITORY, SIZE, attempt, refused_then_recovered, short, with_blob};
+use super::{REPOSITORY, SIZE, attempt, recovered, refused_then_recovered, short, with_blob, with_blob_and};
 use crate::support::image::Blob;
 use crate::support::mirror::Mirror;
 use crate::support::upstream::{Act, Upstream, blob_path};
@@ -68,7 +68,7 @@ async fn t10_a_wrong_content_range_is_not_believed() {
 /// T38: the signature has expired when the transfer breaks; the registry is asked for a new one.
 #[tokio::test]
 async fn t38_an_expired_redirect_is_asked_for_again() {
-    let (up, mirror, blob, path) = with_blob().await;
+    let (up, mirror, blob, path) = with_blob_and(|_| {}).await;
     let cdn = Upstream::start().await;
     up.on(&path).always(Act::redirect(&cdn));
     let signed = format!("/signed{path}");
@@ -138,15 +138,5 @@ async fn an_upstream_that_is_down_is_503_and_comes_back() {
         assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"), "{path}");
     }
     up.up().await;
-    refused_then_recovered_after_down(&mirror, &blob).await;
-}
-
-async fn refused_then_recovered_after_down(mirror: &Mirror, blob: &Blob) {
-    crate::support::within("the mirror to ask again", async {
-        while mirror.get(&blob_path(REPOSITORY, blob)).await.status() != 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    mirror.pull_blob(REPOSITORY, blob).await;
+    recovered(&mirror, &blob).await;
 }

@@ -75,7 +75,13 @@ async fn t5_every_address_of_one_image_gives_the_same_bytes() {
     })
     .await;
     let digest = &hub_image.layers[0].digest;
-    let forms = ["/v2/library/alpine", "/docker.io/v2/library/alpine", "/v2/docker.io/library/alpine", "/v2/alpine", "/v2/docker.io/alpine"];
+    let forms = [
+        "/v2/library/alpine",
+        "/docker.io/v2/library/alpine",
+        "/v2/docker.io/library/alpine",
+        "/v2/alpine",
+        "/v2/docker.io/alpine",
+    ];
     for form in forms {
         let manifest = mirror.get(&format!("{form}/manifests/latest")).await;
         assert_eq!((manifest.status(), &*manifest.body), (200, &*hub_image.manifest.bytes), "{form}");

@@ -25,7 +25,7 @@ async fn t9_identity_is_asked_for_and_served() {
 async fn t9_a_coding_that_was_not_asked_for_never_passes_as_content() {
     let (up, image, mirror) = with_image().await;
     up.on("/v2/*").always(Act::honest().gzip());
-    for path in [manifest_path(REPOSITORY, &image.manifest.digest), manifest_path(REPOSITORY, "latest")] {
+    for path in [manifest_path(REPOSITORY, image.manifest.digest), manifest_path(REPOSITORY, "latest")] {
         mirror.get(&path).await.assert_not_wrong(&image.manifest);
     }
     let answer = mirror.get(&blob_path(REPOSITORY, &image.layers[0])).await;

@@ -32,19 +32,19 @@ async fn t18_names_that_are_none_are_refused_before_any_io() {
     let hex = "0123456789abcdef".repeat(4);
     let long = "a".repeat(256);
     let cases = [
-        (format!("/v2/UPPER/case/manifests/latest"), "NAME_INVALID"),
+        ("/v2/UPPER/case/manifests/latest".to_owned(), "NAME_INVALID"),
         (format!("/v2/{long}/manifests/latest"), "NAME_INVALID"),
-        (format!("/v2/a..b/manifests/latest"), "NAME_INVALID"),
-        (format!("/v2/-a/manifests/latest"), "NAME_INVALID"),
-        (format!("/v2/a/b_/manifests/latest"), "NAME_INVALID"),
+        ("/v2/a..b/manifests/latest".to_owned(), "NAME_INVALID"),
+        ("/v2/-a/manifests/latest".to_owned(), "NAME_INVALID"),
+        ("/v2/a/b_/manifests/latest".to_owned(), "NAME_INVALID"),
         (format!("/v2/library/alpine/blobs/sha256:{}", &hex[1..]), "DIGEST_INVALID"),
         (format!("/v2/library/alpine/blobs/sha256:{hex}0"), "DIGEST_INVALID"),
         (format!("/v2/library/alpine/blobs/sha256:{}", hex.to_uppercase()), "DIGEST_INVALID"),
         (format!("/v2/library/alpine/blobs/md5:{}", &hex[32..]), "DIGEST_INVALID"),
         (format!("/v2/library/alpine/blobs/sha512:{hex}"), "DIGEST_INVALID"),
-        (format!("/v2/library/alpine/blobs/latest"), "DIGEST_INVALID"),
+        ("/v2/library/alpine/blobs/latest".to_owned(), "DIGEST_INVALID"),
         (format!("/v2/library/alpine/manifests/sha256:{}", &hex[1..]), "DIGEST_INVALID"),
-        (format!("/v2/library/alpine/referrers/sha256:baddigeststring"), "DIGEST_INVALID"),
+        ("/v2/library/alpine/referrers/sha256:baddigeststring".to_owned(), "DIGEST_INVALID"),
     ];
     for (path, code) in cases {
         let answer = mirror.get(&path).await;

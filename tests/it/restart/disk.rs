@@ -74,10 +74,13 @@ async fn i8_the_limit_holds() {
         settings.set("cache", "max_size", "10MiB").set("cache", "memory", "1MiB");
     })
     .await;
-    let files = mirror.files();
+    let (files, mirror_address) = (mirror.files(), mirror.address());
     // Twelve at once want 24 MiB; those that find no room stream through, or are told to come back.
-    let opening = join_all(blobs.iter().map(|blob| client::try_open(mirror.address(), &format!("/v2/{REPOSITORY}/blobs/{}", blob.digest), &[])));
-    let downloads = crate::support::within("answers", opening).await;
+    let open = |blob: &Blob| {
+        let path = blob_path(REPOSITORY, blob);
+        async move { client::try_open(mirror_address, &path, &[]).await }
+    };
+    let downloads = join_all(blobs.iter().map(open)).await;
     assert!(files.size() <= LIMIT, "{} bytes during the fills", files.size());
     gate.open();
     for (download, blob) in downloads.into_iter().zip(&blobs) {

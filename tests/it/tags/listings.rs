@@ -142,7 +142,9 @@ async fn t22_referrers_are_made_from_the_tag_schema() {
     let path = referrers(&image.manifest);
     assert_eq!(digests(&mirror.get(&path).await), [] as [String; 0]);
     let mut index: serde_json::Value = serde_json::from_slice(&Index::oci(artifacts.to_vec()).manifest.bytes).unwrap();
-    for (entry, kind) in index["manifests"].as_array_mut().unwrap().iter_mut().zip(["application/x.sbom", "application/x.signature"]) {
+    for (entry, kind) in
+        index["manifests"].as_array_mut().unwrap().iter_mut().zip(["application/x.sbom", "application/x.signature"])
+    {
         entry["artifactType"] = kind.into();
     }
     let index = Blob::new(OCI_INDEX, index.to_string());
