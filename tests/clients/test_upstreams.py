@@ -114,6 +114,27 @@ class Upstreams(ClientTest):
         registry.process.stop()
         self.expect_pull(site)
 
+    def test_cached_content_goes_on_without_credentials(self):
+        """A configuration, a helper or a password that goes bad costs nothing that is cached, and is told."""
+        registry = self.registry(password=True)
+        config = self.folder / "config.json"
+        auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        config.write_text(json.dumps({"auths": {f"127.0.0.1:{registry.port}": {"auth": auth}}}))
+        mirror = self.mirror({"docker.io": {"url": self.url(registry), "credentials": {"docker_config": str(config)}}})
+        self.expect_pull(mirror)
+        wrong = base64.b64encode(f"{USER}:a-wrong-one".encode()).decode()
+        for content in ("{ not json", json.dumps({"credsStore": "is-not-installed"}),
+                        json.dumps({"auths": {f"127.0.0.1:{registry.port}": {"auth": wrong}}})):
+            config.write_text(content)
+            time.sleep(1.2)  # the file is looked at once a second
+            self.expect_pull(mirror)
+            status, headers, body = mirror.get("/v2/library/never-pulled/manifests/1")
+            self.assertGreaterEqual(status, 500, "that the mirror cannot sign in is no answer about the image")
+            self.assertIn("docker.io", body.decode())
+        self.assertIn("stale", mirror.get(f"/v2/library/rs-docker/manifests/{SITE.docker.tag}")[1]["Cache-Status"])
+        for secret in (PASSWORD, "a-wrong-one", auth, wrong):
+            self.assertNotIn(secret, mirror.log())
+
     def test_check_online(self):
         registry = self.registry(password=True, tls=True)
         image = f"library/rs-docker:{SITE.docker.tag}"

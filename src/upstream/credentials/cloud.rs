@@ -47,7 +47,9 @@ pub(in crate::upstream) struct Ground {
 
 /// Looks up an environment variable; an empty one counts as not set.
 #[derive(Clone)]
-pub(in crate::upstream) struct Env(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub(in crate::upstream) struct Env(Arc<LookUp>);
+
+type LookUp = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Env {
     /// The environment of this process.

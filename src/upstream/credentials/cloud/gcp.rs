@@ -72,7 +72,7 @@ impl Gcp {
         Self { ground, key_file, fits: registry.host_str().is_some_and(clouds::is_google) }
     }
 
-    async fn from_metadata(&self) -> Result<Fresh, CredentialError> {
+    async fn ask_metadata(&self) -> Result<Fresh, CredentialError> {
         let host = self.ground.env.get("GCE_METADATA_HOST").unwrap_or_else(|| "metadata.google.internal".to_owned());
         let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
         let url = Url::parse(&url).map_err(|_| failed(METADATA, "GCE_METADATA_HOST is not a host"))?;
@@ -90,7 +90,7 @@ impl Gcp {
         fresh(METADATA, &reply)
     }
 
-    async fn from_file(&self, file: &str) -> Result<Fresh, CredentialError> {
+    async fn use_file(&self, file: &str) -> Result<Fresh, CredentialError> {
         let text = super::read(KEY, file).await?;
         let parsed = serde_json::from_str(&text)
             .map_err(|error| failed(KEY, format!("{file} is not one (line {}, column {})", error.line(), error.column())))?;
@@ -144,8 +144,8 @@ impl Fetch for Gcp {
         }
         let configured = self.key_file.as_ref().map(|path| path.display().to_string());
         match configured.or_else(|| self.ground.env.get("GOOGLE_APPLICATION_CREDENTIALS")) {
-            Some(file) => self.from_file(&file).await,
-            None => self.from_metadata().await,
+            Some(file) => self.use_file(&file).await,
+            None => self.ask_metadata().await,
         }
     }
 }

@@ -182,7 +182,7 @@ pub(super) async fn instance(ground: &Ground) -> Result<Keys, CredentialError> {
     let reply = ground.call(put.header("x-aws-ec2-metadata-token-ttl-seconds", "21600")?).await.map_err(nowhere)?;
     let session = text(&reply, "a session token")?;
     let roles = "meta-data/iam/security-credentials/";
-    let get = |path: String| Ok::<_, CredentialError>(Call::get(IMDS, url(&path)?).header("x-aws-ec2-metadata-token", &session)?);
+    let get = |path: String| Call::get(IMDS, url(&path)?).header("x-aws-ec2-metadata-token", &session);
     let reply = ground.call(get(roles.to_owned())?).await?;
     let role = text(&reply, "a role; attach an instance profile")?;
     let role = role.lines().next().unwrap_or_default().trim();
