@@ -8,6 +8,7 @@
 pub mod evict;
 pub mod index;
 pub mod memory;
+mod objects;
 pub mod read;
 pub mod records;
 mod scan;
@@ -248,7 +249,7 @@ impl Cache {
     fn make_room(&self, bytes: u64) -> Result<Reservation, NoRoom> {
         loop {
             let space = self.store.space()?;
-            match self.index.claim(bytes, space) {
+            match self.index.claim(bytes, 0, space) {
                 Claim::Granted(reservation) => return Ok(reservation),
                 Claim::Evict(victim) => self.evict(victim)?,
                 Claim::Wait => std::thread::sleep(Duration::from_millis(1)),
@@ -268,12 +269,7 @@ impl Cache {
             self.store.remove(&victim.digest)
         };
         if let Err(error) = removed {
-            // It is still there and still counts.
-            match victim.leftover {
-                true => self.index.insert_leftover(victim.digest, victim.size),
-                false => self.index.insert(victim.digest, victim.size),
-            }
-            self.index.left(victim);
+            self.index.stayed(victim);
             return Err(error);
         }
         self.index.left(victim);
@@ -337,7 +333,7 @@ impl Cache {
     /// Hands what an earlier fill of `digest` left over to the caller. Waits until the index is complete.
     pub async fn take_leftover(&self, digest: &Digest) -> Reservation {
         self.until_scanned().await;
-        self.index.take_leftover(digest)
+        self.index.take_leftover(digest, 0)
     }
 
     async fn until_scanned(&self) {
