@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use roadstead::cache::evict::Kind;
+use roadstead::cache::evict::{Kind, policy};
 
 /// xorshift64*: a trace needs no better one.
 struct Random(u64);
@@ -168,7 +168,7 @@ impl Rates {
 }
 
 fn replay(trace: &Trace, kind: Kind, capacity: u64, image_aware: bool) -> Rates {
-    let mut policy = kind.policy();
+    let mut policy = policy(kind);
     let mut here = vec![false; trace.sizes.len()];
     let (mut held, mut rates) = (0, Rates::default());
     for event in &trace.events {

@@ -2,7 +2,7 @@
 //!
 //! A policy knows objects by a dense number ([`Id`]) and keeps a few bytes for each. Called by [`super::index`] under
 //! its lock. `examples/eviction.rs` replays traces against every policy here; docs/EVICTION.md has its table, by which
-//! [`Kind::default`] was chosen.
+//! the default was chosen.
 
 mod chain;
 mod greedy;
@@ -44,45 +44,15 @@ pub trait Policy: fmt::Debug + Send {
     fn order(&self) -> Vec<Id>;
 }
 
-/// The policies there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// Least recently used.
-    Lru,
-    /// SIEVE (Zhang et al., NSDI '24).
-    Sieve,
-    /// S3-FIFO (Yang et al., SOSP '23).
-    S3Fifo,
-    /// Greedy-Dual-Size-Frequency (Cherkasova 1998): small and often used objects stay.
-    Gdsf,
-    /// LFU with dynamic aging (Arlitt et al. 2000): often used objects stay, whatever their size.
-    #[default]
-    LfuDa,
-}
+pub use crate::config::Eviction as Kind;
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Lru, Self::Sieve, Self::S3Fifo, Self::Gdsf, Self::LfuDa];
-
-    /// The name in the configuration and in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Lru => "lru",
-            Self::Sieve => "sieve",
-            Self::S3Fifo => "s3-fifo",
-            Self::Gdsf => "gdsf",
-            Self::LfuDa => "lfu-da",
-        }
-    }
-
-    /// A policy of this kind that knows no object.
-    pub fn policy(self) -> Box<dyn Policy> {
-        match self {
-            Self::Lru => Box::new(Lru::default()),
-            Self::Sieve => Box::new(Sieve::default()),
-            Self::S3Fifo => Box::new(S3Fifo::default()),
-            Self::Gdsf => Box::new(Greedy::gdsf()),
-            Self::LfuDa => Box::new(Greedy::lfu_da()),
-        }
+/// A policy of this kind that knows no object.
+pub fn policy(kind: Kind) -> Box<dyn Policy> {
+    match kind {
+        Kind::Lru => Box::new(Lru::default()),
+        Kind::Sieve => Box::new(Sieve::default()),
+        Kind::S3Fifo => Box::new(S3Fifo::default()),
+        Kind::Gdsf => Box::new(Greedy::gdsf()),
+        Kind::LfuDa => Box::new(Greedy::lfu_da()),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::evict::{Id, Kind, Policy};
+use super::evict::{Id, Kind, Policy, policy};
 use super::objects::{Entry, Objects};
 use super::store::Space;
 use crate::oci::Digest;
@@ -50,7 +50,10 @@ pub(super) struct State {
     len: usize,
     /// What earlier fills left in `ingest/`, in bytes.
     leftovers: HashMap<Digest, u64>,
-    leftover_bytes: u64,
+    /// What was found damaged, in bytes.
+    quarantined: HashMap<Digest, u64>,
+    /// Bytes of both: what goes first.
+    spare: u64,
     /// Bytes of files that were chosen as victims and may still be there.
     leaving: u64,
     /// Objects used since recency was last written down.
@@ -73,7 +76,7 @@ struct Share {
 
 impl State {
     fn total(&self) -> u64 {
-        self.bytes + self.leftover_bytes + self.leaving + self.reserved()
+        self.bytes + self.spare + self.leaving + self.reserved()
     }
 
     fn reserved(&self) -> u64 {
@@ -161,11 +164,30 @@ impl State {
         Some(self.leave(id))
     }
 
+    /// Chooses a file that no pull would miss.
+    fn evict_spare(&mut self) -> Option<Victim> {
+        let first = |map: &mut HashMap<Digest, u64>| {
+            let digest = *map.keys().next()?;
+            map.remove_entry(&digest)
+        };
+        let found = first(&mut self.quarantined).map(|found| (found, Place::Quarantine));
+        let ((digest, size), place) = found.or_else(|| first(&mut self.leftovers).map(|found| (found, Place::Ingest)))?;
+        self.spare -= size;
+        self.leaving += size;
+        Some(Victim { digest, size, class: 0, place })
+    }
+
+    fn add_spare(&mut self, place: Place, digest: Digest, size: u64) {
+        let map = if place == Place::Quarantine { &mut self.quarantined } else { &mut self.leftovers };
+        let before = map.insert(digest, size).unwrap_or(0);
+        self.spare = self.spare + size - before;
+    }
+
     fn leave(&mut self, id: Id) -> Victim {
         let (digest, class) = (self.objects.digest(id), self.objects.get(id).class);
         let size = self.remove(id).unwrap_or(0);
         self.leaving += size;
-        Victim { digest, size, class, leftover: false }
+        Victim { digest, size, class, place: Place::Blobs }
     }
 
     fn set_pinned(&mut self, digest: &Digest, pinned: bool) {
@@ -201,8 +223,19 @@ pub struct Victim {
     pub size: u64,
     /// Which quota it counted for.
     pub class: Class,
-    /// In `ingest/` rather than `blobs/`.
-    pub leftover: bool,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// The folders whose files the account is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `blobs/`
+    Blobs,
+    /// `ingest/`: what earlier fills left.
+    Ingest,
+    /// `quarantine/`: what was found damaged.
+    Quarantine,
 }
 
 /// What the index knows of one object, for people.
@@ -228,14 +261,9 @@ pub fn seconds(time: SystemTime) -> u32 {
 }
 
 impl Index {
-    /// An empty account without quotas.
-    pub fn new(limits: Limits) -> Self {
-        Self::with(limits, &[], Kind::default())
-    }
-
     /// An empty account; `quotas` are the classes from 1 on.
     pub fn with(limits: Limits, quotas: &[Quota], kind: Kind) -> Self {
-        let share = |quota| Share { quota, policy: kind.policy(), bytes: 0, pinned: 0, reserved: 0 };
+        let share = |quota| Share { quota, policy: policy(kind), bytes: 0, pinned: 0, reserved: 0 };
         let classes = std::iter::once(Quota::default()).chain(quotas.iter().copied()).map(share).collect();
         let state = State {
             objects: Objects::default(),
@@ -243,7 +271,8 @@ impl Index {
             bytes: 0,
             len: 0,
             leftovers: HashMap::new(),
-            leftover_bytes: 0,
+            quarantined: HashMap::new(),
+            spare: 0,
             leaving: 0,
             used: Vec::new(),
             protected: HashSet::new(),
@@ -271,19 +300,12 @@ impl Index {
             return Claim::Granted(Reservation { index: self.clone(), bytes, class });
         }
         // What eviction could free at best; if that is not enough, nothing is evicted in vain.
-        let evictable = state.bytes - state.pinned + state.leftover_bytes + state.leaving;
+        let evictable = state.bytes - state.pinned + state.spare + state.leaving;
         if over.max(short) > evictable || beyond > share.bytes - share.pinned {
             return Claim::Impossible;
         }
-        let leftover = state.leftovers.keys().next().copied().filter(|_| over.max(short) > 0);
-        let victim = match leftover {
-            Some(digest) => state.leftovers.remove(&digest).map(|size| {
-                state.leftover_bytes -= size;
-                state.leaving += size;
-                Victim { digest, size, class: 0, leftover: true }
-            }),
-            None => state.evict((beyond > 0).then_some(class)),
-        };
+        let spare = if over.max(short) > 0 { state.evict_spare() } else { None };
+        let victim = spare.or_else(|| state.evict((beyond > 0).then_some(class)));
         match victim {
             Some(victim) => Claim::Evict(victim),
             None if state.leaving > 0 => Claim::Wait,
@@ -310,12 +332,11 @@ impl Index {
     pub fn stayed(&self, victim: Victim) {
         let mut state = self.lock();
         state.leaving -= victim.size;
-        if victim.leftover {
-            state.leftover_bytes += victim.size;
-            state.leftovers.insert(victim.digest, victim.size);
-        } else {
+        if victim.place == Place::Blobs {
             let now = seconds(SystemTime::now());
             state.insert(&victim.digest, victim.size, victim.class, now, now);
+        } else {
+            state.add_spare(victim.place, victim.digest, victim.size);
         }
     }
 
@@ -335,9 +356,24 @@ impl Index {
 
     /// Takes in what an earlier fill left.
     pub fn insert_leftover(&self, digest: Digest, size: u64) {
-        let mut state = self.lock();
-        state.leftover_bytes += size;
-        state.leftover_bytes -= state.leftovers.insert(digest, size).unwrap_or(0);
+        self.lock().add_spare(Place::Ingest, digest, size);
+    }
+
+    /// Takes in a damaged file that was set apart.
+    pub fn insert_quarantined(&self, digest: Digest, size: u64) {
+        self.lock().add_spare(Place::Quarantine, digest, size);
+    }
+
+    /// Chooses a leftover or a damaged file to go.
+    pub fn spare(&self) -> Option<Victim> {
+        self.lock().evict_spare()
+    }
+
+    /// What earlier fills left, and what was found damaged.
+    pub fn spares(&self) -> (Vec<(Digest, u64)>, Vec<(Digest, u64)>) {
+        let state = self.lock();
+        let list = |map: &HashMap<Digest, u64>| map.iter().map(|(digest, size)| (*digest, *size)).collect();
+        (list(&state.leftovers), list(&state.quarantined))
     }
 
     /// Hands a leftover over to a new fill of the same digest: its bytes count as that fill's from now on.
@@ -345,7 +381,7 @@ impl Index {
         let mut state = self.lock();
         let class = state.class(class);
         let bytes = state.leftovers.remove(digest).unwrap_or(0);
-        state.leftover_bytes -= bytes;
+        state.spare -= bytes;
         state.share(class).reserved += bytes;
         Reservation { index: self.clone(), bytes, class }
     }
@@ -429,7 +465,7 @@ impl Index {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
         let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
-        let mut wanted = over.max(short).saturating_sub(state.leftover_bytes);
+        let mut wanted = over.max(short).saturating_sub(state.spare);
         let mut orders: Vec<Id> = state.classes.iter().flat_map(|share| share.policy.order()).collect();
         if state.classes.len() > 1 {
             orders.sort_by_key(|id| state.objects.get(*id).used);
@@ -569,8 +605,7 @@ impl Reservation {
     pub fn left_over(mut self, digest: Digest, size: u64) {
         let mut state = self.index.lock();
         state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
-        state.leftover_bytes += size;
-        state.leftover_bytes -= state.leftovers.insert(digest, size).unwrap_or(0);
+        state.add_spare(Place::Ingest, digest, size);
     }
 }
 
@@ -593,7 +628,7 @@ mod tests {
     }
 
     fn index(max_size: u64) -> Arc<Index> {
-        Arc::new(Index::new(Limits { max_size, min_free: 10 }))
+        Arc::new(Index::with(Limits { max_size, min_free: 10 }, &[], Kind::Lru))
     }
 
     const ROOMY: Space = Space { free: 1 << 40, total: 1 << 40 };
@@ -627,7 +662,7 @@ mod tests {
         assert!(reservation.is_some());
         assert_eq!(
             victims,
-            [Victim { digest: digest(9), size: 10, class: 0, leftover: true }, Victim { digest: digest(1), size: 30, class: 0, leftover: false }]
+            [Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest }, Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs }]
         );
         assert_eq!(index.totals(), (100, 2));
     }

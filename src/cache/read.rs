@@ -17,6 +17,8 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::verify::Alarm;
+
 /// One read: large enough that system calls do not count, small enough to stay in the CPU's cache.
 pub const CHUNK: usize = 256 << 10;
 
@@ -75,12 +77,18 @@ pub fn whole(file: &File, size: u64) -> io::Result<Bytes> {
 pub struct Reader {
     file: Arc<File>,
     waiting: Option<JoinHandle<io::Result<Bytes>>>,
+    alarm: Option<Alarm>,
 }
 
 impl Reader {
     /// A reader of `file`, which must not shrink.
     pub fn new(file: Arc<File>) -> Self {
-        Self { file, waiting: None }
+        Self { file, waiting: None, alarm: None }
+    }
+
+    /// Rings when the file cannot be read, or is shorter than the caller knows.
+    pub fn with_alarm(self, alarm: Alarm) -> Self {
+        Self { alarm: Some(alarm), ..self }
     }
 
     /// The file.
@@ -109,7 +117,11 @@ impl Reader {
         let Some(job) = &mut self.waiting else { return Poll::Pending };
         let read = ready!(Pin::new(job).poll(cx));
         self.waiting = None;
-        Poll::Ready(read.map_err(io::Error::other)?)
+        let read = read.map_err(io::Error::other)?;
+        if let (Err(_), Some(alarm)) = (&read, &self.alarm) {
+            alarm.ring();
+        }
+        Poll::Ready(read)
     }
 
     /// What the page cache has of the range. A short read says nothing about the end of the file (kernels 5.9 and

@@ -11,7 +11,8 @@ fn open(dir: &std::path::Path, max_size: u64) -> Arc<Cache> {
         max_size: Amount::Bytes(max_size),
         min_free: Amount::Bytes(0),
         memory: 1 << 20,
-        offline: false,
+        eviction: config::Eviction::Lru,
+        ..config::Cache::default()
     };
     let cache = Cache::open(&config, Arc::new(Metrics::new())).unwrap();
     tokio::spawn(cache.clone().maintain());

@@ -15,6 +15,28 @@ pub struct Descriptor {
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
+    /// For what machine, where an index says so.
+    pub platform: Option<Platform>,
+}
+
+/// A machine that an image of an index is for (OCI image-spec, *image-index.md*).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// As `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// As `arm64`.
+    #[serde(default)]
+    pub architecture: String,
+    /// As `v8`.
+    pub variant: Option<String>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
 }
 
 /// What a manifest says of itself.

@@ -1,5 +1,5 @@
 //! S3-FIFO (Yang et al., SOSP '23): a small queue in which one-hit wonders leave soon, a main queue, and the names of
-//! what left the small one. 9 bytes an object and 16 a remembered name, O(1) amortised.
+//! what left the small one. 32 bytes an object and 16 a remembered name, O(1) amortised.
 //!
 //! The paper counts objects; a cache of files counts bytes, so the small queue's share is one of bytes.
 

@@ -25,7 +25,7 @@ proptest! {
     #[test]
     fn no_policy_loses_or_invents_an_object(steps in prop::collection::vec(step(), 0..300)) {
         for kind in Kind::ALL {
-            let mut policy = kind.policy();
+            let mut policy = super::policy(kind);
             let mut known = HashSet::new();
             for step in &steps {
                 match *step {
@@ -85,7 +85,7 @@ proptest! {
 fn what_each_policy_is_for() {
     // A scan of objects used once does not wash out what is used again and again, except with LRU.
     for kind in Kind::ALL {
-        let mut policy = kind.policy();
+        let mut policy = super::policy(kind);
         let mut held: HashMap<Id, u64> = HashMap::new();
         for id in 0..10 {
             policy.insert(id, u64::from(id), 1 << 20);
