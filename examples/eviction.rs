@@ -46,7 +46,14 @@ struct Zipf(Vec<f64>);
 impl Zipf {
     fn new(n: usize, alpha: f64) -> Self {
         let mut sum = 0.0;
-        Self((1..=n).map(|rank| { sum += (rank as f64).powf(-alpha); sum }).collect())
+        Self(
+            (1..=n)
+                .map(|rank| {
+                    sum += (rank as f64).powf(-alpha);
+                    sum
+                })
+                .collect(),
+        )
     }
 
     fn rank(&self, random: &mut Random) -> usize {
@@ -93,9 +100,11 @@ struct Shape {
 fn trace(shape: &Shape, seed: u64) -> Trace {
     let mut random = Random(seed);
     let mut sizes = Vec::new();
-    let mut object = |size: u64| { sizes.push(size); (sizes.len() - 1) as u32 };
-    let bases: Vec<Vec<u32>> =
-        (0..60).map(|_| (0..1 + random.below(3)).map(|_| object(random.layer() * 2)).collect()).collect();
+    let mut object = |size: u64| {
+        sizes.push(size);
+        (sizes.len() - 1) as u32
+    };
+    let bases: Vec<Vec<u32>> = (0..60).map(|_| (0..1 + random.below(3)).map(|_| object(random.layer() * 2)).collect()).collect();
     let base_rank = Zipf::new(bases.len(), 1.0);
     let mut image = |random: &mut Random, base: &[u32]| {
         let own = 1 + random.below(6);
@@ -163,8 +172,12 @@ struct Rates {
 }
 
 impl Rates {
-    fn object(&self) -> f64 { 100.0 * self.hits as f64 / self.gets as f64 }
-    fn byte(&self) -> f64 { 100.0 * self.hit_bytes as f64 / self.bytes as f64 }
+    fn object(&self) -> f64 {
+        100.0 * self.hits as f64 / self.gets as f64
+    }
+    fn byte(&self) -> f64 {
+        100.0 * self.hit_bytes as f64 / self.bytes as f64
+    }
 }
 
 fn replay(trace: &Trace, kind: Kind, capacity: u64, image_aware: bool) -> Rates {
@@ -257,8 +270,26 @@ fn belady(trace: &Trace, next: &[usize], capacity: u64) -> Rates {
 fn main() {
     let shapes = [
         Shape { name: "fleet", repositories: 1500, alpha: 0.9, pulls: 40_000, drift: 1000, day: 2000, nightly: 0, clients: 200 },
-        Shape { name: "fleet and nightly CI", repositories: 1500, alpha: 0.9, pulls: 40_000, drift: 1000, day: 2000, nightly: 400, clients: 200 },
-        Shape { name: "CI only, no client keeps anything", repositories: 800, alpha: 0.7, pulls: 20_000, drift: 2000, day: 1000, nightly: 200, clients: 2000 },
+        Shape {
+            name: "fleet and nightly CI",
+            repositories: 1500,
+            alpha: 0.9,
+            pulls: 40_000,
+            drift: 1000,
+            day: 2000,
+            nightly: 400,
+            clients: 200,
+        },
+        Shape {
+            name: "CI only, no client keeps anything",
+            repositories: 800,
+            alpha: 0.7,
+            pulls: 20_000,
+            drift: 2000,
+            day: 1000,
+            nightly: 200,
+            clients: 2000,
+        },
     ];
     let shares = [0.01, 0.05, 0.1, 0.25, 0.5];
     let mut sums: HashMap<(&str, bool), (f64, f64)> = HashMap::new();
@@ -266,7 +297,11 @@ fn main() {
         let trace = trace(shape, 0x9E37_79B9_7F4A_7C15 ^ ((seed as u64 + 1) << 32));
         let next = next_uses(&trace);
         let mut seen = vec![false; trace.sizes.len()];
-        trace.events.iter().for_each(|event| if let Event::Get(id) = event { seen[*id as usize] = true });
+        trace.events.iter().for_each(|event| {
+            if let Event::Get(id) = event {
+                seen[*id as usize] = true
+            }
+        });
         let footprint: u64 = trace.sizes.iter().zip(&seen).filter(|(_, seen)| **seen).map(|(size, _)| size).sum();
         let gets = trace.events.iter().filter(|event| matches!(event, Event::Get(_))).count();
         println!("### {}: {gets} requests, {:.0} GiB of content\n", trace.name, footprint as f64 / (1u64 << 30) as f64);

@@ -128,9 +128,10 @@ impl Mirror {
             Task::spawn(pull.replace_damaged()),
         ];
         let api = Api::new(cache.clone(), &config);
-        background.extend(
-            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), api, stopping.subscribe()).run(listener))),
-        );
+        background
+            .extend(admin.map(|listener| {
+                Task::spawn(Admin::new(metrics.clone(), cache.clone(), api, stopping.subscribe()).run(listener))
+            }));
         Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }

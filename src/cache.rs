@@ -403,10 +403,10 @@ impl Cache {
             return Err(error);
         }
         reservation.published(digest, size);
-        self.memory.insert_file(digest, verified.file().clone(), size);
-        if size <= SMALL
-            && let Ok(bytes) = read::whole(verified.file(), size)
-        {
+        if size > SMALL {
+            self.memory.insert_file(digest, verified.file().clone(), size);
+        } else if let Ok(bytes) = read::whole(verified.file(), size) {
+            // Not its file: a small object that is read again is hashed again.
             self.memory.insert(digest, bytes);
         }
         Ok(())

@@ -128,13 +128,19 @@ impl Api {
         let (scope, reference) = match &selector {
             Selector::Image(scope, reference) => (scope.clone(), reference.clone()),
             Selector::Digest(digest) => return Ok((StatusCode::OK, self.explain_object(digest, complete))),
-            Selector::Glob(_) => return Err(refused(StatusCode::BAD_REQUEST, "explain takes one image or digest; ls takes patterns")),
+            Selector::Glob(_) => {
+                return Err(refused(StatusCode::BAD_REQUEST, "explain takes one image or digest; ls takes patterns"));
+            }
         };
         let name = image_name(&scope, &reference);
         let Some((digest, record)) = self.cache.catalog.resolve(&scope, &reference) else {
-            let why = if complete { "it was never pulled through here, or was purged" } else { "the catalog is still being read" };
+            let why =
+                if complete { "it was never pulled through here, or was purged" } else { "the catalog is still being read" };
             let now = format!("a pull would ask {} and download all of it", scope.upstream);
-            return Ok((StatusCode::OK, json!({ "image": name, "cached": false, "why": why, "pull": now, "complete": complete })));
+            return Ok((
+                StatusCode::OK,
+                json!({ "image": name, "cached": false, "why": why, "pull": now, "complete": complete }),
+            ));
         };
         let parts = self.cache.explain(&digest);
         let missing: u64 = parts.iter().filter(|part| !part.cached).map(|part| part.bytes).sum();
@@ -142,13 +148,17 @@ impl Api {
         let root_cached = self.cache.known(&digest).is_some_and(|known| known.present);
         let tag = record.map(|record| self.tag(&scope, &reference, record.checked_at));
         let check = match &tag {
-            Some(tag) if tag["fresh"] == json!(false) => format!("ask {} by HEAD whether the tag has moved, then ", scope.upstream),
+            Some(tag) if tag["fresh"] == json!(false) => {
+                format!("ask {} by HEAD whether the tag has moved, then ", scope.upstream)
+            }
             _ => String::new(),
         };
         let rest = match (root_cached, missing) {
             (false, _) => format!("pull the manifest from {}", scope.upstream),
             (true, 0) => "serve all of it from here".to_owned(),
-            (true, missing) => format!("serve what is here and download what the client asks for of {missing} bytes that are not"),
+            (true, missing) => {
+                format!("serve what is here and download what the client asks for of {missing} bytes that are not")
+            }
         };
         let document = json!({
             "image": name, "upstream": scope.upstream, "repository": scope.repository, "digest": digest,
@@ -212,7 +222,8 @@ impl Api {
     fn account(&self) -> Reply {
         let (pinned, quotas, memory) = self.cache.account();
         let (repositories, tags, manifests) = self.cache.catalog.totals();
-        let quotas: Vec<Value> = quotas.into_iter().map(|(pattern, bytes)| json!({ "pattern": pattern, "bytes": bytes })).collect();
+        let quotas: Vec<Value> =
+            quotas.into_iter().map(|(pattern, bytes)| json!({ "pattern": pattern, "bytes": bytes })).collect();
         let document = json!({
             "repositories": repositories, "tags": tags, "manifests": manifests, "pinned_bytes": pinned, "quotas": quotas,
             "index_memory_bytes": memory, "indexed": self.cache.is_scanned(), "complete": self.cache.is_surveyed(),
@@ -227,7 +238,8 @@ impl Api {
     }
 
     async fn pin(&self, query: &Query) -> Result<Reply, Reply> {
-        let platforms: Vec<String> = query.get("platform").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+        let platforms: Vec<String> =
+            query.get("platform").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
         if let Some(bad) = platforms.iter().find(|platform| !(1..=2).contains(&platform.matches('/').count())) {
             return Err(refused(StatusCode::BAD_REQUEST, format!("{bad:?} is no platform; write linux/amd64 or linux/arm64/v8")));
         }

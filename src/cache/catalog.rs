@@ -229,7 +229,8 @@ impl Catalog {
             Some(Selector::Image(scope, Reference::Digest(digest))) => record.digest == *digest && scope.to_string() == repo,
             Some(Selector::Glob(globs)) => globs.is_match(&format!("{repo}:{tag}")),
         };
-        let all = inner.repos.iter().flat_map(|(name, repo)| repo.tags.iter().map(move |(tag, record)| (name, repo, tag, record)));
+        let all =
+            inner.repos.iter().flat_map(|(name, repo)| repo.tags.iter().map(move |(tag, record)| (name, repo, tag, record)));
         all.filter(|(name, _, tag, record)| wanted(name, tag, record))
             .take(limit)
             .map(|(_, repo, tag, record)| Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() })
@@ -258,9 +259,10 @@ impl Catalog {
         let inner = self.lock();
         let state = self.index.lock();
         let Some(id) = state.objects.find(digest) else { return Vec::new() };
-        let owners = inner.images.iter().filter(|(own, image)| {
-            state.objects.get(**own).present && image.parts.iter().any(|part| part.id == id)
-        });
+        let owners = inner
+            .images
+            .iter()
+            .filter(|(own, image)| state.objects.get(**own).present && image.parts.iter().any(|part| part.id == id));
         owners.map(|(own, _)| state.objects.digest(*own)).collect()
     }
 

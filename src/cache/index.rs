@@ -662,7 +662,10 @@ mod tests {
         assert!(reservation.is_some());
         assert_eq!(
             victims,
-            [Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest }, Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs }]
+            [
+                Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest },
+                Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs }
+            ]
         );
         assert_eq!(index.totals(), (100, 2));
     }

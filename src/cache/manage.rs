@@ -134,7 +134,11 @@ impl Cache {
             let owners = self.catalog.owners_of(&part.digest).len() as u32;
             PartRow {
                 digest: part.digest,
-                kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) { "manifest" } else { "blob" },
+                kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) {
+                    "manifest"
+                } else {
+                    "blob"
+                },
                 platform: part.platform.map(|platform| platform.to_string()),
                 bytes: size,
                 cached: present,
@@ -179,9 +183,11 @@ impl Cache {
             HashSet::new()
         } else {
             let purged: HashSet<&String> = removed.images.iter().collect();
-            let others = self.catalog.tags(None, usize::MAX).into_iter().filter(|tagged| {
-                !purged.contains(&image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone())))
-            });
+            let others = self
+                .catalog
+                .tags(None, usize::MAX)
+                .into_iter()
+                .filter(|tagged| !purged.contains(&image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone()))));
             others.map(|tagged| tagged.record.digest).collect()
         };
         let wanted: Vec<Digest> = roots.into_iter().filter(|root| !named.contains(root) && !is_pinned(root)).collect();
@@ -189,10 +195,14 @@ impl Cache {
         let mut gone: HashSet<Digest> = wanted.iter().copied().collect();
         // Manifests of indexes first, since what they name can go only with them.
         for manifests in [true, false] {
-            let parts: Vec<Digest> =
-                below.iter().filter(|part| part.is_manifest == manifests && !gone.contains(&part.digest)).map(|part| part.digest).collect();
+            let parts: Vec<Digest> = below
+                .iter()
+                .filter(|part| part.is_manifest == manifests && !gone.contains(&part.digest))
+                .map(|part| part.digest)
+                .collect();
             let unshared = self.catalog.unshared(&parts, &gone);
-            removed.shared += parts.iter().collect::<HashSet<_>>().len() as u64 - unshared.iter().collect::<HashSet<_>>().len() as u64;
+            removed.shared +=
+                parts.iter().collect::<HashSet<_>>().len() as u64 - unshared.iter().collect::<HashSet<_>>().len() as u64;
             gone.extend(unshared.into_iter().filter(|digest| !is_pinned(digest) && !named.contains(digest)));
         }
         for digest in gone {

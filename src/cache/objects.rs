@@ -55,7 +55,9 @@ impl Objects {
         let (key, tail) = digest.raw().split_at(32);
         let same = |id: &Id| {
             let entry = &self.entries[*id as usize];
-            entry.key == key && entry.sha512 != tail.is_empty() && (tail.is_empty() || self.tails.get(id).is_some_and(|own| own == tail))
+            entry.key == key
+                && entry.sha512 != tail.is_empty()
+                && (tail.is_empty() || self.tails.get(id).is_some_and(|own| own == tail))
         };
         self.table.find(hash(key), same).copied()
     }
@@ -169,8 +171,7 @@ mod tests {
     #[test]
     fn digests_of_both_algorithms_come_back() {
         let mut objects = Objects::default();
-        let digests: Vec<Digest> =
-            (0..200u8).flat_map(|n| Algorithm::ALL.map(|algorithm| Digest::of(algorithm, &[n]))).collect();
+        let digests: Vec<Digest> = (0..200u8).flat_map(|n| Algorithm::ALL.map(|algorithm| Digest::of(algorithm, &[n]))).collect();
         let ids: Vec<Id> = digests.iter().map(|digest| objects.intern(digest)).collect();
         for (digest, id) in digests.iter().zip(&ids) {
             assert_eq!((objects.find(digest), objects.digest(*id)), (Some(*id), *digest));

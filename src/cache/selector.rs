@@ -35,10 +35,14 @@ impl Selector {
                 (false, false) => format!("{default}/{text}"),
             };
             let last = full.rsplit('/').next().unwrap_or_default();
-            let full = if last.contains(':') { full } else { format!("{full}:*") };
+            let full = if last.contains(':') || last == "**" { full } else { format!("{full}:*") };
             return Globs::new([full]).map(Self::Glob);
         }
-        let wrong = |reason: &str| format!("{text:?} is no image: {reason}; write one as alpine:3.20, ghcr.io/acme/app@sha256:… or a pattern as ghcr.io/acme/**");
+        let wrong = |reason: &str| {
+            format!(
+                "{text:?} is no image: {reason}; write one as alpine:3.20, ghcr.io/acme/app@sha256:… or a pattern as ghcr.io/acme/**"
+            )
+        };
         let (upstream, name) = match is_upstream(head) {
             true => (head.parse().map_err(|error: crate::oci::NameError| wrong(&error.to_string()))?, rest),
             false => (default.clone(), text),
@@ -57,7 +61,8 @@ impl Selector {
             // As with Docker, a tag beside a digest is a remark.
             Some(digest) => Reference::Digest(digest),
             None => {
-                let tag: Tag = tag.unwrap_or("latest").parse().map_err(|error: crate::oci::NameError| wrong(&error.to_string()))?;
+                let tag: Tag =
+                    tag.unwrap_or("latest").parse().map_err(|error: crate::oci::NameError| wrong(&error.to_string()))?;
                 Reference::Tag(tag)
             }
         };

@@ -55,7 +55,13 @@ impl Cache {
         }
         self.reprotect();
         let (repositories, tags, manifests) = self.catalog.totals();
-        tracing::info!(repositories, tags, manifests, duration_ms = started.elapsed().as_millis() as u64, "cache catalog is complete");
+        tracing::info!(
+            repositories,
+            tags,
+            manifests,
+            duration_ms = started.elapsed().as_millis() as u64,
+            "cache catalog is complete"
+        );
     }
 
     fn survey_folder(&self, upstream: &crate::oci::UpstreamName, folder: &Path, repository: &str) {

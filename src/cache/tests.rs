@@ -1,4 +1,7 @@
 use super::*;
+
+mod model;
+
 use crate::clock::Timestamp;
 use crate::config::Amount;
 use crate::oci::Algorithm;

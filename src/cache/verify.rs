@@ -163,7 +163,12 @@ impl Cache {
             let (this, file) = (self.clone(), path.clone());
             let _ = spawn_blocking(move || this.store.replace(&file, b"", false)).await;
             let progress = self.scrubbing.progress();
-            tracing::info!(objects = progress.objects, size_bytes = progress.bytes, damaged = progress.damaged, "all content verified");
+            tracing::info!(
+                objects = progress.objects,
+                size_bytes = progress.bytes,
+                damaged = progress.damaged,
+                "all content verified"
+            );
         }
     }
 

@@ -47,18 +47,27 @@ impl Remote {
     pub fn ask(&self, method: Method, path: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Value> {
         let address = match self.admin {
             Some(address) => address,
-            None => self.file.load()?.admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?,
+            None => self
+                .file
+                .load()?
+                .admin
+                .listen
+                .context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?,
         };
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        parameters.iter().filter(|(_, value)| !value.is_empty()).for_each(|(name, value)| drop(query.append_pair(name, value)));
+        for (name, value) in parameters.iter().filter(|(_, value)| !value.is_empty()) {
+            query.append_pair(name, value);
+        }
         let uri = format!("/api/v1/{path}?{}", query.finish());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (status, body) = runtime
             .block_on(async { tokio::time::timeout(PATIENCE, send(address, method, &uri)).await })
             .context("the mirror took too long to answer")?
-            .with_context(|| format!("cannot reach a mirror's admin interface at {address}; is it running? (--admin, --config)"))?;
-        let document: Value =
-            serde_json::from_slice(&body).with_context(|| format!("{address} gave status {status} and no JSON; is it a roadstead?"))?;
+            .with_context(|| {
+                format!("cannot reach a mirror's admin interface at {address}; is it running? (--admin, --config)")
+            })?;
+        let document: Value = serde_json::from_slice(&body)
+            .with_context(|| format!("{address} gave status {status} and no JSON; is it a roadstead?"))?;
         if !status.is_success() {
             bail!("{}", document["error"].as_str().unwrap_or("the mirror refused"));
         }
@@ -70,7 +79,8 @@ async fn send(address: SocketAddr, method: Method, uri: &str) -> anyhow::Result<
     let socket = tokio::net::TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(uri).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let request =
+        Request::builder().method(method).uri(uri).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();

@@ -155,8 +155,9 @@ fn short(value: &Value) -> String {
 /// Columns of equal width; the first row is the head.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let widths: Vec<usize> =
-        (0..columns).map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
     rows.iter().fold(String::new(), |mut text, row| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
@@ -229,10 +230,7 @@ impl Stats {
                 row(["on disk", &tier(&document["cache"]["disk"])]),
                 row(["in memory", &tier(&document["cache"]["memory"])]),
                 row(["pinned", &size(&document["catalog"]["pinned_bytes"])]),
-                row([
-                    "images",
-                    &format!("{} tags, {} manifests", document["catalog"]["tags"], document["catalog"]["manifests"]),
-                ]),
+                row(["images", &format!("{} tags, {} manifests", document["catalog"]["tags"], document["catalog"]["manifests"])]),
             ];
             rows.extend(
                 list(&document["catalog"], "quotas").iter().map(|quota| row([text(&quota["pattern"]), &size(&quota["bytes"])])),
@@ -304,8 +302,12 @@ impl Purge {
             let verb = if self.dry_run { "would remove" } else { "removed" };
             let mut text = format!("{verb} {} objects, {}\n", document["objects"], size(&document["bytes"]));
             let names = |name: &str| list(document, name).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
-            names("images").iter().for_each(|image| drop(writeln!(text, "  {image}")));
-            names("pinned").iter().for_each(|image| drop(writeln!(text, "  {image}: pinned, left alone")));
+            for image in names("images") {
+                let _ = writeln!(text, "  {image}");
+            }
+            for image in names("pinned") {
+                let _ = writeln!(text, "  {image}: pinned, left alone");
+            }
             if document["shared"].as_u64().is_some_and(|shared| shared > 0) {
                 let _ = writeln!(text, "{} objects stay because other images need them", document["shared"]);
             }

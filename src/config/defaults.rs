@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Server,
-    TagPatterns, Upstream,
+    Abandoned, Admin, Amount, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule,
+    Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 

@@ -122,9 +122,8 @@ impl Policy for S3Fifo {
     fn evict(&mut self) -> Option<Id> {
         loop {
             let all = self.small_bytes + self.main_bytes;
-            let from_small = self.small.oldest().filter(|_| {
-                self.main.oldest().is_none() || self.small_bytes as f64 >= SMALL * all as f64
-            });
+            let from_small =
+                self.small.oldest().filter(|_| self.main.oldest().is_none() || self.small_bytes as f64 >= SMALL * all as f64);
             if let Some(id) = from_small {
                 let Object { uses, name, .. } = self.objects[id as usize];
                 self.dequeue(id);
