@@ -31,6 +31,9 @@ pub struct Quota {
     pub unused_for: Option<Duration>,
 }
 
+/// Files with their sizes in bytes.
+pub type Files = Vec<(Digest, u64)>;
+
 /// Which quota content counts for: 0, or the place of the quota in the list, from 1.
 pub type Class = u8;
 
@@ -370,7 +373,7 @@ impl Index {
     }
 
     /// What earlier fills left, and what was found damaged.
-    pub fn spares(&self) -> (Vec<(Digest, u64)>, Vec<(Digest, u64)>) {
+    pub fn spares(&self) -> (Files, Files) {
         let state = self.lock();
         let list = |map: &HashMap<Digest, u64>| map.iter().map(|(digest, size)| (*digest, *size)).collect();
         (list(&state.leftovers), list(&state.quarantined))
@@ -436,7 +439,7 @@ impl Index {
     }
 
     /// The objects here, from `from` on, `count` numbers tried at a time; and where to go on.
-    pub fn page(&self, from: Id, count: usize) -> (Vec<(Digest, u64)>, Option<Id>) {
+    pub fn page(&self, from: Id, count: usize) -> (Files, Option<Id>) {
         let state = self.lock();
         let (found, next) = state.objects.walk(from, count);
         (found.filter(|(_, entry)| entry.present).map(|(id, entry)| (state.objects.digest(id), entry.size)).collect(), next)
@@ -461,7 +464,7 @@ impl Index {
     }
 
     /// The objects that would go for `bytes` more, in that order; leftovers first.
-    pub fn preview(&self, bytes: u64, space: Space) -> Vec<(Digest, u64)> {
+    pub fn preview(&self, bytes: u64, space: Space) -> Files {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
         let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);

@@ -11,7 +11,7 @@ mod off {
 
     /// A disk that fails only by itself.
     #[derive(Clone, Debug, Default)]
-    pub struct Faults;
+    pub struct Faults(());
 
     impl Faults {
         /// Before a system call that changes or reads a file.
