@@ -3,6 +3,8 @@
 //!
 //!     cargo run --release --example scale [FILES]       FILES: the largest tree that is made on disk, 0 for none
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
