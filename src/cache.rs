@@ -190,21 +190,35 @@ impl Cache {
             let this = self.clone();
             let _ = spawn_blocking(move || this.survey_pins()).await;
             self.scanned.send_replace(true);
+            // The limit may be lower than it was in the last process's time.
+            match self.reserve(0).await {
+                Ok(_) | Err(NoRoom::Full { .. }) => {}
+                Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
+            }
             let this = self.clone();
             let _ = spawn_blocking(move || this.survey()).await;
             self.surveyed.send_replace(true);
         }
-        if let Some(suspected) = self.suspected.lock().ok().and_then(|mut suspected| suspected.take()) {
-            tokio::spawn(self.clone().watch(suspected));
-        }
         let mut every = tokio::time::interval(Duration::from_secs(60));
-        loop {
-            every.tick().await;
-            self.flush().await;
-            if complete {
-                self.keep_house().await;
+        let house = async {
+            loop {
+                every.tick().await;
+                self.flush().await;
+                if complete {
+                    self.keep_house().await;
+                }
             }
+        };
+        match self.suspected.lock().ok().and_then(|mut suspected| suspected.take()) {
+            Some(suspected) => drop(tokio::join!(house, self.clone().watch(suspected))),
+            None => house.await,
         }
+    }
+
+    /// Writes down what is only in memory, and lets another process have the folder. The last call a mirror makes.
+    pub async fn close(self: &Arc<Self>) {
+        self.flush().await;
+        self.store.release();
     }
 
     /// Writes down recency and makes published names durable.

@@ -8,14 +8,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
 use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest, Hasher};
@@ -66,7 +66,8 @@ pub struct Store {
     /// Makes the names of temporary files differ.
     serial: AtomicU64,
     faults: Faults,
-    _lock: File,
+    /// `None` once the folder has been released.
+    lock: Mutex<Option<File>>,
 }
 
 impl Store {
@@ -109,7 +110,7 @@ impl Store {
             unsynced: AtomicBool::new(false),
             serial: AtomicU64::new(0),
             faults: Faults::default(),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([
             &store.ingest_dir(),
@@ -124,6 +125,11 @@ impl Store {
             store.replace(&version, format!("{VERSION}\n").as_bytes(), true).map_err(fail("write", &version))?;
         }
         Ok(store)
+    }
+
+    /// Lets another process have the folder. Nothing is written after this.
+    pub fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Removes the temporary files of a process that ended while it wrote them. Before anything new is written.
@@ -186,10 +192,17 @@ impl Store {
     /// Opens a published file; its size is in bytes. `None` where there is none.
     pub fn read(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
         self.faults.check()?;
-        match File::open(self.blob_path(digest)) {
+        let path = self.blob_path(digest);
+        // Not to wait for the other end of a pipe that somebody put there.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        match OpenOptions::new().read(true).custom_flags(nonblocking).open(&path) {
             Ok(file) => {
-                let size = file.metadata()?.len();
-                Ok(Some((file, size)))
+                let meta = file.metadata()?;
+                if !meta.is_file() {
+                    tracing::warn!(path = %path.display(), "not a file; left alone");
+                    return Ok(None);
+                }
+                Ok(Some((file, meta.len())))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
