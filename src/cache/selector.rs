@@ -56,7 +56,10 @@ impl Selector {
             None => (name, None),
         };
         let repository: Repository = name.parse().map_err(|error: crate::oci::NameError| wrong(&error.to_string()))?;
-        let repository = if upstream.as_str() == "docker.io" { repository.with_library() } else { repository };
+        let repository = match upstream.as_str() {
+            "docker.io" => repository.with_library().map_err(|error| wrong(&error.to_string()))?,
+            _ => repository,
+        };
         let reference = match digest {
             // As with Docker, a tag beside a digest is a remark.
             Some(digest) => Reference::Digest(digest),

@@ -184,11 +184,11 @@ impl Cache {
         }
     }
 
-    /// Blocks. Whether a file is as long as a manifest says. A short one is set apart.
+    /// Blocks. Hashes a file again that is not as long as a manifest says: one of the two is wrong, and a manifest may
+    /// say anything.
     pub(super) fn check_size(&self, digest: &Digest, size: u64) {
         if self.index.known(digest).is_some_and(|known| known.present && known.size != size) {
-            tracing::error!(%digest, expected_bytes = size, "a cached file has the wrong length; it is set apart");
-            self.quarantine(digest);
+            self.check(digest);
         }
     }
 }

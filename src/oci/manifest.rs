@@ -175,11 +175,13 @@ struct Document {
 struct RawDescriptor {
     digest: Digest,
     size: u64,
+    /// For people and pins: a strange one refuses no manifest.
+    platform: Option<serde_json::Value>,
 }
 
 impl From<RawDescriptor> for Descriptor {
-    fn from(RawDescriptor { digest, size }: RawDescriptor) -> Self {
-        Self { digest, size }
+    fn from(RawDescriptor { digest, size, platform }: RawDescriptor) -> Self {
+        Self { digest, size, platform: platform.and_then(|platform| serde_json::from_value(platform).ok()) }
     }
 }
 

@@ -37,7 +37,7 @@ impl Pull {
                 let source = Source {
                     upstream: site.upstream.clone(),
                     repository: scope.repository.clone(),
-                    size: self.sizes.get(digest),
+                    size: self.sizes.get(&(scope.clone(), *digest)),
                 };
                 self.fills.join(digest, source).reader.total().await.map(drop).map_err(|error| error.to_string())
             };
