@@ -1,6 +1,6 @@
 //! The admin interface: health, metrics, figures, and a page that shows them.
 //!
-//! Read only. Listens apart from the mirror, on loopback by default. Called by `app`.
+//! GET reads, POST (under [`api`] alone) changes. Listens apart from the mirror, on loopback by default. Called by `app`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use api::Api;
+
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 
@@ -27,14 +29,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Admin {
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
+    api: Api,
     /// True from the moment the mirror begins to stop.
     stopping: watch::Receiver<bool>,
 }
 
 impl Admin {
     /// An interface to a mirror with these parts.
-    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, stopping: watch::Receiver<bool>) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, stopping })
+    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, api: Api, stopping: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Self { metrics, cache, api, stopping })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
@@ -47,14 +50,27 @@ impl Admin {
             let this = self.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<Incoming>| {
-                    let answer = this.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, Infallible>(answer) }
+                    let this = this.clone();
+                    async move { Ok::<_, Infallible>(this.route(&request).await) }
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
                 let _ = builder.serve_connection(TokioIo::new(socket), service).await;
             });
         }
+    }
+
+    async fn route(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (method, uri) = (request.method(), request.uri());
+        if let Some(path) = uri.path().strip_prefix("/api/v1/")
+            && let Some((status, document)) =
+                self.api.answer(method, path, uri.query().unwrap_or_default(), request.headers()).await
+        {
+            let mut response = typed("application/json", document.to_string().into());
+            *response.status_mut() = status;
+            return response;
+        }
+        self.answer(method, uri.path())
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -80,6 +96,7 @@ impl Admin {
     }
 }
 
+pub mod api;
 mod stats;
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

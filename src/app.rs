@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::Admin;
+use crate::admin::api::Api;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::config::Config;
@@ -118,16 +119,22 @@ impl Mirror {
 
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
-        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull, metrics.clone());
+        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
         let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
         let servers =
             listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
-        let mut background = vec![Task::spawn(cache.clone().maintain())];
-        background.extend(
-            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))),
-        );
+        let mut background = vec![
+            Task::spawn(cache.clone().maintain()),
+            Task::spawn(cache.clone().scrub(config.cache.verify_every, config.cache.verify_rate)),
+            Task::spawn(pull.replace_damaged()),
+        ];
+        let api = Api::new(cache.clone(), &config);
+        background
+            .extend(admin.map(|listener| {
+                Task::spawn(Admin::new(metrics.clone(), cache.clone(), api, stopping.subscribe()).run(listener))
+            }));
         Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }

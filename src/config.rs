@@ -86,6 +86,57 @@ pub struct Cache {
     pub memory: u64,
     /// `offline`: never contact an upstream.
     pub offline: bool,
+    /// `eviction`: which content goes first.
+    pub eviction: Eviction,
+    /// `verify_every`: how often all content is hashed again in the background; zero for never.
+    pub verify_every: Duration,
+    /// `verify_rate`: bytes a second that this reads at most.
+    pub verify_rate: u64,
+    /// `[cache.quota."PATTERN"]`: limits for some of the content.
+    pub quotas: Vec<Quota>,
+}
+
+/// `cache.eviction`: which content goes first. docs/EVICTION.md compares them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// Least recently used.
+    Lru,
+    /// SIEVE (Zhang et al., NSDI '24).
+    Sieve,
+    /// S3-FIFO (Yang et al., SOSP '23).
+    #[default]
+    S3Fifo,
+    /// Greedy-Dual-Size-Frequency (Cherkasova 1998): small and often used objects stay.
+    Gdsf,
+    /// LFU with dynamic aging (Arlitt et al. 2000): often used objects stay, whatever their size.
+    LfuDa,
+}
+
+impl Eviction {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Lru, Self::Sieve, Self::S3Fifo, Self::Gdsf, Self::LfuDa];
+
+    /// The name in the configuration and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+            Self::Sieve => "sieve",
+            Self::S3Fifo => "s3-fifo",
+            Self::Gdsf => "gdsf",
+            Self::LfuDa => "lfu-da",
+        }
+    }
+}
+
+/// `[cache.quota."PATTERN"]`: what content of some repositories may take, and for how long it stays unused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quota {
+    /// The repositories, as `UPSTREAM/REPOSITORY` with globs; an upstream alone means all of its repositories.
+    pub pattern: Globs,
+    /// `max_size`: bytes, or a share of the file system.
+    pub max_size: Option<Amount>,
+    /// `unused_for`: what was not pulled for so long is removed.
+    pub unused_for: Option<Duration>,
 }
 
 /// `[freshness]`, and the same keys under an upstream: for how long a tag is believed. Digests never go stale.

@@ -151,6 +151,8 @@ metrics! {
     cache_limit_bytes: IntGaugeVec ["tier"],
     /// Objects removed from the disk tier.
     evictions_total: IntCounterVec ["reason"],
+    /// Files of the disk tier that were found damaged and set apart.
+    cache_damaged_total: IntCounter,
     /// Bytes removed from the disk tier.
     evicted_bytes_total: IntCounter,
     /// Open client connections.

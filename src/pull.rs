@@ -11,6 +11,7 @@ mod flight;
 mod listing;
 mod manifest;
 mod negative;
+mod refetch;
 mod relay;
 mod resolve;
 pub mod respond;

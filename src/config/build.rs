@@ -15,8 +15,8 @@ use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
 use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
-    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Log, RepositoryRule, ScopedCredentials,
-    Secret, Server, TagPatterns, Upstream,
+    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Log, Quota, RepositoryRule,
+    ScopedCredentials, Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -112,7 +112,33 @@ impl Builder<'_> {
             min_free,
             memory: raw.memory.map_or(default.memory, |One(size)| size.0),
             offline: raw.offline.unwrap_or(default.offline),
+            eviction: one(raw.eviction, default.eviction),
+            verify_every: time(raw.verify_every, default.verify_every),
+            verify_rate: raw.verify_rate.map_or(default.verify_rate, |One(size)| size.0),
+            quotas: self.quotas(raw.quota),
         }
+    }
+
+    /// The longest pattern comes first: it says most about what it matches.
+    fn quotas(&mut self, raw: BTreeMap<String, raw::Quota>) -> Vec<Quota> {
+        let mut raw: Vec<_> = raw.into_iter().collect();
+        raw.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
+        if raw.len() > usize::from(u8::MAX) - 1 {
+            self.document.problem(&["cache", "quota"], "there are more than 254 quotas");
+        }
+        let quota = |(pattern, raw): (String, raw::Quota)| {
+            if raw.max_size.is_none() && raw.unused_for.is_none() {
+                self.document.problem(&["cache", "quota", &pattern], "it limits nothing; give it max_size, unused_for or both");
+            }
+            let full = if pattern.contains('/') || pattern == "**" { pattern.clone() } else { format!("{pattern}/**") };
+            let globs = Globs::new([full]).unwrap_or_else(|reason| {
+                self.document.problem(&["cache", "quota", &pattern], reason);
+                Globs::default()
+            });
+            let max_size = raw.max_size.map(|One(size)| size);
+            Quota { pattern: globs, max_size, unused_for: raw.unused_for.map(|One(Timeout(time))| time) }
+        };
+        raw.into_iter().map(quota).collect()
     }
 
     fn freshness(&mut self, raw: raw::Freshness, default: &Freshness, path: &[&str]) -> Freshness {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Server,
-    TagPatterns, Upstream,
+    Abandoned, Admin, Amount, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule,
+    Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -84,6 +84,10 @@ impl Default for Cache {
             min_free: Amount::Percent(5.0),
             memory: 256 * MIB,
             offline: false,
+            eviction: Eviction::default(),
+            verify_every: 30 * DAY,
+            verify_rate: 8 * MIB,
+            quotas: Vec::new(),
         }
     }
 }

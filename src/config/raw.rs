@@ -20,7 +20,7 @@ pub(super) use keys::known_keys;
 use super::value::{
     AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
 };
-use super::{Abandoned, Amount, LogFormat, Secret};
+use super::{Abandoned, Amount, Eviction, LogFormat, Secret};
 use crate::oci::name::UpstreamName;
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +60,17 @@ pub(super) struct Cache {
     pub min_free: Option<One<Amount>>,
     pub memory: Option<One<Size>>,
     pub offline: Option<bool>,
+    pub eviction: Option<One<Eviction>>,
+    pub verify_every: Option<One<Time>>,
+    pub verify_rate: Option<One<Size>>,
+    pub quota: BTreeMap<String, Quota>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Quota {
+    pub max_size: Option<One<Amount>>,
+    pub unused_for: Option<One<Timeout>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::patterns::{Globs, TagPatterns};
-use super::{Abandoned, Amount, LogFormat, units};
+use super::{Abandoned, Amount, Eviction, LogFormat, units};
 use crate::oci::name::{Repository, UpstreamName};
 
 /// What a key takes: text, and for some a whole number.
@@ -336,6 +336,14 @@ impl Value for Abandoned {
             "abort" => Ok(Self::Abort),
             _ => Err(String::new()),
         }
+    }
+}
+
+impl Value for Eviction {
+    const EXPECTED: &'static str = "\"s3-fifo\", \"sieve\", \"lru\", \"lfu-da\" or \"gdsf\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|known| known.name() == text).ok_or_else(String::new)
     }
 }
 

@@ -26,6 +26,28 @@ pub struct Descriptor {
     pub digest: Digest,
     /// In bytes, as claimed.
     pub size: u64,
+    /// For what machine, where an index says so.
+    pub platform: Option<Platform>,
+}
+
+/// A machine that an image of an index is for (OCI image-spec, *image-index.md*).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// As `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// As `arm64`.
+    #[serde(default)]
+    pub architecture: String,
+    /// As `v8`.
+    pub variant: Option<String>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
 }
 
 /// What a manifest says of itself.
@@ -153,11 +175,13 @@ struct Document {
 struct RawDescriptor {
     digest: Digest,
     size: u64,
+    /// For people and pins: a strange one refuses no manifest.
+    platform: Option<serde_json::Value>,
 }
 
 impl From<RawDescriptor> for Descriptor {
-    fn from(RawDescriptor { digest, size }: RawDescriptor) -> Self {
-        Self { digest, size }
+    fn from(RawDescriptor { digest, size, platform }: RawDescriptor) -> Self {
+        Self { digest, size, platform: platform.and_then(|platform| serde_json::from_value(platform).ok()) }
     }
 }
 

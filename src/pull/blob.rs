@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::body::Source as Bytes;
 use super::respond::{Answer, From};
 use super::{Pull, PullError, Request};
+use crate::cache::Content;
+use crate::cache::read::Reader;
 use crate::fill::{FillError, Join, Source};
 use crate::oci::{Digest, Scope};
 
@@ -12,7 +14,11 @@ impl Pull {
     /// Answers a request for a blob.
     pub(super) async fn blob(self: &Arc<Self>, request: &Request<'_>, digest: &Digest) -> Result<Answer, PullError> {
         if let Some(hit) = self.cache.get(digest).await {
-            return Ok(request.blob(hit.content.into(), Some(hit.size), digest, From::cache(hit.tier)));
+            let content = match hit.content {
+                Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
+                content => content.into(),
+            };
+            return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
         }
         let scope = request.permit.scope();
         let what = format!("blob {digest}");

@@ -74,6 +74,7 @@ impl Pull {
             Content::File(file) => spawn_blocking(move || read::whole(&file, hit.size)).await.ok()?.ok()?,
         };
         if let Some(media_type) = self.cache.media_type(digest) {
+            self.cache.catalog.touch_parts(digest);
             return Some(Held { bytes, media_type, tier });
         }
         let recorded = self.cache.manifest_record(scope, digest).await.map(|record| record.media_type);
@@ -85,6 +86,7 @@ impl Pull {
     /// Keeps in mind what a manifest says: its type, and the sizes of what it refers to.
     fn note(&self, scope: &Scope, digest: &Digest, manifest: &Manifest) {
         self.cache.set_media_type(digest, &manifest.media_type);
+        self.cache.note_parts(digest, manifest);
         for descriptor in &manifest.blobs {
             self.sizes.insert((scope.clone(), descriptor.digest), descriptor.size);
         }

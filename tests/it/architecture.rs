@@ -9,7 +9,7 @@ const LEAVES: [&str; 5] = ["oci", "config", "metrics", "clock", "hop"];
 
 /// Beyond the leaves: which module may use which.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "telemetry", "upstream"]),
+    ("cli", &["app", "cache", "telemetry", "upstream"]),
     ("app", &["admin", "cache", "fill", "policy", "pull", "server", "upstream"]),
     ("server", &["policy", "pull", "telemetry"]),
     ("admin", &["cache"]),
