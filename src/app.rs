@@ -111,7 +111,7 @@ impl Mirror {
         let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let sites = sites(&config, &metrics).await?;
-        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone(), config.cache.offline);
+        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
 
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
@@ -155,7 +155,9 @@ impl Running {
 /// Sets every upstream up. Off the reactor: roots and certificates are read from files (I11).
 async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<UpstreamName, Site>, StartError> {
     let (upstreams, metrics) = (config.upstreams.clone(), metrics.clone());
-    let site = move |(name, config): (UpstreamName, crate::config::Upstream)| {
+    let offline = config.cache.offline;
+    let site = move |(name, mut config): (UpstreamName, crate::config::Upstream)| {
+        config.offline |= offline;
         let freshness = config.freshness.clone();
         let upstream = Upstream::new(name.clone(), &config, metrics.clone())
             .map_err(|source| StartError::Tls { upstream: name.clone(), source })?;

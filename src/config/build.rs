@@ -14,8 +14,8 @@ use super::document::Document;
 use super::raw::{self, Raw};
 use super::value::{Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
-    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Log, RepositoryRule, Secret, Server,
-    TagPatterns, Upstream,
+    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Log, RepositoryRule,
+    Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -142,7 +142,8 @@ impl Builder<'_> {
     fn rule(&mut self, raw: raw::Rule, path: &[&str]) -> FreshnessRule {
         let path = [path, &["rule"]].concat();
         if raw.repositories.is_none() && raw.tags.is_none() {
-            self.document.problem(&path, "a rule needs `tags` or `repositories`; what holds for all tags stands in the table above it");
+            self.document
+                .problem(&path, "a rule needs `tags` or `repositories`; what holds for all tags stands in the table above it");
         }
         let tags = match raw.tags {
             Some(Many(patterns)) => TagPatterns::new(patterns.iter().map(|TagPattern(pattern)| pattern)),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Reserve, Server,
-    TagPatterns, Upstream,
+    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat,
+    RepositoryRule, Reserve, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
