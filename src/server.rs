@@ -5,6 +5,7 @@
 
 mod account;
 mod handle;
+mod sendfile;
 mod stream;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config;
 pub use handle::Handler;
+use sendfile::Socket;
 use stream::Stream;
 
 /// Bytes of a request head, and headers in it: clients of registries send tokens of several KiB and little else.
@@ -81,10 +83,12 @@ impl Server {
         self.handler.metrics().connections.inc();
         // A small answer leaves at once; large ones fill their segments anyway.
         let _ = socket.set_nodelay(true);
+        let socket = Socket::new(socket);
+        let lane = socket.lane();
         let stream = TokioIo::new(Stream::new(socket, self.config.write_timeout));
         let service = service_fn(|request| {
-            let handler = self.handler.clone();
-            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer).await) }
+            let (handler, lane) = (self.handler.clone(), lane.clone());
+            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer, Some(lane)).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
