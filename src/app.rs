@@ -111,6 +111,7 @@ impl Mirror {
         let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let sites = sites(&config, &metrics).await?;
+        let upstreams: Vec<_> = sites.values().map(|site| site.upstream.clone()).collect();
         let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
 
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
@@ -122,9 +123,9 @@ impl Mirror {
         let servers =
             listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
         let mut background = vec![Task::spawn(cache.clone().maintain())];
-        background.extend(
-            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))),
-        );
+        background.extend(admin.map(|listener| {
+            Task::spawn(Admin::new(metrics.clone(), cache.clone(), upstreams, stopping.subscribe()).run(listener))
+        }));
         Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }

@@ -72,9 +72,8 @@ impl Condition {
 pub(super) struct Breaker {
     config: config::Breaker,
     condition: Condition,
-    /// When the next probe is due, and whether one is under way. Of no meaning while closed.
+    /// When the next probe is due. Of no meaning while closed.
     probe_at: Option<Instant>,
-    probing: bool,
     /// The failures since the last success, as far as they lie in the window.
     failures: VecDeque<Instant>,
     last_failure: Option<Instant>,
@@ -83,7 +82,7 @@ pub(super) struct Breaker {
 impl Breaker {
     pub(super) fn new(config: config::Breaker) -> Self {
         let (failures, last_failure) = (VecDeque::new(), None);
-        Self { config, condition: Condition::Closed, probe_at: None, probing: false, failures, last_failure }
+        Self { config, condition: Condition::Closed, probe_at: None, failures, last_failure }
     }
 
     pub(super) fn condition(&self) -> Condition {
@@ -105,27 +104,30 @@ impl Breaker {
         match (self.condition, need) {
             (Condition::Closed, _) | (Condition::Suspect, Need::Content) => Verdict::Go,
             _ => match self.probe_at {
-                Some(at) if !self.probing && now >= at => Verdict::Probe,
-                at => Verdict::Not(at.filter(|at| *at > now).unwrap_or(now + self.config.probe_every)),
+                Some(at) if now < at => Verdict::Not(at),
+                _ => Verdict::Probe,
             },
         }
     }
 
+    /// A probe that has no answer yet does not put the next one off: one that was sent into a black hole would else
+    /// hide for the whole of its time-out that the upstream is back.
     pub(super) fn admit(&mut self, now: Instant, need: Need) -> Verdict {
         let verdict = self.peek(now, need);
-        self.probing |= verdict == Verdict::Probe;
+        if verdict == Verdict::Probe {
+            self.probe_at = Some(now + self.config.probe_every);
+        }
         verdict
     }
 
     /// It answered. Whether that closes the breaker.
     pub(super) fn success(&mut self) -> bool {
         self.failures.clear();
-        self.probing = false;
         std::mem::replace(&mut self.condition, Condition::Closed) != Condition::Closed
     }
 
     /// It failed. Whether that opens the breaker.
-    pub(super) fn failure(&mut self, now: Instant, fault: Fault, probe: bool) -> bool {
+    pub(super) fn failure(&mut self, now: Instant, fault: Fault) -> bool {
         self.last_failure = Some(now);
         self.failures.push_back(now);
         while self.failures.front().is_some_and(|first| now.saturating_duration_since(*first) > self.config.window)
@@ -139,9 +141,8 @@ impl Breaker {
         } else if before == Condition::Closed && fault == Fault::Unreachable {
             self.condition = Condition::Suspect;
         }
-        // A request from before the state changed moves no probe.
-        if probe || before != self.condition {
-            self.probing = false;
+        // In the same state the next probe is due when it was due.
+        if before != self.condition {
             self.probe_at = Some(now + self.config.probe_every);
         }
         self.condition == Condition::Open && before != Condition::Open
@@ -157,7 +158,7 @@ impl Breaker {
 
     /// A probe was given up by whoever had it; the next request is one.
     pub(super) fn abandon(&mut self) {
-        self.probing = false;
+        self.probe_at = None;
     }
 }
 
@@ -176,11 +177,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_failure_spares_those_who_have_a_fallback() {
         let (now, mut breaker) = (Instant::now(), Breaker::new(CONFIG));
-        assert!(!breaker.failure(now, Fault::Unreachable, false));
+        assert!(!breaker.failure(now, Fault::Unreachable));
         assert_eq!(breaker.admit(now, Need::Content), Verdict::Go);
         assert_eq!(breaker.admit(now, Need::Fallback), Verdict::Not(seconds(now, 5)));
         assert_eq!(breaker.admit(seconds(now, 5), Need::Fallback), Verdict::Probe);
-        assert!(matches!(breaker.admit(seconds(now, 5), Need::Fallback), Verdict::Not(_)), "one probe at a time");
+        assert!(matches!(breaker.admit(seconds(now, 5), Need::Fallback), Verdict::Not(_)), "one probe an interval");
         assert!(breaker.success());
         assert_eq!(breaker.admit(seconds(now, 5), Need::Fallback), Verdict::Go);
         assert_eq!(breaker.rank(seconds(now, 5)), 1, "still tried after the others");
@@ -192,19 +193,19 @@ mod tests {
         let (now, mut breaker) = (Instant::now(), Breaker::new(CONFIG));
         // Too far apart.
         for at in [0, 20, 40, 60] {
-            assert!(!breaker.failure(seconds(now, at), Fault::Failing, false));
+            assert!(!breaker.failure(seconds(now, at), Fault::Failing));
         }
         assert_eq!(breaker.condition(), Condition::Closed, "it answers");
-        assert!(breaker.failure(seconds(now, 61), Fault::Failing, false));
+        assert!(breaker.failure(seconds(now, 61), Fault::Failing));
         assert_eq!(breaker.admit(seconds(now, 62), Need::Content), Verdict::Not(seconds(now, 66)));
         // What was sent before it opened changes nothing.
-        assert!(!breaker.failure(seconds(now, 63), Fault::Unreachable, false));
+        assert!(!breaker.failure(seconds(now, 63), Fault::Unreachable));
         assert_eq!(breaker.admit(seconds(now, 66), Need::Content), Verdict::Probe);
-        assert!(!breaker.failure(seconds(now, 67), Fault::Unreachable, true));
-        assert_eq!(breaker.admit(seconds(now, 71), Need::Content), Verdict::Not(seconds(now, 72)));
-        assert_eq!(breaker.admit(seconds(now, 72), Need::Fallback), Verdict::Probe);
+        assert!(!breaker.failure(seconds(now, 67), Fault::Unreachable));
+        assert_eq!(breaker.admit(seconds(now, 70), Need::Content), Verdict::Not(seconds(now, 71)));
+        assert_eq!(breaker.admit(seconds(now, 71), Need::Fallback), Verdict::Probe);
         breaker.abandon();
-        assert_eq!(breaker.admit(seconds(now, 72), Need::Content), Verdict::Probe, "an abandoned probe is nobody's");
+        assert_eq!(breaker.admit(seconds(now, 71), Need::Content), Verdict::Probe, "an abandoned probe is nobody's");
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -252,7 +253,7 @@ mod tests {
                             last_sent_open = Some(now);
                         }
                         match fault {
-                            Some(fault) => { breaker.failure(now, fault, verdict == Verdict::Probe); }
+                            Some(fault) => { breaker.failure(now, fault); }
                             None => {
                                 breaker.success();
                                 last_sent_open = None;
@@ -262,7 +263,7 @@ mod tests {
                     }
                 }
                 let later = now + CONFIG.probe_every;
-                prop_assert!(breaker.probing || !matches!(breaker.peek(later, Need::Fallback), Verdict::Not(_)));
+                prop_assert!(!matches!(breaker.peek(later, Need::Fallback), Verdict::Not(_)));
             }
         }
     }

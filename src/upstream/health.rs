@@ -138,7 +138,7 @@ impl Health {
         let Some(fault) = error.fault() else { return Turn::None };
         let mut state = self.state();
         state.why = error.reason().to_string();
-        if state.breaker.failure(Instant::now(), fault, false) { Turn::Opened } else { Turn::None }
+        if state.breaker.failure(Instant::now(), fault) { Turn::Opened } else { Turn::None }
     }
 
     /// Whether HEAD is of use here.
@@ -192,11 +192,8 @@ impl Admitted {
     }
 
     fn faulted(&self, mut state: MutexGuard<'_, State>, error: Option<&UpstreamError>, fault: super::breaker::Fault) -> Turn {
-        if self.probes.1 {
-            state.holds[self.temper as usize].abandon();
-        }
         state.why = error.map_or_else(String::new, |error| error.reason().to_string());
-        if state.breaker.failure(Instant::now(), fault, self.probes.0) { Turn::Opened } else { Turn::None }
+        if state.breaker.failure(Instant::now(), fault) { Turn::Opened } else { Turn::None }
     }
 }
 
@@ -210,7 +207,7 @@ impl Drop for Admitted {
             state.breaker.abandon();
         }
         if self.probes.1 {
-            state.holds[self.temper as usize].abandon();
+            state.holds[self.temper as usize].abandon(Instant::now());
         }
     }
 }

@@ -12,10 +12,12 @@ use super::breaker::Verdict;
 /// The first silence where the upstream does not say how long, and the longest. Each further 429 doubles it.
 const LEARNED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How long a probe without an answer puts the next one off.
+const PROBE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 pub(super) struct Holdback {
     until: Option<Instant>,
-    probing: bool,
     /// 429s in a row, those of one burst counted once.
     streak: u32,
 }
@@ -25,14 +27,16 @@ impl Holdback {
     pub(super) fn peek(&self, now: Instant) -> Verdict {
         match self.until {
             None => Verdict::Go,
-            Some(until) if now >= until && !self.probing => Verdict::Probe,
-            Some(until) => Verdict::Not(until.max(now + LEARNED.0)),
+            Some(until) if now < until => Verdict::Not(until),
+            Some(_) => Verdict::Probe,
         }
     }
 
     pub(super) fn admit(&mut self, now: Instant) -> Verdict {
         let verdict = self.peek(now);
-        self.probing |= verdict == Verdict::Probe;
+        if verdict == Verdict::Probe {
+            self.until = Some(now + PROBE);
+        }
         verdict
     }
 
@@ -46,7 +50,6 @@ impl Holdback {
         let learned = LEARNED.0.saturating_mul(1 << self.streak.min(16)).min(LEARNED.1);
         let pause = told.unwrap_or_else(|| learned.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0));
         self.streak = self.streak.saturating_add(1);
-        self.probing = false;
         self.until = Some(now + pause);
     }
 
@@ -60,9 +63,9 @@ impl Holdback {
         ended
     }
 
-    /// The probe was given up, or had no answer at all.
-    pub(super) fn abandon(&mut self) {
-        self.probing = false;
+    /// The probe was given up; the next request is one.
+    pub(super) fn abandon(&mut self, now: Instant) {
+        self.until = self.until.map(|_| now);
     }
 }
 
@@ -83,7 +86,7 @@ mod tests {
         assert!(!hold.answered(false), "an answer from before");
         assert_eq!(hold.admit(now + seconds(7)), Verdict::Probe);
         assert!(matches!(hold.admit(now + seconds(7)), Verdict::Not(_)));
-        hold.abandon();
+        hold.abandon(now + seconds(8));
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Probe);
         assert!(hold.answered(true));
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Go);
