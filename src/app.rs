@@ -54,7 +54,10 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// A thread could not be had.
+    /// The threads that serve could not be had.
+    #[error("the mirror cannot start its threads: {0}")]
+    Workers(io::Error),
+    /// A thread that helped at the start is gone.
     #[error("the mirror cannot start: {0}")]
     Threads(#[from] tokio::task::JoinError),
 }
@@ -117,7 +120,7 @@ impl Mirror {
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
         let handler = Handler::new(directory, Policy::new(&config.upstreams), pull, metrics.clone());
-        let server = Server::new(handler, config.server.clone());
+        let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
         let servers =

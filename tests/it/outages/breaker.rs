@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use roadstead::oci::route::ReferrersQuery;
+use roadstead::oci::{Reference, Wanted};
 use serde_json::json;
 
-use super::{images, pass, reason, still, tag, ticking, warm};
+use super::simulated::{Sim, pass, still, ticking};
+use super::{images, reason, tag, warm};
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::Mirror;
 use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
@@ -24,7 +27,7 @@ async fn a_fill_that_breaks_at_one_address_goes_on_at_the_next() {
     .await;
     mirror.pull_blob("team/a", &blob).await;
     assert_eq!((first.count("GET *"), second.count("GET *")), (1, 1));
-    let range = second.requests()[0].header("range").map(ToOwned::to_owned);
+    let range = second.requests()[0].header("range");
     assert!(range.is_some_and(|range| range != "bytes=0-"), "only the rest is asked for");
     let (a, b) = (first.sent("*"), second.sent("*"));
     assert_eq!(a + b, 300_000, "{a} + {b}: no byte twice");
@@ -35,34 +38,32 @@ async fn a_fill_that_breaks_at_one_address_goes_on_at_the_next() {
 async fn an_open_breaker_refuses_at_once_and_probes() {
     let _still = still();
     let cold = images(30);
-    let (up, mirror) = warm(&cold[..1], |settings| {
+    let (up, mirror) = Sim::warm(&cold[..1], |settings| {
         settings.hub("breaker", toml::toml! { failures = 3 window = "30s" probe_every = "5s" });
     })
     .await;
     cold.iter().for_each(|(repository, image)| up.push_image(repository, "latest", image));
     up.on("*").always(Act::status(503));
     for (repository, _) in &cold[1..4] {
-        assert_eq!(ticking(tag(&mirror, repository)).await.0.status(), 503);
+        assert_eq!(ticking(mirror.tag(repository)).await.0.status, 503);
     }
     let before = up.count("*");
     for (repository, _) in &cold[4..14] {
-        let (answer, waited) = ticking(tag(&mirror, repository)).await;
-        assert_eq!((answer.status(), waited, reason(&answer)), (503, Duration::ZERO, Some("breaker")));
+        let (answer, waited) = ticking(mirror.tag(repository)).await;
+        assert_eq!((answer.status, waited, answer.reason()), (503, Duration::ZERO, Some("breaker")));
         assert!(answer.text().contains("503 Service Unavailable"), "says why: {}", answer.text());
         let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=5).contains(&wait), "{wait}");
     }
     assert_eq!(up.count("*"), before, "nobody asked");
-    let address = mirror.admin("/api/v1/upstreams").await.json();
-    let hub = address["upstreams"].as_array().unwrap().iter().find(|it| it["upstream"] == "docker.io").unwrap().clone();
-    assert_eq!(hub["addresses"][0]["state"], json!("open"));
-    assert_eq!(mirror.metric("roadstead_upstream_breaker", &[("upstream", "docker.io")]).await, 2.0);
+    assert_eq!(mirror.upstream.status()["addresses"][0]["state"], json!("open"));
+    assert_eq!(mirror.metric("roadstead_upstream_breaker{"), 2.0);
     up.on("*").clear();
     pass(Duration::from_secs(5)).await;
     let (repository, image) = &cold[20];
-    let (answer, _) = ticking(tag(&mirror, repository)).await;
-    assert_eq!((answer.status(), &*answer.body), (200, &*image.manifest.bytes), "the probe is a client's own request");
-    assert_eq!(mirror.metric("roadstead_upstream_breaker", &[("upstream", "docker.io")]).await, 0.0);
+    let (answer, _) = ticking(mirror.tag(repository)).await;
+    assert!(answer.is(image), "the probe is a client's own request");
+    assert_eq!(mirror.metric("roadstead_upstream_breaker{"), 0.0);
 }
 
 /// A passing failure is not the client's business.
@@ -88,7 +89,7 @@ async fn a_passing_failure_is_retried_and_a_final_one_is_not() {
 async fn t40_a_spent_quota_stops_pulls_and_not_checks() {
     let _still = still();
     let images = images(3);
-    let (up, mirror) = warm(&images[..1], |settings| {
+    let (up, mirror) = Sim::warm(&images[..1], |settings| {
         settings.set("freshness", "fresh_for", "0s");
     })
     .await;
@@ -99,24 +100,24 @@ async fn t40_a_spent_quota_stops_pulls_and_not_checks() {
         .header("Retry-After", "7");
     up.on("GET /v2/*/manifests/*").always(limited);
     images.iter().for_each(|(repository, image)| up.push_image(repository, "latest", image));
-    let cold = ticking(tag(&mirror, &images[1].0)).await.0;
-    assert_eq!((cold.status(), reason(&cold), cold.header("retry-after")), (503, Some("rate_limited"), Some("7")));
+    let cold = ticking(mirror.tag(&images[1].0)).await.0;
+    assert_eq!((cold.status, cold.reason(), cold.header("retry-after")), (503, Some("rate_limited"), Some("7")));
     let gets = up.count("GET /v2/*/manifests/*");
-    let (second, waited) = ticking(tag(&mirror, &images[2].0)).await;
-    assert_eq!((second.status(), waited, reason(&second)), (503, Duration::ZERO, Some("held_back")));
-    let (answer, _) = ticking(tag(&mirror, &images[0].0)).await;
+    let (second, waited) = ticking(mirror.tag(&images[2].0)).await;
+    assert_eq!((second.status, waited, second.reason()), (503, Duration::ZERO, Some("held_back")));
+    let (answer, _) = ticking(mirror.tag(&images[0].0)).await;
     assert_eq!(answer.header("cache-status"), Some("roadstead; fwd=stale; detail=revalidated"), "HEAD is not counted");
     assert_eq!(up.count("GET /v2/*/manifests/*"), gets, "no GET meanwhile");
-    let held = mirror.metric("roadstead_upstream_held_back_seconds", &[("upstream", "docker.io")]).await;
+    let held = mirror.metric("roadstead_upstream_held_back_seconds{");
     assert!((5.0..=7.0).contains(&held), "{held}");
     for (metric, told) in [("limit", 100.0), ("remaining", 0.0)] {
-        assert_eq!(mirror.metric(&format!("roadstead_upstream_ratelimit_{metric}"), &[]).await, told);
+        assert_eq!(mirror.metric(&format!("roadstead_upstream_ratelimit_{metric}{{")), told);
     }
-    let state = mirror.admin("/api/v1/upstreams").await.text();
+    let state = mirror.upstream.status().to_string();
     assert!(state.contains("203.0.113.9"), "{state}");
     up.on("GET /v2/*/manifests/*").clear();
     pass(Duration::from_secs(7)).await;
-    assert_eq!(ticking(tag(&mirror, &images[1].0)).await.0.status(), 200);
+    assert_eq!(ticking(mirror.tag(&images[1].0)).await.0.status, 200);
 }
 
 /// A spent quota puts background checks off; what a client waits for is asked all the same.
@@ -125,7 +126,7 @@ async fn the_reserve_is_for_clients() {
     let _still = still();
     let images = images(1);
     let repository = &images[0].0;
-    let (up, mirror) = warm(&images, |settings| {
+    let (up, mirror) = Sim::warm(&images, |settings| {
         settings.set("freshness", "fresh_for", "1s").set("freshness", "stale_while_revalidate", "1h");
     })
     .await;
@@ -133,15 +134,15 @@ async fn the_reserve_is_for_clients() {
     let before = up.count("HEAD *");
     for _ in 0..120 {
         pass(Duration::from_secs(2)).await;
-        assert_eq!(tag(&mirror, repository).await.status(), 200);
+        assert_eq!(mirror.tag(repository).await.status, 200);
         // The check is behind; give it its turn.
-        ticking(mirror.admin("/healthz")).await;
+        ticking(tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)))).await.0.unwrap();
     }
     let asked = up.count("HEAD *") - before;
     assert!((3..=6).contains(&asked), "{asked} in four minutes: one a minute");
     let cold = Image::small(77);
     up.push_image("team/cold", "latest", &cold);
-    assert_eq!(ticking(tag(&mirror, "team/cold")).await.0.status(), 200);
+    assert_eq!(ticking(mirror.tag("team/cold")).await.0.status, 200);
 }
 
 /// What HEAD cannot tell is asked by GET; that is learned, counted, and HEAD is left alone.
@@ -208,6 +209,10 @@ async fn no_cache_only_where_a_rule_allows_it() {
     }
 }
 
+async fn manifest(mirror: &Sim, tag: &str) -> u16 {
+    mirror.get("team/a", Wanted::Manifest(Reference::Tag(tag.parse().unwrap()))).await.status
+}
+
 /// "Not found" is believed for `negative`, shorter if the upstream says so, and a push shows after that.
 #[tokio::test(start_paused = true)]
 async fn absences_are_remembered_for_a_while() {
@@ -215,28 +220,28 @@ async fn absences_are_remembered_for_a_while() {
     let up = Upstream::start().await;
     let image = Image::small(1);
     up.push_image("team/a", "latest", &image);
-    let mirror = Mirror::of(&up).await;
+    let mirror = Sim::with(&up, |_| {}).await;
     let signature = format!("sha256-{}.sig", image.manifest.digest.hex());
     let path = manifest_path("team/a", &signature);
-    let referrers = format!("/v2/team/a/referrers/{}", image.manifest.digest);
+    let referrers = Wanted::Referrers(image.manifest.digest, ReferrersQuery::default());
     for _ in 0..100 {
-        assert_eq!(mirror.get(&path).await.status(), 404);
-        assert_eq!(mirror.get(&referrers).await.status(), 200);
+        assert_eq!(manifest(&mirror, &signature).await, 404);
+        assert_eq!(mirror.get("team/a", referrers.clone()).await.status, 200);
     }
     assert_eq!(up.count(&path), 1);
     assert!(up.count("*") <= 3, "the signature, the referrers and their tag: {}", up.count("*"));
     up.push_image("team/a", &signature, &Image::small(9));
     pass(Duration::from_secs(11)).await;
-    assert_eq!(mirror.get(&path).await.status(), 200, "a push shows within `negative`");
+    assert_eq!(manifest(&mirror, &signature).await, 200, "a push shows within `negative`");
 
     let short = manifest_path("team/a", "short");
     up.on(&short).then(Act::status(404).header("Cache-Control", "max-age=2"));
-    assert_eq!(mirror.get(&short).await.status(), 404);
+    assert_eq!(manifest(&mirror, "short").await, 404);
     up.push_image("team/a", "short", &image);
     pass(Duration::from_secs(1)).await;
-    assert_eq!(mirror.get(&short).await.status(), 404);
+    assert_eq!(manifest(&mirror, "short").await, 404);
     pass(Duration::from_secs(2)).await;
-    assert_eq!(mirror.get(&short).await.status(), 200, "never longer than the upstream's own word");
+    assert_eq!(manifest(&mirror, "short").await, 200, "never longer than the upstream's own word");
 }
 
 /// The choice of what a client is told that wants a blob while the upstream is down.
@@ -273,6 +278,6 @@ async fn the_upstream_is_spared_and_clients_of_the_cache_are_not() {
     let started = std::time::Instant::now();
     join_all(blobs.iter().map(|blob| mirror.pull_blob("team/a", blob))).await;
     assert!(started.elapsed() < cold / 2);
-    let agent = up.requests()[0].header("user-agent").map(ToOwned::to_owned);
+    let agent = up.requests()[0].header("user-agent");
     assert_eq!(agent.as_deref(), Some(concat!("roadstead/", env!("CARGO_PKG_VERSION"))));
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{images, pass, reason, still, tag, ticking, warm};
+use super::simulated::{Sim, pass, still, ticking};
+use super::{images, reason, tag, warm};
 use crate::support::client::{self, Response};
 use crate::support::image::Image;
 use crate::support::mirror::Mirror;
@@ -51,7 +52,10 @@ async fn the_switch_at_run_time() {
     assert_eq!(up.count("*"), before, "not one request");
     assert_eq!(mirror.metric("roadstead_upstream_offline", &[("upstream", "docker.io")]).await, 1.0);
     let state = mirror.admin("/api/v1/offline").await.json();
-    assert_eq!((&state["offline"], &state["upstreams"]["docker.io"], &state["upstreams"]["quay.io"]), (&json!(false), &json!(true), &json!(false)));
+    assert_eq!(
+        (&state["offline"], &state["upstreams"]["docker.io"], &state["upstreams"]["quay.io"]),
+        (&json!(false), &json!(true), &json!(false))
+    );
     switch(&mirror, false).await;
     mirror.pull(missing, "latest", missing_image).await;
     assert_eq!(tag(&mirror, &images[0].0).await.header("warning"), None);
@@ -69,13 +73,13 @@ async fn a_download_under_way_is_broken_off_and_resumed() {
     up.asked("GET *", 1).await;
     mirror.metric_becomes("roadstead_upstream_bytes_total", &[], 100_000.0).await;
     switch(&mirror, true).await;
-    let cut = download.finish().await;
+    let cut = download.rest().await;
     assert!(cut.body.len() < 400_000, "{:?}", cut.end);
     cut.assert_not_wrong(&blob);
     assert_offline(&mirror.get(&blob_path("team/a", &blob)).await);
     switch(&mirror, false).await;
     mirror.pull_blob("team/a", &blob).await;
-    assert_eq!(up.requests().last().unwrap().header("range"), Some("bytes=100000-"));
+    assert_eq!(up.requests().last().unwrap().header("range"), Some("bytes=100000-".to_owned()));
 }
 
 #[tokio::test]
@@ -97,7 +101,7 @@ async fn the_switch_takes_only_what_a_web_page_cannot_send() {
     assert_eq!(mirror.admin("/api/v1/offline").await.json()["offline"], json!(false));
 }
 
-/// Refused, silent, no such name, broken TLS: it starts, is ready, and after the first failure a cached tag waits for
+/// Refused, silent, no such name, broken TLS: it starts, and after the first failure a cached tag waits for
 /// nothing.
 #[tokio::test(start_paused = true)]
 async fn with_no_upstream_at_all() {
@@ -117,24 +121,24 @@ async fn with_no_upstream_at_all() {
         ("broken TLS", plain.url().replace("http:", "https:")),
     ];
     for (way, url) in ways {
-        let (_up, mirror) = warm(&image, |settings| {
+        let (up, mirror) = Sim::warm(&image, |settings| {
             settings.set("freshness", "fresh_for", "1s");
         })
         .await;
-        let (stopped, _) = ticking(mirror.stop_with()).await;
         pass(Duration::from_secs(2)).await;
-        let (mirror, _) = ticking(stopped.start(|settings| {
-            settings.hub("url", url);
-        }))
-        .await;
-        let ready = mirror.admin("/readyz").await;
-        assert_eq!(ready.status(), 200, "{way}");
-        let (first, _) = ticking(tag(&mirror, "team/a")).await;
-        assert_eq!((first.status(), first.body == image[0].1.manifest.bytes), (200, true), "{way}");
-        for repository in ["team/a", "team/b", "team/a"] {
-            let (answer, waited) = ticking(tag(&mirror, repository)).await;
-            assert_eq!((answer.status(), waited), (200, Duration::ZERO), "{way}: {:?}", reason(&answer));
-            assert!(reason(&answer).is_some(), "{way}");
+        let mirror = mirror
+            .restart(&up, |settings| {
+                settings.set("freshness", "fresh_for", "1s").hub("url", url);
+            })
+            .await;
+        pass(Duration::from_secs(2)).await;
+        let (first, _) = ticking(mirror.tag("team/a")).await;
+        assert!(first.is(&image[0].1), "{way}: {first:?}");
+        for (repository, image) in [&image[0], &image[1], &image[0]] {
+            let (answer, waited) = ticking(mirror.tag(repository)).await;
+            assert!(answer.is(image), "{way}: {answer:?}");
+            assert_eq!(waited, Duration::ZERO, "{way}: {answer:?}");
+            assert!(answer.reason().is_some(), "{way}: {answer:?}");
         }
     }
 }

@@ -7,9 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::time::Instant;
 
-use super::{pass, still, tag, ticking};
+use super::simulated::{Sim, pass, still, ticking};
 use crate::support::image::Image;
-use crate::support::mirror::Mirror;
 use crate::support::upstream::{Act, Upstream};
 
 const FRESH_FOR: Duration = Duration::from_secs(10);
@@ -71,7 +70,7 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let up = Upstream::start().await;
     up.on("GET *").clear();
     up.push_image(REPOSITORY, "latest", &images[0]);
-    let mirror = Mirror::with(&up, |settings| {
+    let mirror = Sim::with(&up, |settings| {
         settings.set("freshness", "fresh_for", "10s").set("freshness", "stale_if_error", "120s");
     })
     .await;
@@ -93,8 +92,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Pass(seconds) => pass(Duration::from_secs(seconds)).await,
             Step::Pull => {
                 let asked = Instant::now();
-                let (answer, _) = ticking(tag(&mirror, REPOSITORY)).await;
-                if answer.status() != 200 {
+                let (answer, _) = ticking(mirror.tag(REPOSITORY)).await;
+                if answer.status != 200 {
                     continue;
                 }
                 let status = answer.header("cache-status").unwrap().to_owned();
