@@ -65,6 +65,7 @@ pub struct Sim {
     pub metrics: Arc<Metrics>,
     pub upstream: Arc<roadstead::upstream::Upstream>,
     folder: Arc<TempDir>,
+    maintained: tokio::task::JoinHandle<()>,
 }
 
 /// An answer, whole.
@@ -106,7 +107,9 @@ impl Sim {
     /// Another one on the same folder, of another process as it were.
     pub async fn restart(self, up: &Upstream, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = self.folder.clone();
-        drop(self);
+        self.maintained.abort();
+        let _ = self.maintained.await;
+        drop((self.pull, self.upstream));
         Self::start(up, folder, change).await
     }
 
@@ -116,12 +119,13 @@ impl Sim {
         let config = Config::parse(&settings.text(), "test").unwrap_or_else(|error| panic!("{error}"));
         let metrics = Arc::new(Metrics::new());
         let cache = Cache::open(&config.cache, metrics.clone()).expect("a cache");
+        let maintained = tokio::spawn(cache.clone().maintain());
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let site = &config.upstreams[&hub()];
         let upstream = Arc::new(roadstead::upstream::Upstream::new(hub(), site, metrics.clone()).expect("an upstream"));
         let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone() };
         let pull = Pull::new(BTreeMap::from([(hub(), site)]), cache, fills, metrics.clone());
-        Self { pull, policy: Policy::new(&config.upstreams), metrics, upstream, folder }
+        Self { pull, policy: Policy::new(&config.upstreams), metrics, upstream, folder, maintained }
     }
 
     /// An upstream with these images, and a mirror that has their manifests.
