@@ -152,7 +152,7 @@ impl Running {
             let _ = (&mut server.0).await;
         }
         self.fills.stop(FILLS_END).await;
-        self.cache.flush().await;
+        self.cache.close().await;
     }
 }
 

@@ -71,7 +71,8 @@ impl Upstream {
         }
     }
 
-    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*). `page` is an earlier
+    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*), of any of `artifact_types` if
+    /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
     /// `None`: the upstream has no such API, which it shows by 404, 405, 501 or something that is no index.
@@ -79,10 +80,11 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: &Digest,
-        artifact_type: Option<&str>,
+        artifact_types: &[String],
         page: Option<&str>,
     ) -> Result<Option<Referrers>, UpstreamError> {
-        let filter = || Serializer::new(String::new()).extend_pairs(artifact_type.map(|kind| ("artifactType", kind))).finish();
+        let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
+        let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
         let lacks =
             |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
@@ -141,7 +143,9 @@ fn next_query(headers: &HeaderMap, base: &Url) -> Option<String> {
         })
     };
     let (target, _) = links.find(|(_, parameters)| is_next(parameters))?;
-    base.join(target).ok()?.query().filter(|query| !query.is_empty()).map(ToOwned::to_owned)
+    let next = base.join(target).ok()?;
+    // A next page that is this one would have its clients ask for ever.
+    next.query().filter(|query| !query.is_empty() && Some(*query) != base.query()).map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
@@ -163,6 +167,8 @@ mod tests {
             (r#"</v2/a/tags/list?n=2>; rel="prev""#, None),
             ("/v2/a/tags/list?n=2; rel=next", None),
             ("<", None),
+            (r#"<>; rel="next""#, None),
+            (r#"<?n=2>; rel="next""#, None),
         ] {
             assert_eq!(next(&[line]).as_deref(), expected, "{line}");
         }

@@ -1,8 +1,9 @@
 //! The integration tests, one binary: each subject is a module, all stand on [`support`].
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
 mod architecture;
+mod care;
 mod cli;
 mod coalesce;
 mod faults;
