@@ -154,6 +154,65 @@ pub struct Freshness {
     pub negative: Duration,
     /// `immutable_tags`: tags that are never checked again.
     pub immutable_tags: TagPatterns,
+    /// `no_cache`: a client's `Cache-Control: no-cache` has the tag checked, however fresh it is.
+    pub no_cache: bool,
+    /// `[[freshness.rule]]`: the first one that matches changes what stands above. An upstream's own come first.
+    pub rules: Vec<FreshnessRule>,
+}
+
+/// `[[freshness.rule]]`: other times for some tags of some repositories.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FreshnessRule {
+    /// `repositories`: globs over repository names.
+    pub repositories: Globs,
+    /// `tags`: regular expressions over tags.
+    pub tags: TagPatterns,
+    /// Its times; `None` where the rule says nothing.
+    pub fresh_for: Option<Duration>,
+    /// As above.
+    pub revalidate_within: Option<Duration>,
+    /// As above.
+    pub stale_while_revalidate: Option<Duration>,
+    /// As above.
+    pub stale_if_error: Option<Duration>,
+    /// As above.
+    pub negative: Option<Duration>,
+    /// As above.
+    pub no_cache: Option<bool>,
+}
+
+/// What [`Freshness`] comes to for one tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// `Duration::MAX` for ever.
+    pub fresh_for: Duration,
+    /// See [`Freshness`], as all the others.
+    pub revalidate_within: Duration,
+    /// See there.
+    pub stale_while_revalidate: Duration,
+    /// See there.
+    pub stale_if_error: Duration,
+    /// See there.
+    pub negative: Duration,
+    /// See there.
+    pub no_cache: bool,
+}
+
+impl Freshness {
+    /// What holds for a tag of a repository. A rule that names `fresh_for` has precedence over `immutable_tags`.
+    pub fn terms(&self, repository: &str, tag: &str) -> Terms {
+        let rule = self.rules.iter().find(|rule| rule.tags.is_match(tag) && rule.repositories.is_match(repository));
+        let own = |of: fn(&FreshnessRule) -> Option<Duration>, general| rule.and_then(of).unwrap_or(general);
+        let ever = rule.and_then(|rule| rule.fresh_for).is_none() && self.immutable_tags.is_match(tag);
+        Terms {
+            fresh_for: if ever { Duration::MAX } else { own(|rule| rule.fresh_for, self.fresh_for) },
+            revalidate_within: own(|rule| rule.revalidate_within, self.revalidate_within),
+            stale_while_revalidate: own(|rule| rule.stale_while_revalidate, self.stale_while_revalidate),
+            stale_if_error: own(|rule| rule.stale_if_error, self.stale_if_error),
+            negative: own(|rule| rule.negative, self.negative),
+            no_cache: rule.and_then(|rule| rule.no_cache).unwrap_or(self.no_cache),
+        }
+    }
 }
 
 /// `[upstream."NAME"]`: one registry that is mirrored.
@@ -175,12 +234,67 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// `stall_timeout`: no byte of a body for so long is a broken transfer.
     pub stall_timeout: Duration,
-    /// `max_connections`: blob downloads from this upstream at one time.
+    /// `max_connections`: blob downloads from this upstream at one time. Tags and manifests have a few more to themselves.
     pub max_connections: usize,
+    /// `max_fills`: a lower bound on blob downloads than `max_connections`.
+    pub max_fills: Option<usize>,
+    /// `max_queue`: requests that may wait for their turn; further ones are refused.
+    pub max_queue: usize,
+    /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
+    pub max_bandwidth: Option<u64>,
+    /// `quota_reserve`: with so many pulls left, work that no client waits for is put off.
+    pub quota_reserve: Reserve,
+    /// `breaker`: when the upstream counts as down.
+    pub breaker: Breaker,
+    /// `blob_outage_status`: what a client is told that wants a blob while the upstream is down.
+    pub blob_outage_status: BlobOutage,
+    /// `offline`: never contact this upstream.
+    pub offline: bool,
     /// `allow` and `deny`: which repositories may be pulled.
     pub repositories: RepositoryRule,
     /// The upstream's own freshness, `[freshness]` where it says nothing.
     pub freshness: Freshness,
+}
+
+/// `upstream.*.quota_reserve`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reserve {
+    /// So many pulls.
+    Pulls(u64),
+    /// A share of the upstream's limit, in percent.
+    Percent(f64),
+}
+
+impl Reserve {
+    /// The reserve in pulls; of a limit that the upstream does not tell, a share is nothing.
+    pub fn of(self, limit: Option<u64>) -> u64 {
+        match self {
+            Self::Pulls(pulls) => pulls,
+            Self::Percent(percent) => (limit.unwrap_or_default() as f64 * percent / 100.0) as u64,
+        }
+    }
+}
+
+/// `upstream.*.breaker`: when one of an upstream's addresses is no longer asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// `failures`: so many of them, no success between, within `window`, and the address is not asked any more.
+    pub failures: usize,
+    /// `window`
+    pub window: Duration,
+    /// `probe_every`: how often one request tries whether it is back.
+    pub probe_every: Duration,
+}
+
+/// `upstream.*.blob_outage_status`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobOutage {
+    /// 503; 429 where the upstream says 429.
+    Unavailable,
+    /// 429: dockerd with graph drivers goes on to its next source at once, instead of after 50 s.
+    TooManyRequests,
+    /// 404: so does every client, and it is not true.
+    NotFound,
 }
 
 /// `allow`, `deny`: globs over repository names; `*` stays within one component, `**` does not.

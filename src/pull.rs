@@ -62,7 +62,6 @@ pub struct Pull {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    offline: bool,
     revalidations: Flight<(Scope, Tag), Confirmed>,
     manifests: Flight<Digest, Held>,
     probes: Flight<(Scope, Digest), Option<u64>>,
@@ -90,21 +89,14 @@ pub struct Request<'a> {
 }
 
 impl Pull {
-    /// A pull path over `cache` and `fills`. `offline`: no upstream is ever asked.
-    pub fn new(
-        sites: BTreeMap<UpstreamName, Site>,
-        cache: Arc<Cache>,
-        fills: Arc<Fills>,
-        metrics: Arc<Metrics>,
-        offline: bool,
-    ) -> Arc<Self> {
+    /// A pull path over `cache` and `fills`.
+    pub fn new(sites: BTreeMap<UpstreamName, Site>, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             sites,
             cache,
             fills,
             metrics,
             clock: Clock::new(),
-            offline,
             revalidations: Flights::new(),
             manifests: Flights::new(),
             probes: Flights::new(),

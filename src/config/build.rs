@@ -15,8 +15,8 @@ use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
 use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
-    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Log, Quota, RepositoryRule,
-    ScopedCredentials, Secret, Server, TagPatterns, Upstream,
+    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Log, Quota,
+    RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -151,13 +151,45 @@ impl Builder<'_> {
                 })
             }
         };
+        // The upstream's own rules come before the general ones, which hold for it, too.
+        let mut rules: Vec<_> = raw.rule.unwrap_or_default().into_iter().map(|rule| self.rule(rule, path)).collect();
+        rules.extend(default.rules.iter().cloned());
         Freshness {
+            no_cache: raw.no_cache.unwrap_or(default.no_cache),
+            rules,
             fresh_for: time(raw.fresh_for, default.fresh_for),
             revalidate_within: time(raw.revalidate_within, default.revalidate_within),
             stale_while_revalidate: time(raw.stale_while_revalidate, default.stale_while_revalidate),
             stale_if_error: time(raw.stale_if_error, default.stale_if_error),
             negative: time(raw.negative, default.negative),
             immutable_tags,
+        }
+    }
+
+    fn rule(&mut self, raw: raw::Rule, path: &[&str]) -> FreshnessRule {
+        let path = [path, &["rule"]].concat();
+        if raw.repositories.is_none() && raw.tags.is_none() {
+            self.document
+                .problem(&path, "a rule needs `tags` or `repositories`; what holds for all tags stands in the table above it");
+        }
+        let tags = match raw.tags {
+            Some(Many(patterns)) => TagPatterns::new(patterns.iter().map(|TagPattern(pattern)| pattern)),
+            None => TagPatterns::new([""]),
+        };
+        let tags = tags.unwrap_or_else(|reason| {
+            self.document.problem(&path, reason);
+            TagPatterns::default()
+        });
+        let time = |raw: Option<One<Time>>| raw.map(|One(Time(time))| time);
+        FreshnessRule {
+            repositories: self.globs(raw.repositories, RepositoryRule::default().allow, &path),
+            tags,
+            fresh_for: time(raw.fresh_for),
+            revalidate_within: time(raw.revalidate_within),
+            stale_while_revalidate: time(raw.stale_while_revalidate),
+            stale_if_error: time(raw.stale_if_error),
+            negative: time(raw.negative),
+            no_cache: raw.no_cache,
         }
     }
 
@@ -225,6 +257,17 @@ impl Builder<'_> {
             response_timeout: timeout(raw.response_timeout, default.response_timeout),
             stall_timeout: timeout(raw.stall_timeout, default.stall_timeout),
             max_connections: raw.max_connections.map_or(default.max_connections, |One(count)| count.0),
+            max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
+            max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
+            max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
+            quota_reserve: one(raw.quota_reserve, default.quota_reserve),
+            breaker: Breaker {
+                failures: raw.breaker.failures.map_or(default.breaker.failures, |One(count)| count.0),
+                window: timeout(raw.breaker.window, default.breaker.window),
+                probe_every: timeout(raw.breaker.probe_every, default.breaker.probe_every),
+            },
+            blob_outage_status: one(raw.blob_outage_status, default.blob_outage_status),
+            offline: raw.offline.unwrap_or(default.offline),
             repositories: RepositoryRule {
                 allow: self.globs(raw.allow, default.repositories.allow, &path("allow")),
                 deny: self.globs(raw.deny, default.repositories.deny, &path("deny")),

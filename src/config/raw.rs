@@ -18,9 +18,9 @@ use url::Url;
 pub(super) use keys::known_keys;
 
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
 };
-use super::{Abandoned, Amount, Eviction, LogFormat, Secret};
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret};
 use crate::oci::name::UpstreamName;
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +82,21 @@ pub(super) struct Freshness {
     pub stale_if_error: Option<One<Time>>,
     pub negative: Option<One<Time>>,
     pub immutable_tags: Option<Many<TagPattern>>,
+    pub no_cache: Option<bool>,
+    pub rule: Option<Vec<Rule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rule {
+    pub repositories: Option<Many<RepositoryGlob>>,
+    pub tags: Option<Many<TagPattern>>,
+    pub fresh_for: Option<One<Time>>,
+    pub revalidate_within: Option<One<Time>>,
+    pub stale_while_revalidate: Option<One<Time>>,
+    pub stale_if_error: Option<One<Time>>,
+    pub negative: Option<One<Time>>,
+    pub no_cache: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,9 +112,24 @@ pub(super) struct Upstream {
     pub response_timeout: Option<One<Timeout>>,
     pub stall_timeout: Option<One<Timeout>>,
     pub max_connections: Option<One<Count>>,
+    pub max_fills: Option<One<Count>>,
+    pub max_queue: Option<One<Count>>,
+    pub max_bandwidth: Option<One<Rate>>,
+    pub quota_reserve: Option<One<Reserve>>,
+    pub breaker: Breaker,
+    pub blob_outage_status: Option<One<BlobOutage>>,
+    pub offline: Option<bool>,
     pub allow: Option<Many<RepositoryGlob>>,
     pub deny: Option<Many<RepositoryGlob>>,
     pub freshness: Freshness,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Breaker {
+    pub failures: Option<One<Count>>,
+    pub window: Option<One<Timeout>>,
+    pub probe_every: Option<One<Timeout>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

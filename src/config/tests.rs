@@ -123,8 +123,10 @@ fn the_commented_settings_of_the_example_are_right() {
     ];
     let commented = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#'));
     let commented = commented.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    // Keys of rules mean something only together; they are tried below.
+    let rules = ["tags", "repositories", "fresh_for = \"forever\"", "fresh_for = \"0s\"", "no_cache"];
     let mut count = 0;
-    for line in commented {
+    for line in commented.filter(|line| !rules.iter().any(|rule| line.starts_with(rule))) {
         let line = files.iter().fold(line.to_owned(), |line, (named, real)| line.replace(named, real));
         let table = match line.as_str() {
             line if line.starts_with("fresh_for") => "[freshness]",
@@ -472,4 +474,47 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_first_rule_that_matches_holds() {
+    let config = good(
+        r#"
+[freshness]
+fresh_for = "5m"
+immutable_tags = ['^v\d+$']
+[[freshness.rule]]
+tags = ['^v?\d+\.\d+\.\d+$']
+fresh_for = "forever"
+[[freshness.rule]]
+tags = ["-nightly$"]
+repositories = ["team/**"]
+fresh_for = "0s"
+no_cache = true
+[upstream."ghcr.io".freshness]
+fresh_for = "1h"
+[[upstream."ghcr.io".freshness.rule]]
+tags = "^latest$"
+fresh_for = "30s"
+"#,
+    );
+    let terms = |name: &str, repository: &str, tag: &str| config.freshness_of(name).terms(repository, tag);
+    for (name, repository, tag, seconds) in [
+        ("docker.io", "library/alpine", "latest", 300),
+        ("docker.io", "library/alpine", "v1.2.3", u64::MAX),
+        ("docker.io", "library/alpine", "v1", u64::MAX),
+        ("docker.io", "library/alpine", "x-nightly", 300),
+        ("docker.io", "team/a/b", "x-nightly", 0),
+        ("ghcr.io", "a/b", "latest", 30),
+        ("ghcr.io", "a/b", "1.2.3", u64::MAX),
+        ("ghcr.io", "a/b", "other", 3600),
+    ] {
+        assert_eq!(terms(name, repository, tag).fresh_for.as_secs(), seconds, "{name}/{repository}:{tag}");
+    }
+    assert!(terms("docker.io", "team/x", "1-nightly").no_cache);
+    assert!(!terms("docker.io", "team/x", "latest").no_cache);
+    let bare = wrong("[[freshness.rule]]\nfresh_for = \"1m\"\n");
+    assert!(bare.contains("freshness.rule: a rule needs `tags` or `repositories`"), "{bare}");
+    let unknown = wrong("[[freshness.rule]]\ntags = \"x\"\nfresh_four = \"1m\"\n");
+    assert!(unknown.starts_with("t.toml:3:1: ") && unknown.contains("`fresh_for`"), "{unknown}");
 }

@@ -17,10 +17,13 @@ use crate::cache::index::{self, Reservation};
 use crate::cache::store::Ingest;
 use crate::config::Abandoned;
 use crate::oci::Scope;
-use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError};
+use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError, jittered};
 
 /// Attempts in a row that brought no byte before a fill gives up.
 const FRUITLESS: u32 = 4;
+
+/// How long a fill that has begun waits at once for an upstream that is held back or down.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes reserved at a time where the upstream does not tell the size.
 const STEP: u64 = 16 << 20;
@@ -229,7 +232,7 @@ impl Run {
                     return Err(broken);
                 }
                 tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
-                self.pause(fruitless).await?;
+                self.pause(fruitless, &broken).await?;
                 self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
                 match self.resume(writer.received(), total).await {
                     Ok(body) => break body,
@@ -250,9 +253,15 @@ impl Run {
         Ok(Incoming { body, skip: from - start })
     }
 
-    /// Waits before the next attempt: at once after progress, then longer and longer.
-    async fn pause(&mut self, fruitless: u32) -> Result<(), FillError> {
-        let pause = Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless });
+    /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
+    /// upstream that is not asked just now is waited for, within bounds.
+    async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
+        let pause = jittered(Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless }));
+        let told = match broken {
+            FillError::Upstream(error) => error.retry_in().unwrap_or_default().min(PATIENCE),
+            _ => Duration::ZERO,
+        };
+        let pause = pause.max(told);
         tokio::select! {
             () = sleep(pause) => Ok(()),
             () = stopped(&mut self.stopping) => Err(FillError::Stopping),

@@ -22,7 +22,7 @@ impl Pull {
         }
         let scope = request.permit.scope();
         let what = format!("blob {digest}");
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what });
         }
         if self.negative.is_remembered(scope, &what) {
@@ -31,10 +31,11 @@ impl Pull {
         let answer = if request.head { self.probe(request, digest).await } else { self.fill(request, digest).await };
         answer.map_err(|error| match self.site(scope) {
             Ok(site) if error.is_not_found() => {
-                self.negative.remember(scope, &what, site.freshness.negative);
+                self.negative.remember(scope, &what, error.believe(site.freshness.negative));
                 PullError::NotFound { scope: scope.clone(), what, remembered: false }
             }
-            _ => error,
+            Ok(site) => error.instead(site.upstream.blob_outage_status()),
+            Err(_) => error,
         })
     }
 

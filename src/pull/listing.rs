@@ -36,7 +36,7 @@ impl Pull {
     /// Answers a request for a repository's tags.
     pub(super) async fn tags(self: &Arc<Self>, request: &Request<'_>, page: &route::Page) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
             return self.known_tags(request, page, missing, "the mirror is offline").await;
         }
@@ -90,7 +90,8 @@ impl Pull {
         query: &ReferrersQuery,
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let freshness = &self.site(scope)?.freshness;
+        let site = self.site(scope)?;
+        let (freshness, offline) = (&site.freshness, site.upstream.is_offline());
         let filter = query.filter();
         let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
         // Later pages are named by the upstream, and are not kept.
@@ -99,11 +100,14 @@ impl Pull {
             Some(_) => None,
         };
         let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
+        // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
+        let empty = record.as_ref().is_some_and(|record| !record.body.contains("\"digest\""));
+        let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
-            (Some(page), Some(age)) if age < freshness.fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
-            (Some(page), _) if self.offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
-            (None, _) if self.offline => {
+            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
+            (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
+            (None, _) if offline => {
                 return Err(PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") });
             }
             _ => {}
@@ -170,7 +174,7 @@ impl Pull {
         let hex = digest.hex();
         let tag = format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)]);
         let tag: Tag = tag.parse().map_err(|_| PullError::Internal)?;
-        let resolved = self.resolve(scope, &tag).await?;
+        let resolved = self.resolve(scope, &tag, false).await?;
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
             None => self.fetch_manifest(scope, &resolved.digest).await?.held,

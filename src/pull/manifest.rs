@@ -42,7 +42,7 @@ impl Pull {
     pub(super) async fn manifest(self: &Arc<Self>, request: &Request<'_>, reference: &Reference) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let Resolved { digest, how } = match reference {
-            Reference::Tag(tag) => self.resolve(scope, tag).await?,
+            Reference::Tag(tag) => self.resolve(scope, tag, request.wants_check()).await?,
             Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh },
         };
         let (held, pulled) = match self.held(scope, &digest).await {
@@ -56,7 +56,10 @@ impl Pull {
             (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
             (None, How::Fresh) => From::cache(held.tier),
             (None, How::Revalidated) => From::revalidated(),
-            (None, How::Stale { overdue, why }) => From::stale(overdue, &why),
+            (None, How::Stale { overdue, why, reason }) => {
+                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
+                From::stale(overdue, &why, reason)
+            }
         };
         // A pull that the upstream did not have to count.
         if !request.head && from.outcome != Outcome::Fill {
@@ -95,7 +98,7 @@ impl Pull {
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
     async fn pull_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
         let what = || format!("manifest {digest}");
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what: what() });
         }
         if self.negative.is_remembered(scope, &what()) {
@@ -106,7 +109,7 @@ impl Pull {
                 return error;
             }
             if let Ok(site) = self.site(scope) {
-                self.negative.remember(scope, &what(), site.freshness.negative);
+                self.negative.remember(scope, &what(), error.believe(site.freshness.negative));
             }
             PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
         })

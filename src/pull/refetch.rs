@@ -26,11 +26,11 @@ impl Pull {
     }
 
     async fn refetch(self: &Arc<Self>, digest: &Digest) {
-        if self.offline {
-            return;
-        }
         for scope in self.cache.catalog.repositories_of(digest, TRIED) {
             let Ok(site) = self.site(&scope) else { continue };
+            if site.upstream.is_offline() {
+                continue;
+            }
             let fetched = if self.cache.catalog.is_manifest(digest) {
                 self.fetch_manifest(&scope, digest).await.map(drop).map_err(|error| error.to_string())
             } else {

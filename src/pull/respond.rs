@@ -81,8 +81,8 @@ impl From {
     }
 
     /// From the cache, `overdue` after its freshness ended, because of `why`.
-    pub fn stale(overdue: Duration, why: &str) -> Self {
-        let status = format!("roadstead; hit; ttl=-{}; detail=stale", overdue.as_secs());
+    pub fn stale(overdue: Duration, why: &str, reason: &str) -> Self {
+        let status = format!("roadstead; hit; ttl=-{}; reason={reason}; detail=stale", overdue.as_secs());
         Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
     }
 
@@ -216,13 +216,13 @@ impl Request<'_> {
         let message = error.to_string();
         let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
         let cache_status = match &error {
-            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative",
-            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404",
-            PullError::Offline { .. } => "roadstead; detail=offline",
-            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied",
-            _ => "roadstead; fwd=miss; detail=error",
+            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".to_owned(),
+            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".to_owned(),
+            _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".to_owned(),
+            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".to_owned(),
+            _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()),
         };
-        self.common(&mut response, cache_status);
+        self.common(&mut response, &cache_status);
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -242,6 +242,13 @@ impl Request<'_> {
             return None;
         }
         RangeHeader::parse(value.to_str().ok()?)
+    }
+
+    /// `Cache-Control: no-cache`: the client wants to know that it is current (RFC 9111 §5.2.1.4).
+    pub(super) fn wants_check(&self) -> bool {
+        let values = self.headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        let mut directives = values.flat_map(|value| value.split(','));
+        directives.any(|directive| directive.trim().eq_ignore_ascii_case("no-cache"))
     }
 
     /// `If-None-Match` names this digest (RFC 9110 §13.1.2); without quotes, too, as distribution takes it.

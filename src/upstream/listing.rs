@@ -9,6 +9,7 @@ use url::form_urlencoded::Serializer;
 
 use super::Upstream;
 use super::blob::{self, Body};
+use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask};
 use crate::metrics::Kind;
@@ -66,7 +67,7 @@ impl Upstream {
         match bytes {
             Some((bytes, error)) if serde_json::from_slice::<TagList>(&bytes).is_err() => Err(error),
             Some((bytes, _)) => Ok(Listing { bytes, next }),
-            None => Err(UpstreamError::new(&self.name, "", Reason::NotFound)),
+            None => Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None })),
         }
     }
 
@@ -111,7 +112,7 @@ impl Upstream {
         lacks: impl Fn(StatusCode) -> bool,
     ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
-        let ask = Ask { kind, method: Method::GET, repository, path, query, accept, range: None };
+        let ask = Ask { kind, method: Method::GET, repository, path, query, accept, range: None, need: Need::Content };
         let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
         let headers = answer.response.headers().clone();
         if lacks(answer.response.status()) {

@@ -144,7 +144,7 @@ fn told(error: &UpstreamError) -> String {
             "check the name in `url` and the resolver of this machine"
         }
         Reason::Connect(_) | Reason::Timeout(_) | Reason::NoAnswer(_) => "check `url`, firewalls, HTTPS_PROXY and NO_PROXY",
-        Reason::NotFound => "check the name, and a path in `url`",
+        Reason::NotFound { .. } => "check the name, and a path in `url`",
         Reason::RateLimited { .. } => "wait, or sign in: see `credentials`",
         Reason::Failing(_) => "the registry is at fault; try again later",
         Reason::Status(_) => "check `url`: is this a registry?",

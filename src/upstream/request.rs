@@ -5,8 +5,8 @@
 //! again once a redirect has left it (I9). What comes back is an answer of any status; [`super::Upstream`] decides
 //! what it means. Redirects are never remembered: the URLs they lead to live for minutes.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -14,16 +14,17 @@ use hyper::body::Incoming;
 use url::Url;
 
 use super::auth::{Auth, Grant};
+use super::breaker::Need;
 use super::challenge;
-use super::client::{Client, Exchange, remark};
+use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
+use super::health::{Health, Temper};
+use super::queue::Slot;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
+use crate::config;
 use crate::hop;
 use crate::metrics::Kind;
 use crate::oci::Repository;
-
-/// For how long an address that could not be reached is tried after the others.
-const AVOID: Duration = Duration::from_secs(10);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -39,6 +40,18 @@ pub(super) struct Ask<'a> {
     pub(super) query: Option<String>,
     pub(super) accept: &'static str,
     pub(super) range: Option<HeaderValue>,
+    pub(super) need: Need,
+}
+
+impl Ask<'_> {
+    /// Which limit of the upstream it falls under.
+    pub(super) fn temper(&self) -> Temper {
+        match (&self.method, self.kind) {
+            (&Method::HEAD, _) => Temper::Check,
+            (_, Kind::Blob) => Temper::Layer,
+            _ => Temper::Pull,
+        }
+    }
 }
 
 /// The head of an answer, and where it comes from. Not to be printed: the URL may be a presigned one (I9).
@@ -49,6 +62,8 @@ pub(super) struct Answer {
     pub(super) redirected: bool,
     /// And that was another place than the upstream.
     pub(super) foreign: bool,
+    /// The request's place in the upstream's queue, kept as long as its body is read.
+    pub(super) slot: Option<Slot>,
 }
 
 /// One address of an upstream.
@@ -57,12 +72,12 @@ pub(super) struct Origin {
     url: Url,
     pub(super) client: Client,
     auth: Auth,
-    avoid_until: Mutex<Option<Instant>>,
+    health: Arc<Health>,
 }
 
 impl Origin {
-    pub(super) fn new(url: Url, client: Client, auth: Auth) -> Self {
-        Self { url, client, auth, avoid_until: Mutex::default() }
+    pub(super) fn new(url: Url, client: Client, auth: Auth, breaker: config::Breaker) -> Self {
+        Self { url, client, auth, health: Arc::new(Health::new(breaker)) }
     }
 
     pub(super) fn url(&self) -> &Url {
@@ -73,31 +88,30 @@ impl Origin {
         &self.auth
     }
 
-    /// Could not be reached a moment ago.
-    pub(super) fn is_avoided(&self) -> bool {
-        self.avoided().is_some_and(|until| Instant::now() < until)
+    /// What is known of its health; shared with the bodies that come from it.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
-    fn avoided(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.avoid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Host and port, for people.
+    pub(super) fn host(&self) -> String {
+        authority(&self.url)
     }
 
     /// Sends a question and follows redirects. A presigned URL that is refused gets one more chance from the start,
     /// because it may have expired between its making and its use.
     pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
         let mut again = ask.method == Method::GET;
-        let answer = loop {
+        loop {
             let answer = self.follow(ask).await;
             match answer {
                 Ok(answer) if again && answer.redirected && matches!(answer.response.status().as_u16(), 400 | 401 | 403) => {
                     again = false;
                     drop(remark(answer.response.into_body()).await);
                 }
-                other => break other,
+                other => return other,
             }
-        };
-        *self.avoided() = answer.as_ref().err().filter(|error| error.is_outage()).map(|_| Instant::now() + AVOID);
-        answer
+        }
     }
 
     async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
@@ -110,7 +124,7 @@ impl Origin {
                 if !foreign {
                     hop::learn(response.headers());
                 }
-                return Ok(Answer { response, url, redirected: hop > 0, foreign });
+                return Ok(Answer { response, url, redirected: hop > 0, foreign, slot: None });
             }
             let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
             drop(remark(response.into_body()).await);

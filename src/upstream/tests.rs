@@ -39,6 +39,13 @@ fn config(urls: &[&Server]) -> config::Upstream {
         response_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_secs(5),
         max_connections: 4,
+        max_fills: None,
+        max_queue: 100,
+        max_bandwidth: None,
+        quota_reserve: config::Reserve::Pulls(0),
+        breaker: config::Breaker::default(),
+        blob_outage_status: config::BlobOutage::Unavailable,
+        offline: false,
         repositories: config::RepositoryRule::default(),
         freshness: config::Freshness {
             fresh_for: Duration::ZERO,
@@ -47,6 +54,8 @@ fn config(urls: &[&Server]) -> config::Upstream {
             stale_if_error: Duration::ZERO,
             negative: Duration::ZERO,
             immutable_tags: config::TagPatterns::default(),
+            no_cache: false,
+            rules: Vec::new(),
         },
     }
 }

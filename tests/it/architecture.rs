@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["app", "cache", "telemetry", "upstream"]),
     ("app", &["admin", "cache", "fill", "policy", "pull", "server", "upstream"]),
     ("server", &["policy", "pull", "telemetry"]),
-    ("admin", &["cache"]),
+    ("admin", &["cache", "upstream"]),
     ("pull", &["cache", "fill", "policy", "upstream"]),
     ("fill", &["cache", "upstream"]),
     ("cache", &[]),

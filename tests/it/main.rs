@@ -8,6 +8,7 @@ mod cli;
 mod coalesce;
 mod faults;
 mod kit;
+mod outages;
 mod protocol;
 mod range;
 mod restart;

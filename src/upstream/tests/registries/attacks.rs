@@ -168,11 +168,13 @@ async fn i9_t37_names_that_resolve_to_private_addresses() {
     let port = inside.url.port().unwrap();
     // As for a registry that lies in the Internet: the emulation's own registries are reached by a proxy, which resolves names.
     let guard = connect::Guard::new(&"https://r.example".parse().unwrap(), &[]);
+    let online = tokio::sync::watch::Sender::new(false);
     let client_of = |guard| {
         let none = Arc::new(Matcher::builder().build());
         let connector = Connector::new(guard, Arc::clone(&none), tls::client_config(None).unwrap(), Duration::from_secs(5));
         let name = "r.example".parse().unwrap();
-        Client::new(name, Arc::new(Metrics::new()), connector, none, (Duration::from_secs(5), Duration::from_secs(5)))
+        let patience = (Duration::from_secs(5), Duration::from_secs(5));
+        Client::new(name, Arc::new(Metrics::new()), connector, none, patience, online.subscribe())
     };
     let url = format!("http://localhost:{port}/secret").parse().unwrap();
     let exchange = |url| client::Exchange {
