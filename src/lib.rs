@@ -40,4 +40,5 @@ pub mod policy;
 pub mod pull;
 pub mod server;
 pub mod telemetry;
+pub mod transfer;
 pub mod upstream;

@@ -151,6 +151,11 @@ impl Index {
         self.lock().objects.contains(digest)
     }
 
+    /// The size of an object that is held.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.lock().objects.size(digest)
+    }
+
     /// The objects used since the last call, for recency to be written down.
     pub fn take_used(&self) -> HashSet<Digest> {
         std::mem::take(&mut self.lock().used)
@@ -185,6 +190,13 @@ impl Reservation {
     pub fn absorb(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.index, &other.index));
         self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Sets `bytes` of it apart, as far as it goes.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { index: self.index.clone(), bytes }
     }
 
     /// The fill has been published as an object of `size` bytes.

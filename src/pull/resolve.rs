@@ -65,6 +65,9 @@ impl Pull {
             if age < freshness.fresh_for || freshness.immutable_tags.is_match(tag.as_str()) {
                 return Ok(Resolved { digest: record.digest, how: How::Fresh });
             }
+            if self.offline && record.imported {
+                return Ok(Resolved { digest: record.digest, how: How::Fresh });
+            }
             if self.offline {
                 return Ok(stale(record, "the mirror is offline"));
             }
@@ -110,7 +113,7 @@ impl Pull {
         let confirmed = self.ask(&scope, &tag).await;
         match &confirmed {
             Ok(confirmed) => {
-                let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now() };
+                let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now(), imported: false };
                 self.cache.set_tag(&scope, &tag, record).await;
             }
             Err(error) if error.is_not_found() => {
