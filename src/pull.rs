@@ -7,6 +7,7 @@
 mod blob;
 pub mod body;
 mod error;
+mod fetch;
 mod flight;
 mod listing;
 mod manifest;
@@ -14,6 +15,7 @@ mod negative;
 mod relay;
 mod resolve;
 pub mod respond;
+pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,6 +72,8 @@ pub struct Pull {
     negative: Negative,
     /// What manifests say of their blobs, for upstreams that send them without a length.
     sizes: Memory<Digest, u64>,
+    /// What clients asked for in vain.
+    wanted: wanted::WantedList,
 }
 
 /// One request for content, parsed and permitted.
@@ -96,6 +100,7 @@ impl Pull {
         metrics: Arc<Metrics>,
         offline: bool,
     ) -> Arc<Self> {
+        let wanted = wanted::WantedList::load(cache.store());
         Arc::new(Self {
             sites,
             cache,
@@ -110,6 +115,7 @@ impl Pull {
             referrers: Arc::default(),
             negative: Negative::new(),
             sizes: Memory::new(SIZES),
+            wanted,
         })
     }
 
@@ -121,7 +127,19 @@ impl Pull {
             Wanted::Tags(page) => (Kind::Tags, self.tags(request, page).await),
             Wanted::Referrers(digest, query) => (Kind::Referrers, self.referrers(request, digest, query).await),
         };
-        answer.unwrap_or_else(|error| request.failure(kind, error))
+        answer.unwrap_or_else(|error| {
+            if let Wanted::Manifest(reference) = wanted
+                && (matches!(error, PullError::Offline { .. }) || error.is_outage())
+            {
+                self.wanted.note(request.permit.scope(), reference);
+            }
+            request.failure(kind, error)
+        })
+    }
+
+    /// Blocks. Writes down what clients asked for in vain, for `roadstead wanted`.
+    pub fn save_wanted(&self) {
+        self.wanted.save(self.cache.store());
     }
 
     fn site(&self, scope: &Scope) -> Result<&Site, PullError> {

@@ -54,6 +54,16 @@ impl FillReader {
         poll_fn(|cx| self.fill.progress.poll_total(&self.place, cx)).await
     }
 
+    /// Waits until more than the first `at` bytes are here, and says how many; `None` at the end. Reads nothing.
+    /// Cancel-safe.
+    pub async fn beyond(&self, at: u64) -> Result<Option<u64>, FillError> {
+        let readable = poll_fn(|cx| self.fill.progress.poll_beyond(at, &self.place, cx)).await?;
+        Ok(match readable {
+            Readable::Until(until) => Some(until),
+            Readable::End => None,
+        })
+    }
+
     /// The next bytes from `at` on, none beyond `end`; `None` where the content ends.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<Result<Option<Bytes>, FillError>> {
         let (from, until) = match self.reading {

@@ -109,7 +109,7 @@ impl Pull {
     }
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
-    async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag) -> Result<Confirmed, PullError> {
+    pub(super) async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag) -> Result<Confirmed, PullError> {
         let confirmed = self.ask(&scope, &tag).await;
         match &confirmed {
             Ok(confirmed) => {
@@ -145,6 +145,11 @@ impl Pull {
 }
 
 impl Confirmed {
+    /// The manifest.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+
     fn resolved(self, joined: bool) -> Resolved {
         let how = if self.filled { How::Filled { joined } } else { How::Revalidated };
         Resolved { digest: self.digest, how }

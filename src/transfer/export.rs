@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document, platform_of_config};
 use super::platform::Platforms;
+use super::prefetch::{cosign_suffixes, cosign_tag};
 use super::reference::{ImageRef, Wish};
 use super::sign::{SignError, Signer};
 use super::tar;
@@ -74,6 +75,7 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
     let mut walk = Walk::new(tree);
     let mut manifests = Vec::new();
     let mut lock = Vec::new();
+    let mut names: HashSet<String> = images.iter().map(|(image, _)| image.to_string()).collect();
     for (image, digest) in images {
         match walk.image(&image, &digest, platforms) {
             Ok((mut descriptor, platforms)) => {
@@ -82,7 +84,18 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
                 descriptor.annotations.insert(bundle::IMAGE_NAME.into(), name);
                 descriptor.annotations.insert(bundle::PLATFORMS.into(), platforms.to_string());
                 manifests.push(descriptor);
+                let signatures = signatures(tree, &image.scope, &walk.subjects, &names);
                 manifests.extend(walk.referrers(&image.scope));
+                for (image, digest) in signatures {
+                    if let Ok((mut descriptor, platforms)) = walk.image(&image, &digest, None) {
+                        let name = image.to_string();
+                        descriptor.annotations.insert(bundle::REF_NAME.into(), name.clone());
+                        descriptor.annotations.insert(bundle::PLATFORMS.into(), platforms.to_string());
+                        manifests.push(descriptor);
+                        names.insert(name);
+                        lock.push(Locked { image, digest, platforms });
+                    }
+                }
                 lock.push(Locked { image, digest, platforms });
             }
             Err(problem) => missing.push(format!("{image}: {problem}; fetch it with: roadstead prefetch {image}")),
@@ -97,6 +110,20 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
     let annotations = BTreeMap::from([(bundle::VERSION.into(), "1".into()), (bundle::BYTES.into(), bytes.to_string())]);
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests, annotations };
     Ok(Plan { index, blobs, lock, bytes, spared })
+}
+
+/// What cosign keeps in tags of their own about these manifests.
+fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<String>) -> Vec<(ImageRef, Digest)> {
+    let mut found = Vec::new();
+    for (subject, suffix) in subjects.iter().flat_map(|subject| cosign_suffixes().map(|suffix| (subject, suffix))) {
+        let Ok(tag) = cosign_tag(subject, suffix) else { continue };
+        let Some(digest) = tree.tag(scope, &tag) else { continue };
+        let image = ImageRef { scope: scope.clone(), reference: Reference::Tag(tag) };
+        if !names.contains(&image.to_string()) {
+            found.push((image, digest));
+        }
+    }
+    found
 }
 
 /// The images that were asked for, by name and once each, and what is not here.
@@ -199,7 +226,9 @@ impl<'a> Walk<'a> {
         let walked = walk(self, &mut added);
         if walked.is_err() {
             self.blobs.truncate(mark);
-            added.iter().for_each(|digest| drop(self.seen.remove(digest)));
+            for digest in &added {
+                self.seen.remove(digest);
+            }
         }
         walked
     }

@@ -1,6 +1,6 @@
 //! From the content that was taken in to images that can be pulled.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -113,8 +113,6 @@ fn block_in_place_if_possible<T>(work: impl FnOnce() -> T) -> T {
         _ => work(),
     }
 }
-
-type Referrers = BTreeMap<(Scope, Digest), Vec<Descriptor>>;
 
 fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(Vec<Root>, Vec<((Scope, Digest), Vec<Descriptor>)>), ImportError> {
     let mut roots: Vec<Root> = Vec::new();
