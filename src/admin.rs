@@ -1,6 +1,6 @@
 //! The admin interface: health, metrics, figures, and a page that shows them.
 //!
-//! Read only. Listens apart from the mirror, on loopback by default. Called by `app`.
+//! Read only but for [`transfer`]. Listens apart from the mirror, on loopback by default. Called by `app`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,14 +27,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Admin {
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
+    transfer: transfer::Transfer,
     /// True from the moment the mirror begins to stop.
     stopping: watch::Receiver<bool>,
 }
 
 impl Admin {
     /// An interface to a mirror with these parts.
-    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, stopping: watch::Receiver<bool>) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, stopping })
+    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, transfer: transfer::Transfer, stopping: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Self { metrics, cache, transfer, stopping })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
@@ -47,8 +48,13 @@ impl Admin {
             let this = self.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<Incoming>| {
-                    let answer = this.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, Infallible>(answer) }
+                    let this = this.clone();
+                    async move {
+                        Ok::<_, Infallible>(match this.transfer.answer(request).await {
+                            Ok(answer) => answer,
+                            Err(request) => this.answer(request.method(), request.uri().path()).map(BodyExt::boxed_unsync),
+                        })
+                    }
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -81,6 +87,7 @@ impl Admin {
 }
 
 mod stats;
+pub mod transfer;
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = typed("text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()));

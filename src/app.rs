@@ -2,6 +2,8 @@
 //!
 //! Called by `cli` and by tests; binds the addresses that the configuration names, port 0 included.
 
+mod schedule;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +15,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::Admin;
+use crate::admin::transfer::Transfer;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
+use crate::cache::tree::Tree;
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
@@ -54,7 +58,10 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// A thread could not be had.
+    /// The threads that serve could not be had.
+    #[error("the mirror cannot start its threads: {0}")]
+    Workers(io::Error),
+    /// A thread that helped at the start is gone.
     #[error("the mirror cannot start: {0}")]
     Threads(#[from] tokio::task::JoinError),
 }
@@ -74,6 +81,63 @@ pub struct Running {
     _background: Vec<Task>,
     fills: Arc<Fills>,
     cache: Arc<Cache>,
+    pull: Arc<Pull>,
+}
+
+/// The parts that bring content into a cache, without anything that serves it: what a mirror is built on, and what
+/// `prefetch` and `import` use on the folder of a mirror that is stopped.
+#[derive(Debug)]
+pub struct Workshop {
+    /// As it amounts to.
+    pub config: Config,
+    /// The cache. Somebody has to run [`Cache::maintain`].
+    pub cache: Arc<Cache>,
+    /// Downloads.
+    pub fills: Arc<Fills>,
+    /// Pulls.
+    pub pull: Arc<Pull>,
+}
+
+impl Workshop {
+    /// Opens the cache folder, which locks it. No upstream is contacted.
+    pub async fn open(mut config: Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let opened = (config.cache.clone(), metrics.clone());
+        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
+        if config.cache.offline {
+            // What was imported is served, whether its upstream is configured or not: nobody is going to ask it.
+            let dir = config.cache.dir.clone();
+            let kept = spawn_blocking(move || Tree::open(&dir).and_then(|tree| Ok(tree.upstreams().unwrap_or_default()))).await??;
+            for name in kept {
+                if let Ok(url) = url::Url::parse(&format!("https://{name}")) {
+                    let freshness = config.freshness.clone();
+                    config.upstreams.entry(name.clone()).or_insert_with(|| crate::config::Upstream {
+                        hosts: vec![name.to_string()],
+                        ..crate::config::Upstream::new(url, freshness)
+                    });
+                }
+            }
+        }
+        let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
+        let sites = sites(&config, metrics).await?;
+        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone(), config.cache.offline);
+        Ok(Self { config, cache, fills, pull })
+    }
+
+    /// Ends downloads where they can be resumed, and writes recency and names down.
+    pub async fn close(self) {
+        self.fills.stop(FILLS_END).await;
+        self.cache.flush().await;
+    }
+}
+
+/// Writes down what clients asked for in vain, soon after it changes.
+async fn save_wanted(pull: Arc<Pull>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let pull = pull.clone();
+        let _ = spawn_blocking(move || pull.save_wanted()).await;
+    }
 }
 
 /// A task that ends with its owner.
@@ -107,25 +171,22 @@ impl Mirror {
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
 
-        let opened = (config.cache.clone(), metrics.clone());
-        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
-        let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-        let sites = sites(&config, &metrics).await?;
-        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone(), config.cache.offline);
-
+        let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
-        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull, metrics.clone());
-        let server = Server::new(handler, config.server.clone());
+        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
+        let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
         let servers =
             listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
-        let mut background = vec![Task::spawn(cache.clone().maintain())];
-        background.extend(
-            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))),
-        );
-        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
+        let mut background = vec![Task::spawn(cache.clone().maintain()), Task::spawn(save_wanted(pull.clone()))];
+        let transfer = Transfer::new(pull.clone(), &config);
+        background.extend(admin.map(|listener| {
+            Task::spawn(Admin::new(metrics.clone(), cache.clone(), transfer, stopping.subscribe()).run(listener))
+        }));
+        background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
+        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache, pull })
     }
 }
 
@@ -148,6 +209,8 @@ impl Running {
             let _ = (&mut server.0).await;
         }
         self.fills.stop(FILLS_END).await;
+        let pull = self.pull.clone();
+        let _ = spawn_blocking(move || pull.save_wanted()).await;
         self.cache.flush().await;
     }
 }

@@ -6,7 +6,12 @@
 mod check;
 mod clients;
 pub mod exit;
+mod export;
+mod import;
+mod prefetch;
 mod serve;
+mod site;
+mod wanted;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -48,6 +53,10 @@ enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Clients(clients::Clients),
+    Prefetch(prefetch::Prefetch),
+    Export(export::Export),
+    Import(import::Import),
+    Wanted(wanted::Wanted),
 }
 
 impl Cli {
@@ -62,6 +71,10 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Clients(clients) => clients.run(),
+            Command::Prefetch(prefetch) => prefetch.run(),
+            Command::Export(export) => export.run(),
+            Command::Import(import) => import.run(),
+            Command::Wanted(wanted) => wanted.run(),
         }
     }
 }

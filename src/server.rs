@@ -5,8 +5,11 @@
 
 mod account;
 mod handle;
+mod sendfile;
 mod stream;
+mod workers;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +23,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config;
 pub use handle::Handler;
+use sendfile::Socket;
 use stream::Stream;
+use workers::Workers;
 
 /// Bytes of a request head, and headers in it: clients of registries send tokens of several KiB and little else.
 const MAX_HEAD: usize = 64 << 10;
@@ -32,13 +37,15 @@ pub struct Server {
     handler: Arc<Handler>,
     config: config::Server,
     connections: Arc<Semaphore>,
+    workers: Workers,
 }
 
 impl Server {
-    /// A server that answers with `handler`.
-    pub fn new(handler: Handler, config: config::Server) -> Arc<Self> {
+    /// A server that answers with `handler`, on a thread for each core. Fails if there is no thread to be had.
+    pub fn new(handler: Handler, config: config::Server) -> io::Result<Arc<Self>> {
         let connections = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { handler: Arc::new(handler), config, connections })
+        let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
+        Ok(Arc::new(Self { handler: Arc::new(handler), config, connections, workers }))
     }
 
     /// Accepts connections until `stopping` turns true; then lets running answers finish, for `shutdown_timeout` at most.
@@ -56,9 +63,14 @@ impl Server {
                 () = stopped(&mut stopping) => break,
             };
             match accepted {
-                Ok((socket, peer)) => {
-                    tokio::spawn(self.clone().connection(socket, peer, slot, graceful.watcher()));
-                }
+                // From this reactor to that of the thread which will serve it.
+                Ok((socket, peer)) => match socket.into_std() {
+                    Ok(socket) => {
+                        let (this, watcher) = (self.clone(), graceful.watcher());
+                        self.workers.spawn(move || this.connection(socket, peer, slot, watcher));
+                    }
+                    Err(error) => tracing::debug!(%peer, %error, "connection ended"),
+                },
                 Err(error) => {
                     // Out of file descriptors, mostly: others will be closed soon.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -77,14 +89,26 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, _slot: OwnedSemaphorePermit, watcher: Watcher) {
+    async fn connection(
+        self: Arc<Self>,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        _slot: OwnedSemaphorePermit,
+        watcher: Watcher,
+    ) {
+        let socket = match TcpStream::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::debug!(%peer, %error, "connection ended"),
+        };
         self.handler.metrics().connections.inc();
         // A small answer leaves at once; large ones fill their segments anyway.
         let _ = socket.set_nodelay(true);
+        let socket = Socket::new(socket);
+        let lane = socket.lane();
         let stream = TokioIo::new(Stream::new(socket, self.config.write_timeout));
         let service = service_fn(|request| {
-            let handler = self.handler.clone();
-            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer).await) }
+            let (handler, lane) = (self.handler.clone(), lane.clone());
+            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer, Some(lane)).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder

@@ -9,11 +9,15 @@ use std::hash::BuildHasher;
 use std::io::{self, IsTerminal};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
+
+/// Lines that wait to be written at most: some megabytes.
+const BEHIND: usize = 16_384;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -37,10 +41,13 @@ pub enum TelemetryError {
 
 /// Installs the log for the whole process: `log.format`, and `log.level` unless the environment variable `RUST_LOG` is set.
 ///
-/// Records of the `log` crate (rustls) are taken in, too.
-pub fn install(log: &Log) -> Result<(), TelemetryError> {
+/// Records of the `log` crate (rustls) are taken in, too. Lines are written by a thread of their own, so that a standard
+/// error that nobody reads holds up no request (I11); when it has fallen [`BEHIND`] lines behind, further ones are dropped.
+/// What is still to be written when the returned guard is dropped is written then.
+pub fn install(log: &Log) -> Result<WorkerGuard, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok().as_deref())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BEHIND).thread_name("log").finish(io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let installed = match log.format {
         // Colours only where they are seen and wanted (https://no-color.org).
         LogFormat::Text => {
@@ -49,7 +56,7 @@ pub fn install(log: &Log) -> Result<(), TelemetryError> {
         }
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
     };
-    installed.map_err(|_| TelemetryError::Installed)
+    installed.map(|()| guard).map_err(|_| TelemetryError::Installed)
 }
 
 /// The filter in force.

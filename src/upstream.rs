@@ -41,16 +41,16 @@ pub use blob::{BlobAnswer, BlobBody};
 pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
 pub use listing::{Listing, Referrers};
-pub use manifest::{FetchedManifest, MAX_MANIFEST, Resolved};
+pub use manifest::{FetchedManifest, Resolved};
 pub use quota::Quota;
 pub use redirect::RedirectError;
 pub use tls::TlsError;
 
 use crate::config;
 use crate::metrics::{Kind, Metrics};
-use crate::oci::{Digest, Repository, UpstreamName};
+use crate::oci::{ContentRange, Digest, Repository, UpstreamName};
 use auth::Auth;
-use blob::{Body, ContentRange};
+use blob::Body;
 use client::Client;
 use connect::{Connector, Guard};
 use credentials::Credentials;
@@ -123,15 +123,15 @@ impl Upstream {
         let invalid = |problem: &str| origin.client.error(&answer.url, Reason::Invalid(problem.into()));
         blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
         let status = answer.response.status();
-        let range = ContentRange::of(answer.response.headers());
+        let range = blob::content_range(answer.response.headers());
         let Ok(slot) = slot else { return Err(invalid("no download slot")) };
         match (status, range) {
             (StatusCode::OK, _) => {
                 let body = Body::new(&origin.client, &answer.url, answer.response);
                 Ok(BlobAnswer { total: body.left(), start: 0, body: BlobBody::new(body, slot) })
             }
-            (StatusCode::PARTIAL_CONTENT, Some(ContentRange { span: Some(span), total })) if *span.start() == from => {
-                let length = span.end() - span.start() + 1;
+            (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { range, total })) if range.start == from => {
+                let length = range.end - range.start;
                 let mut body = Body::new(&origin.client, &answer.url, answer.response);
                 if body.left().is_some_and(|left| left != length) {
                     return Err(origin
@@ -154,7 +154,11 @@ impl Upstream {
         let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         let (origin, answer) = self.ask_for_blob(repository, digest, range, unsatisfiable).await?;
         let status = answer.response.status();
-        let total = ContentRange::of(answer.response.headers()).and_then(|range| range.total);
+        let total = match blob::content_range(answer.response.headers()) {
+            Some(ContentRange::Part { total, .. }) => total,
+            Some(ContentRange::Unsatisfied(total)) => Some(total),
+            None => None,
+        };
         match status {
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(total),
             StatusCode::OK => {

@@ -74,13 +74,18 @@ pub fn whole(file: &File, size: u64) -> io::Result<Bytes> {
 #[derive(Debug)]
 pub struct Reader {
     file: Arc<File>,
-    waiting: Option<JoinHandle<io::Result<Bytes>>>,
+    /// A read under way, and the offset it is for: what comes of it is never taken for another one's.
+    waiting: Option<(u64, JoinHandle<io::Result<Bytes>>)>,
+    warming: Option<(u64, JoinHandle<io::Result<()>>)>,
 }
+
+/// Pages are looked for so far apart: what is read ahead comes in pieces of this size at least.
+const PROBE: u64 = 128 << 10;
 
 impl Reader {
     /// A reader of `file`, which must not shrink.
     pub fn new(file: Arc<File>) -> Self {
-        Self { file, waiting: None }
+        Self { file, waiting: None, warming: None }
     }
 
     /// The file.
@@ -89,27 +94,63 @@ impl Reader {
     }
 
     /// At least one byte from `at` on, at most up to `end` and [`CHUNK`]. The caller knows that bytes up to `end` are
-    /// there: an end of file before it is an error. While this is pending, it must be called again with the same range.
+    /// there: an end of file before it is an error. Called again with another `at` while it is pending, it begins anew.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<Bytes>> {
         debug_assert!(at < end);
-        if self.waiting.is_none() {
+        if self.waiting.as_ref().is_none_or(|(from, _)| *from != at) {
             let want = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
             if let Some(bytes) = self.read_now(at, want)? {
                 return Poll::Ready(Ok(bytes));
             }
             let file = self.file.clone();
-            self.waiting = Some(spawn_blocking(move || {
+            let job = spawn_blocking(move || {
                 let mut buffer = Buffer::take();
                 match file.read_at(&mut buffer.bytes[..want], at)? {
                     0 => Err(io::ErrorKind::UnexpectedEof.into()),
                     len => Ok(buffer.filled(len)),
                 }
-            }));
+            });
+            self.waiting = Some((at, job));
         }
-        let Some(job) = &mut self.waiting else { return Poll::Pending };
+        let Some((_, job)) = &mut self.waiting else { return Poll::Pending };
         let read = ready!(Pin::new(job).poll(cx));
         self.waiting = None;
         Poll::Ready(read.map_err(io::Error::other)?)
+    }
+
+    /// Waits until the bytes from `at` to `end` are in the page cache, as far as probes can tell. Called
+    /// again with another `at` while it is pending, it begins anew.
+    pub fn poll_warm(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<()>> {
+        debug_assert!(at < end);
+        if self.warming.as_ref().is_none_or(|(from, _)| *from != at) {
+            let mut probes = (at..end).step_by(PROBE as usize).chain([end - 1]);
+            if probes.all(|at| self.is_warm(at)) {
+                return Poll::Ready(Ok(()));
+            }
+            let file = self.file.clone();
+            let job = spawn_blocking(move || {
+                let (mut at, mut buffer) = (at, Buffer::take());
+                while at < end {
+                    let want = (end - at).min(CHUNK as u64) as usize;
+                    match file.read_at(&mut buffer.bytes[..want], at)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        read => at += read as u64,
+                    }
+                }
+                Ok(())
+            });
+            self.warming = Some((at, job));
+        }
+        let Some((_, job)) = &mut self.warming else { return Poll::Pending };
+        let warmed = ready!(Pin::new(job).poll(cx));
+        self.warming = None;
+        Poll::Ready(warmed.map_err(io::Error::other)?)
+    }
+
+    fn is_warm(&self, at: u64) -> bool {
+        let mut byte = [0];
+        !NO_NOWAIT.load(Ordering::Relaxed)
+            && rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
     }
 
     /// What the page cache has of the range. A short read says nothing about the end of the file (kernels 5.9 and

@@ -61,7 +61,7 @@ fn admin_address(text: &str) -> Result<AdminAddress, String> {
 impl Serve {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.config()?;
-        telemetry::install(&config.log)?;
+        let _log = telemetry::install(&config.log)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads of the mirror")?;
         let ended = runtime.block_on(serve(config));

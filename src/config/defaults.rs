@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Server,
+    Abandoned, Admin, Amount, Cache, Config, Credentials, Fill, Freshness, Globs, Import, Log, LogFormat, RepositoryRule, Server,
     TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
@@ -51,6 +51,9 @@ impl Default for Config {
             admin: Admin::default(),
             cache: Cache::default(),
             upstreams: built_in_upstreams(&Freshness::default()),
+            freshness: Freshness::default(),
+            prefetch: Vec::new(),
+            import: Import::default(),
             fill: Fill::default(),
             log: Log::default(),
         }

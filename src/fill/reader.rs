@@ -8,8 +8,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-
 use super::progress::{Place, Progress, Readable};
 use super::{Fill, FillError};
 use crate::cache::read::Reader;
@@ -33,15 +31,14 @@ impl Fill {
 pub struct FillReader {
     fill: Arc<Fill>,
     place: Place,
+    /// Made at the first read: before that there is no file.
     reader: Option<Reader>,
-    /// A read of the file is under way; it is finished before anything else.
-    reading: Option<(u64, u64)>,
 }
 
 impl FillReader {
     pub(super) fn new(fill: Arc<Fill>) -> Self {
         let place = fill.progress.attach();
-        Self { fill, place, reader: None, reading: None }
+        Self { fill, place, reader: None }
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.
@@ -64,27 +61,19 @@ impl FillReader {
         })
     }
 
-    /// The next bytes from `at` on, none beyond `end`; `None` where the content ends.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<Result<Option<Bytes>, FillError>> {
-        let (from, until) = match self.reading {
-            Some(range) => range,
-            None => match ready!(self.fill.progress.poll_beyond(at, &self.place, cx))? {
-                Readable::Until(until) => (at, until.min(end)),
-                Readable::End => return Poll::Ready(Ok(None)),
-            },
+    /// Waits until bytes from `at` on may be read: the file's reader, and how far. `None` where the content ends.
+    ///
+    /// A read that the reader has begun is not in doubt any more, whatever becomes of the fill: what may be read once
+    /// may be read for ever.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>, at: u64) -> Poll<Result<Option<(&mut Reader, u64)>, FillError>> {
+        let until = match ready!(self.fill.progress.poll_beyond(at, &self.place, cx))? {
+            Readable::Until(until) => until,
+            Readable::End => return Poll::Ready(Ok(None)),
         };
-        debug_assert_eq!(from, at);
-        let reader = match &mut self.reader {
-            Some(reader) => reader,
-            none => {
-                let Some(file) = self.fill.file.get() else { return Poll::Ready(Ok(None)) };
-                none.insert(Reader::new(file.clone()))
-            }
-        };
-        self.reading = Some((from, until));
-        let read = ready!(reader.poll_read(cx, from, until));
-        self.reading = None;
-        Poll::Ready(Ok(Some(read?)))
+        if self.reader.is_none() {
+            self.reader = self.fill.file.get().map(|file| Reader::new(file.clone()));
+        }
+        Poll::Ready(Ok(self.reader.as_mut().map(|reader| (reader, until))))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::reader::FillReader;
@@ -25,6 +26,8 @@ pub struct Fills {
     pub(super) stopping: watch::Sender<bool>,
     /// Number of running fills.
     running: watch::Sender<usize>,
+    /// Where fills run: not on the thread of the connection that began one (I6).
+    runtime: Handle,
 }
 
 /// A place at a fill.
@@ -37,7 +40,7 @@ pub struct Join {
 }
 
 impl Fills {
-    /// An empty table.
+    /// An empty table. Called within the runtime on which fills will run.
     pub fn new(cache: Arc<Cache>, config: config::Fill, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
@@ -46,6 +49,7 @@ impl Fills {
             metrics,
             stopping: watch::Sender::new(false),
             running: watch::Sender::new(0),
+            runtime: Handle::current(),
         })
     }
 
@@ -69,7 +73,7 @@ impl Fills {
         self.metrics.fills_in_flight.inc();
         self.running.send_modify(|running| *running += 1);
         let entry = Entry { fills: self.clone(), fill };
-        tokio::spawn(Run::new(self.clone(), entry.fill.clone(), source).run(entry));
+        self.runtime.spawn(Run::new(self.clone(), entry.fill.clone(), source).run(entry));
         join
     }
 

@@ -95,12 +95,20 @@ impl Digest {
 
     /// The lower-case hexadecimal form after the colon.
     pub fn hex(&self) -> String {
-        use fmt::Write as _;
+        self.with_hex(str::to_owned)
+    }
+
+    /// Hands the hexadecimal form to `take` without an allocation: every answer carries it three times.
+    fn with_hex<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 128];
         let raw = &self.bytes[..self.algorithm.len()];
-        raw.iter().fold(String::with_capacity(raw.len() * 2), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        for (pair, byte) in text.chunks_exact_mut(2).zip(raw) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        // Digits only.
+        take(str::from_utf8(&text[..raw.len() * 2]).unwrap_or_default())
     }
 }
 
@@ -116,7 +124,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.name(), self.hex())
+        f.write_str(self.algorithm.name())?;
+        f.write_str(":")?;
+        self.with_hex(|hex| f.write_str(hex))
     }
 }
 

@@ -187,7 +187,21 @@ mod tests {
         assert_eq!(ContentRange::parse("bytes 0-99/100"), Some(ContentRange::Part { range: 0..100, total: Some(100) }));
         assert_eq!(ContentRange::parse("bytes 5-5/*"), Some(ContentRange::Part { range: 5..6, total: None }));
         assert_eq!(ContentRange::parse("bytes */100"), Some(ContentRange::Unsatisfied(100)));
-        for bad in ["", "bytes", "bytes 0-99", "bytes 9-1/100", "bytes 0-100/100", "items 0-1/2", "bytes */*", "bytes a-b/c"] {
+        for bad in [
+            "",
+            "bytes",
+            "bytes 0-99",
+            "bytes 9-1/100",
+            "bytes 0-100/100",
+            "items 0-1/2",
+            "bytes */*",
+            "bytes a-b/c",
+            "bytes 5-/10",
+            "bytes -5/10",
+            "bytes +5-9/10",
+            "bytes 5-9/10 x",
+            "bytes 0-18446744073709551615/*",
+        ] {
             assert_eq!(ContentRange::parse(bad), None, "{bad}");
         }
     }

@@ -2,16 +2,16 @@
 //!
 //! One body is a list of segments over one source, so that a whole blob, a range and a multipart answer are the same
 //! thing. An error ends the connection short, never the body cleanly (I4): hyper closes a connection whose body fails.
+//! Knows nothing of sockets: to one that can send files by itself it gives [`Span`]s of them, to others bytes.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::cache::Content;
@@ -27,6 +27,12 @@ pub enum BodyError {
     /// A cached file could not be read.
     #[error("a cached file could not be read: {0}")]
     Read(Arc<io::Error>),
+}
+
+impl From<io::Error> for BodyError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(Arc::new(error))
+    }
 }
 
 /// Where the bytes come from.
@@ -64,6 +70,74 @@ pub enum Segment {
     Rest,
 }
 
+/// A piece of a body on its way to the client. Never empty.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes.
+    Bytes(Bytes),
+    /// A piece of a file, for a socket that can send it by itself.
+    Span(Span),
+}
+
+impl Piece {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Span(span) => span.len(),
+        }
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// At least one and at most [`Span::MAX`] bytes of a file, which were in the page cache a moment ago.
+#[derive(Debug)]
+pub struct Span {
+    file: Arc<File>,
+    start: u64,
+    len: usize,
+}
+
+impl Span {
+    /// Bounds what one system call sends, and so for how long it can hold up the reactor.
+    pub const MAX: u64 = 1 << 20;
+
+    /// Below this a copy is as cheap as a file's bookkeeping.
+    const MIN: u64 = 64 << 10;
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where in the file it begins.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true of a span that was not advanced to its end.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes `sent` bytes off its front; whether that was all.
+    pub fn advance(&mut self, sent: usize) -> bool {
+        debug_assert!(sent <= self.len);
+        self.start += sent as u64;
+        self.len -= sent;
+        self.len == 0
+    }
+}
+
 /// A response body.
 #[derive(Debug)]
 pub struct Body {
@@ -90,7 +164,7 @@ impl Body {
     }
 
     /// Bytes that are still to be sent; `None` where that shows only at the end.
-    fn remaining(&self) -> Option<u64> {
+    pub fn remaining(&self) -> Option<u64> {
         self.segments.iter().try_fold(0, |sum, segment| match segment {
             Segment::Literal(bytes) => Some(sum + bytes.len() as u64),
             Segment::Span(range) => Some(sum + (range.end - range.start)),
@@ -99,29 +173,31 @@ impl Body {
     }
 
     /// The next bytes of the source from `at` on, none beyond `end`; `None` where it ends.
-    fn poll_source(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<Result<Option<Bytes>, BodyError>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>, at: u64, end: u64, spans: bool) -> Poll<Result<Option<Piece>, BodyError>> {
+        let spans = spans && end - at >= Span::MIN;
         let read = match &mut self.source {
             Source::None => None,
             Source::Memory(bytes) => {
                 let len = bytes.len() as u64;
                 // Both fit a usize: they are within `bytes`.
-                (at < len).then(|| bytes.slice(at as usize..end.min(len) as usize))
+                (at < len).then(|| Piece::Bytes(bytes.slice(at as usize..end.min(len) as usize)))
             }
-            Source::File(reader) => {
-                Some(ready!(reader.poll_read(cx, at, end)).map_err(|error| BodyError::Read(Arc::new(error)))?)
-            }
-            Source::Fill(reader) => ready!(reader.poll_read(cx, at, end))?,
-            Source::Relay(chunks) => ready!(chunks.poll_recv(cx)).transpose()?,
+            Source::File(reader) if spans => Some(ready!(poll_span(reader, cx, at, end))?),
+            Source::File(reader) => Some(Piece::Bytes(ready!(reader.poll_read(cx, at, end))?)),
+            Source::Fill(reader) => match ready!(reader.poll_readable(cx, at))? {
+                None => None,
+                Some((reader, until)) if spans && until.min(end) - at >= Span::MIN => {
+                    Some(ready!(poll_span(reader, cx, at, until.min(end)))?)
+                }
+                Some((reader, until)) => Some(Piece::Bytes(ready!(reader.poll_read(cx, at, until.min(end)))?)),
+            },
+            Source::Relay(chunks) => ready!(chunks.poll_recv(cx)).transpose()?.map(Piece::Bytes),
         };
         Poll::Ready(Ok(read))
     }
-}
 
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// The next piece; `None` at the end. `spans`: the socket can send files by itself; the same for the whole body.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>, spans: bool) -> Poll<Option<Result<Piece, BodyError>>> {
         loop {
             let (at, end) = match self.segments.front_mut() {
                 None => return Poll::Ready(None),
@@ -131,7 +207,7 @@ impl http_body::Body for Body {
                     if bytes.is_empty() {
                         continue;
                     }
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(Piece::Bytes(bytes))));
                 }
                 Some(Segment::Span(range)) if range.is_empty() => {
                     self.segments.pop_front();
@@ -140,40 +216,79 @@ impl http_body::Body for Body {
                 Some(Segment::Span(range)) => (range.start, range.end),
                 Some(Segment::Rest) => (self.at, u64::MAX),
             };
-            let read = ready!(self.poll_source(cx, at, end))?;
-            let taken = read.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            let read = ready!(self.poll_source(cx, at, end, spans))?;
+            let taken = read.as_ref().map_or(0, |piece| piece.len() as u64);
             match (self.segments.front_mut(), read) {
-                (Some(Segment::Span(range)), Some(bytes)) if at + taken <= range.end => {
+                (Some(Segment::Span(range)), Some(piece)) if at + taken <= range.end => {
                     range.start += taken;
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    if range.is_empty() {
+                        self.segments.pop_front();
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
                 }
-                (Some(Segment::Rest), Some(bytes)) => {
+                (Some(Segment::Rest), Some(piece)) => {
                     self.at += taken;
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(piece)));
                 }
                 (Some(Segment::Rest), None) => {
                     self.segments.pop_front();
                 }
                 // Shorter or longer than the head of the answer promised.
-                _ => return Poll::Ready(Some(Err(BodyError::Read(Arc::new(io::ErrorKind::UnexpectedEof.into()))))),
+                _ => return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()))),
             }
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// Whether all has been given.
+    pub fn is_end(&self) -> bool {
         self.segments.is_empty()
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        self.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
+/// A piece of a file, once its pages are in memory: `sendfile` would wait for the disk on the reactor (I11).
+fn poll_span(reader: &mut Reader, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<Piece>> {
+    let end = end.min(at + Span::MAX);
+    ready!(reader.poll_warm(cx, at, end))?;
+    // At most `Span::MAX`.
+    Poll::Ready(Ok(Piece::Span(Span { file: reader.file().clone(), start: at, len: (end - at) as usize })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body::Body as _;
-    use http_body_util::BodyExt as _;
+    use std::future::poll_fn;
+    use std::os::unix::fs::FileExt as _;
+
+    async fn collect(mut body: Body, spans: bool) -> Result<Vec<u8>, BodyError> {
+        let mut all = Vec::new();
+        while let Some(piece) = poll_fn(|cx| body.poll_piece(cx, spans)).await {
+            match piece? {
+                Piece::Bytes(bytes) => all.extend_from_slice(&bytes),
+                Piece::Span(span) => {
+                    assert!(spans && !span.is_empty() && span.len() as u64 <= Span::MAX);
+                    let mut bytes = vec![0; span.len()];
+                    span.file().read_exact_at(&mut bytes, span.start()).unwrap();
+                    all.extend_from_slice(&bytes);
+                }
+            }
+        }
+        assert!(body.is_end());
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_file_in_spans_and_in_bytes() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let bytes: Vec<u8> = (0..(3 * Span::MAX + 5)).map(|n| (n % 253) as u8).collect();
+        file.write_all_at(&bytes, 0).unwrap();
+        for range in [0..bytes.len(), 7..8, 100..Span::MIN as usize, 1..2 * Span::MAX as usize] {
+            for spans in [true, false] {
+                let segment = Segment::Span(range.start as u64..range.end as u64);
+                let body = Body::new(Source::File(Reader::new(file.clone())), [segment]);
+                assert!(collect(body, spans).await.unwrap() == bytes[range.clone()], "{range:?} {spans}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn segments_in_order() {
@@ -182,24 +297,24 @@ mod tests {
             source,
             [Segment::Literal(Bytes::from_static(b"<")), Segment::Span(7..9), Segment::Span(0..1), Segment::Span(3..3)],
         );
-        assert_eq!(body.size_hint().exact(), Some(4));
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "<780");
+        assert_eq!(body.remaining(), Some(4));
+        assert_eq!(collect(body, true).await.unwrap(), b"<780");
     }
 
     #[tokio::test]
     async fn i4_a_source_that_ends_early_is_no_clean_end() {
         let body = Body::new(Source::Memory(Bytes::from_static(b"012")), [Segment::Span(0..4)]);
-        assert!(body.collect().await.is_err());
+        assert!(collect(body, false).await.is_err());
         let (sender, receiver) = mpsc::channel(4);
         sender.try_send(Ok(Bytes::from_static(b"01"))).unwrap();
         drop(sender);
-        assert!(Body::new(Source::Relay(receiver), [Segment::Span(0..3)]).collect().await.is_err());
+        assert!(collect(Body::new(Source::Relay(receiver), [Segment::Span(0..3)]), false).await.is_err());
     }
 
     #[tokio::test]
     async fn an_unknown_length_ends_with_its_source() {
         let body = Body::new(Source::Memory(Bytes::from_static(b"012")), [Segment::Rest]);
-        assert_eq!(body.size_hint().exact(), None);
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "012");
+        assert_eq!(body.remaining(), None);
+        assert_eq!(collect(body, true).await.unwrap(), b"012");
     }
 }

@@ -7,17 +7,21 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// Work under way, by what it is about.
 #[derive(Debug)]
 pub struct Flights<K, V> {
     flying: Mutex<HashMap<K, watch::Receiver<Option<V>>>>,
+    /// Where the work is done: not on the thread of the connection that asked first (I6).
+    runtime: Handle,
 }
 
-impl<K, V> Default for Flights<K, V> {
-    fn default() -> Self {
-        Self { flying: Mutex::default() }
+impl<K, V> Flights<K, V> {
+    /// No flights. Called within the runtime on which they will run.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { flying: Mutex::default(), runtime: Handle::current() })
     }
 }
 
@@ -66,7 +70,7 @@ where
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
         let (work, leave) = (work(), Leave { flights: self.clone(), key });
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let value = work.await;
             // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
             drop(leave);
@@ -96,7 +100,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_ask_and_one_works_even_if_the_first_one_leaves() {
-        let flights = Arc::new(Flights::default());
+        let flights = Flights::new();
         let runs = Arc::new(AtomicU32::new(0));
         let ask = |flights: Arc<Flights<u8, u32>>, runs: Arc<AtomicU32>| async move {
             flights
@@ -121,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_strands_nobody() {
-        let flights: Arc<Flights<u8, u32>> = Arc::new(Flights::default());
+        let flights: Arc<Flights<u8, u32>> = Flights::new();
         assert!(flights.join(1, || async { panic!("played") }).await.is_none());
         assert_eq!(flights.join(1, || async { 7 }).await.map(|landed| landed.value), Some(7));
     }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 use super::handle::Subject;
+use super::sendfile::{Chunk, Lane};
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::pull::body::{Body, BodyError};
+use crate::pull::body::{Body, BodyError, Piece};
 use crate::telemetry::RequestId;
 
 /// What is known of a request so far.
@@ -101,49 +101,55 @@ impl Drop for Account {
     }
 }
 
-/// A body whose bytes are counted.
+/// A body whose bytes are counted on their way to hyper.
 #[derive(Debug)]
 pub struct Counted {
     body: Body,
     account: Account,
+    /// Where the connection can send files by itself.
+    lane: Option<Lane>,
 }
 
 impl Counted {
-    pub(super) fn new(body: Body, mut account: Account) -> Self {
-        account.whole = body.is_end_stream();
-        Self { body, account }
+    pub(super) fn new(body: Body, mut account: Account, lane: Option<Lane>) -> Self {
+        account.whole = body.is_end();
+        Self { body, account, lane }
     }
 }
 
 impl http_body::Body for Counted {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.account.sent += data.len() as u64;
-                    this.account.first_byte.get_or_insert_with(|| this.account.started.elapsed());
+        let chunk = match ready!(this.body.poll_piece(cx, this.lane.is_some())) {
+            Some(Ok(piece)) => {
+                this.account.sent += piece.len() as u64;
+                this.account.first_byte.get_or_insert_with(|| this.account.started.elapsed());
+                match (piece, &this.lane) {
+                    (Piece::Bytes(bytes), _) => Some(Ok(Frame::data(Chunk::Bytes(bytes)))),
+                    (Piece::Span(span), Some(lane)) => Some(Ok(Frame::data(lane.take(span)))),
+                    // Not asked for, so never given.
+                    (Piece::Span(_), None) => Some(Err(std::io::Error::other("a span without a lane").into())),
                 }
-                this.account.whole = this.body.is_end_stream();
             }
             Some(Err(error)) => {
                 this.account.error = Some(error.to_string());
                 this.account.outcome = Outcome::Error;
+                Some(Err(error))
             }
-            None => this.account.whole = true,
-        }
-        Poll::Ready(frame)
+            None => None,
+        };
+        this.account.whole = this.body.is_end();
+        Poll::Ready(chunk)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

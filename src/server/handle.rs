@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, Version, header};
 use hyper::body::Body as _;
 use hyper::body::Incoming;
 
 use super::account::{Account, Counted};
+use super::sendfile::Lane;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
 use crate::policy::Policy;
@@ -45,7 +46,8 @@ impl Handler {
     }
 
     /// Answers. Counted and logged when the last byte of the answer has gone, or the client has (I12).
-    pub async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Counted> {
+    /// `lane`: where a connection that can send files by itself queues them.
+    pub async fn handle(&self, request: Request<Incoming>, peer: SocketAddr, lane: Option<Lane>) -> Response<Counted> {
         let started = Instant::now();
         let id = RequestId::from_header_or_new(request.headers());
         let mut account = Account::new(self.metrics.clone(), &request, peer, id, started);
@@ -56,7 +58,9 @@ impl Handler {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         }
         account.answered(response.status(), outcome, error);
-        response.map(|body| Counted::new(body, account))
+        // HTTP/2 cuts bodies into frames of its own and would send the marker.
+        let lane = lane.filter(|_| request.version() <= Version::HTTP_11);
+        response.map(|body| Counted::new(body, account, lane))
     }
 
     async fn answer(&self, request: &Request<Incoming>, account: &mut Account) -> Answer {

@@ -8,19 +8,10 @@ use super::blob::{self, Body};
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use crate::metrics::Kind;
-use crate::oci::{Algorithm, Digest, Reference, Repository};
-
-/// The largest manifest that is taken from an upstream: twice what the OCI specification asks registries to take.
-pub const MAX_MANIFEST: usize = 8 * 1024 * 1024;
+use crate::oci::{Algorithm, Digest, MAX_MANIFEST, MediaType, Reference, Repository};
 
 /// Hashing more than this leaves the reactor (I11).
 const HASH_INLINE: usize = 64 * 1024;
-
-/// Every type there is: a registry that misses one here hides the manifest or rewrites it into another one.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-                      application/vnd.docker.distribution.manifest.list.v2+json, \
-                      application/vnd.docker.distribution.manifest.v2+json, \
-                      application/vnd.oci.artifact.manifest.v1+json, */*";
 
 /// What a tag, or a digest, stands for.
 #[derive(Clone, Debug)]
@@ -95,7 +86,7 @@ impl Upstream {
         if content_type.as_deref().is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html")) {
             return Err(error(Reason::Invalid("it sent an HTML page for a manifest".into())));
         }
-        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_MANIFEST).await?;
+        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_MANIFEST as usize).await?;
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
@@ -112,7 +103,7 @@ impl Upstream {
         accepts: impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         let path = format!("manifests/{reference}");
-        let ask = Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: ACCEPT, range: None };
+        let ask = Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: MediaType::ACCEPT, range: None };
         self.ask(&ask, accepts).await
     }
 }

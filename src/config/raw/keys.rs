@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor, value::UnitDeserializer};
 use serde::forward_to_deserialize_any;
 
-use super::{Admin, Cache, CredentialsTable, Fill, Freshness, Log, Raw, Server, Upstream};
+use super::{Admin, Cache, CredentialsTable, Fill, Freshness, Import, Log, Raw, Server, Upstream};
 
 /// The keys that may stand in the table at `path`; `None` where any key may, or where there is no table of ours.
 pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'static str]> {
@@ -18,6 +18,7 @@ pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'stati
         ["freshness"] | ["upstream", _, "freshness"] => keys_of::<Freshness>(),
         ["upstream", _] => keys_of::<Upstream>(),
         ["upstream", _, "credentials"] => keys_of::<CredentialsTable>(),
+        ["import"] => keys_of::<Import>(),
         ["fill"] => keys_of::<Fill>(),
         ["log"] => keys_of::<Log>(),
         _ => None,

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const MAX_MANIFEST: usize = crate::oci::MAX_MANIFEST as usize;
+
 async fn always(reply: Reply) -> Server {
     Server::start(move |_| reply.clone()).await
 }

@@ -1,0 +1,107 @@
+//! The threads that serve connections: one a core, each with a reactor of its own.
+//!
+//! A connection stays on the thread that it was given to. Its wake-ups, its buffers and what the CPU remembers of it
+//! do not move between cores, and no idle thread is woken to look for work: for sending files that is half of the CPU
+//! time. Downloads and everything else that is shared run on the process's main runtime.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// The threads of one mirror. Dropping this ends them, and with them what they still serve.
+#[derive(Debug)]
+pub struct Workers(Vec<Worker>);
+
+/// One thread.
+#[derive(Debug)]
+struct Worker {
+    runtime: Handle,
+    /// Connections that it serves.
+    busy: Arc<AtomicUsize>,
+    /// The thread ends when this is dropped.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Workers {
+    /// Starts `count` threads, at least one.
+    pub fn start(count: usize) -> io::Result<Self> {
+        (0..count.max(1)).map(Worker::start).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Runs `connection` to its end on the thread that has the fewest. Connections live long and cost alike, so that
+    /// counting them balances better than a hash of addresses does.
+    pub fn spawn<F>(&self, connection: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(worker) = self.0.iter().min_by_key(|worker| worker.busy.load(Ordering::Relaxed)) else { return };
+        let busy = Busy::new(worker.busy.clone());
+        worker.runtime.spawn(async move {
+            connection().await;
+            drop(busy);
+        });
+    }
+}
+
+impl Worker {
+    fn start(number: usize) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().thread_name("read").build()?;
+        let handle = runtime.handle().clone();
+        let (alive, ended) = oneshot::channel();
+        thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, busy: Arc::default(), _alive: alive })
+    }
+}
+
+/// One connection in a worker's count.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn connections_are_spread_and_counted() {
+        let workers = Workers::start(3).unwrap();
+        let (seen, mut threads) = mpsc::unbounded_channel();
+        let (open, _) = tokio::sync::broadcast::channel::<()>(1);
+        for _ in 0..9 {
+            let (seen, mut open) = (seen.clone(), open.subscribe());
+            workers.spawn(move || async move {
+                seen.send(thread::current().name().unwrap().to_owned()).unwrap();
+                let _ = open.recv().await;
+            });
+        }
+        let mut count: HashMap<String, usize> = HashMap::new();
+        for _ in 0..9 {
+            *count.entry(threads.recv().await.unwrap()).or_default() += 1;
+        }
+        assert_eq!(count.into_values().collect::<Vec<_>>(), [3, 3, 3]);
+        open.send(()).unwrap();
+        while workers.0.iter().any(|worker| worker.busy.load(Ordering::Relaxed) > 0) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
