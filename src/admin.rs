@@ -34,7 +34,12 @@ pub struct Admin {
 
 impl Admin {
     /// An interface to a mirror with these parts.
-    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, transfer: transfer::Transfer, stopping: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        cache: Arc<Cache>,
+        transfer: transfer::Transfer,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         Arc::new(Self { metrics, cache, transfer, stopping })
     }
 

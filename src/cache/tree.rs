@@ -71,7 +71,9 @@ impl Tree {
                 self.walk(&repos.join(&upstream), &name, "", &mut tags)?;
             }
         }
-        tags.sort_by(|a, b| (&a.scope.upstream, &a.scope.repository, &a.tag).cmp(&(&b.scope.upstream, &b.scope.repository, &b.tag)));
+        tags.sort_by(|a, b| {
+            (&a.scope.upstream, &a.scope.repository, &a.tag).cmp(&(&b.scope.upstream, &b.scope.repository, &b.tag))
+        });
         Ok(tags)
     }
 

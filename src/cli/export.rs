@@ -104,7 +104,8 @@ impl Export {
             None => (!to_pipe).then(beside),
         };
         if let Some(lock) = &lock {
-            export::replace(lock, write_lock(&plan.lock).as_bytes()).with_context(|| format!("cannot write {}", lock.display()))?;
+            export::replace(lock, write_lock(&plan.lock).as_bytes())
+                .with_context(|| format!("cannot write {}", lock.display()))?;
         }
         for locked in &plan.lock {
             eprintln!("{}  {}  {}", locked.image, locked.digest, locked.platforms);

@@ -64,14 +64,20 @@ impl Import {
             match self.site.open(config).await? {
                 Site::Stopped(workshop) => {
                     let upstreams = (!offline).then(|| workshop.config.upstreams.keys().cloned().collect());
-                    let options =
-                        Options { verifier, platforms: self.platform.clone().unwrap_or_default(), name: self.name.clone(), upstreams };
+                    let options = Options {
+                        verifier,
+                        platforms: self.platform.clone().unwrap_or_default(),
+                        name: self.name.clone(),
+                        upstreams,
+                    };
                     let maintain = tokio::spawn(workshop.cache.clone().maintain());
                     let mut failed = Ok(());
                     for files in &bundles {
                         let opened = input::open(files).with_context(|| label(files));
                         let imported = match opened {
-                            Ok(opened) => import::import(workshop.cache.clone(), opened, options.clone()).await.with_context(|| label(files)),
+                            Ok(opened) => import::import(workshop.cache.clone(), opened, options.clone())
+                                .await
+                                .with_context(|| label(files)),
                             Err(error) => Err(error),
                         };
                         match imported {

@@ -65,7 +65,10 @@ impl SiteArgs {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
             Err(StartError::Store(StoreError::Locked(dir))) => match admin.map(reachable) {
                 Some(address) => Ok(Site::Running(Remote::at(address))),
-                None => bail!("a mirror has {} open, and its admin interface is off; stop it, or name it with --server", dir.display()),
+                None => bail!(
+                    "a mirror has {} open, and its admin interface is off; stop it, or name it with --server",
+                    dir.display()
+                ),
             },
             Err(error) => Err(error.into()),
         }
@@ -92,7 +95,12 @@ impl Remote {
     }
 
     /// Sends one request; the answer's status is 2xx.
-    pub async fn send(&self, method: Method, path: &str, body: UnsyncBoxBody<Bytes, std::io::Error>) -> anyhow::Result<Response<Incoming>> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: UnsyncBoxBody<Bytes, std::io::Error>,
+    ) -> anyhow::Result<Response<Incoming>> {
         let context = || format!("the mirror's admin interface at {} cannot be asked", self.0);
         let socket = TcpStream::connect(&self.0).await.with_context(context)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.with_context(context)?;

@@ -14,8 +14,8 @@ use super::document::Document;
 use super::raw::{self, Raw};
 use super::value::{Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
 use super::{
-    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Import, Log, Prefetch, RepositoryRule, Secret, Server,
-    TagPatterns, Upstream,
+    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Import, Log, Prefetch, RepositoryRule,
+    Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -211,7 +211,8 @@ impl Builder<'_> {
     }
 
     fn prefetch(&mut self, raw: Vec<raw::Prefetch>) -> Vec<Prefetch> {
-        let texts = |many: Option<Many<Text>>| many.map_or(Vec::new(), |Many(texts)| texts.into_iter().map(|text| text.0).collect());
+        let texts =
+            |many: Option<Many<Text>>| many.map_or(Vec::new(), |Many(texts)| texts.into_iter().map(|text| text.0).collect());
         let entries = raw.into_iter().map(|raw| Prefetch {
             images: texts(raw.images),
             platforms: texts(raw.platforms),

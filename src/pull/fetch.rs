@@ -75,7 +75,8 @@ impl Pull {
         if self.offline {
             return Err(PullError::Offline { scope: scope.clone(), what: format!("blob {digest}") });
         }
-        let source = Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
+        let source =
+            Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
         loop {
             let join = self.fills.join(digest, source.clone());
             let mut at = 0;

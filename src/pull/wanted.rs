@@ -69,7 +69,8 @@ impl WantedList {
             return;
         }
         let wants: Vec<Want> = self.wants.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let written = serde_json::to_vec(&wants).map_err(io::Error::from).and_then(|json| store.replace(&self.path, &json, false));
+        let written =
+            serde_json::to_vec(&wants).map_err(io::Error::from).and_then(|json| store.replace(&self.path, &json, false));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "cannot write down what clients want");
         }

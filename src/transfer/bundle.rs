@@ -84,9 +84,10 @@ pub fn read_lock(text: &str) -> Result<Vec<Locked>, String> {
     let line = |(number, line): (usize, &str)| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let locked = match words[..] {
-            [image, digest, platforms] => (|| {
-                Some(Locked { image: image.parse().ok()?, digest: digest.parse().ok()?, platforms: platforms.parse().ok()? })
-            })(),
+            [image, digest, platforms] => {
+                (|| Some(Locked { image: image.parse().ok()?, digest: digest.parse().ok()?, platforms: platforms.parse().ok()? }))(
+                )
+            }
             _ => None,
         };
         locked.ok_or_else(|| format!("line {}: expected IMAGE DIGEST PLATFORMS", number + 1))

@@ -61,7 +61,8 @@ impl Document {
     pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
         let Manifest { media_type, .. } = Manifest::parse(bytes, media_type)?;
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
-        let blobs = fields.config.into_iter().chain(fields.layers.into_iter().flatten()).chain(fields.blobs.into_iter().flatten());
+        let blobs =
+            fields.config.into_iter().chain(fields.layers.into_iter().flatten()).chain(fields.blobs.into_iter().flatten());
         Ok(Self { media_type, manifests: fields.manifests.unwrap_or_default(), blobs: blobs.collect() })
     }
 

@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document, platform_of_config};
 use super::platform::Platforms;
@@ -30,7 +32,9 @@ pub enum ExportError {
     #[error("{}", .0.join("\n"))]
     Missing(Vec<String>),
     /// A blob went while it was exported.
-    #[error("{0} was evicted or damaged while it was exported: run the export again, with more room in the cache (cache.max_size)")]
+    #[error(
+        "{0} was evicted or damaged while it was exported: run the export again, with more room in the cache (cache.max_size)"
+    )]
     Gone(Digest),
     /// The key cannot be used.
     #[error(transparent)]
@@ -45,6 +49,9 @@ pub enum ExportError {
 pub struct Plan {
     /// The list of images: all of them, also those that the other side has.
     index: Index,
+    /// Docker's list of the same images, as far as it can say it: for `docker load`, and for tools that read images of
+    /// Docker's own formats from nothing else.
+    docker: Vec<DockerImage>,
     /// What the other side lacks, in order.
     blobs: Vec<(Digest, u64)>,
     /// The lock file's lines.
@@ -62,6 +69,17 @@ impl Plan {
     }
 }
 
+/// One entry of Docker's `manifest.json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
+    #[serde(skip)]
+    needs: Vec<Digest>,
+}
+
 /// Looks everything up. `wishes` empty: every tag of the cache. `since`: what the other side has.
 /// `platforms`: those that every image must have; `None` takes of each index what is here whole.
 pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: &[Locked]) -> Result<Plan, ExportError> {
@@ -75,11 +93,13 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
     let mut walk = Walk::new(tree);
     let mut manifests = Vec::new();
     let mut lock = Vec::new();
+    let mut docker = Vec::new();
     let mut names: HashSet<String> = images.iter().map(|(image, _)| image.to_string()).collect();
     for (image, digest) in images {
         match walk.image(&image, &digest, platforms) {
             Ok((mut descriptor, platforms)) => {
                 let name = image.to_string();
+                docker.extend(docker_image(tree, &image, &digest, &platforms));
                 descriptor.annotations.insert(bundle::REF_NAME.into(), name.clone());
                 descriptor.annotations.insert(bundle::IMAGE_NAME.into(), name);
                 descriptor.annotations.insert(bundle::PLATFORMS.into(), platforms.to_string());
@@ -105,11 +125,34 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
         return Err(ExportError::Missing(missing));
     }
     let (spared, blobs): (Vec<_>, Vec<_>) = walk.blobs.into_iter().partition(|(digest, _)| had.seen.contains(digest));
+    let carried: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+    docker.retain(|image| image.needs.iter().all(|digest| carried.contains(digest)));
     let total = |blobs: &[(Digest, u64)]| blobs.iter().map(|(_, size)| size).sum::<u64>();
     let (bytes, spared) = (total(&blobs), total(&spared));
     let annotations = BTreeMap::from([(bundle::VERSION.into(), "1".into()), (bundle::BYTES.into(), bytes.to_string())]);
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests, annotations };
-    Ok(Plan { index, blobs, lock, bytes, spared })
+    Ok(Plan { index, docker, blobs, lock, bytes, spared })
+}
+
+/// An image in Docker's words: of one platform, with a tag.
+fn docker_image(tree: &Tree, image: &ImageRef, digest: &Digest, platforms: &Platforms) -> Option<DockerImage> {
+    let Reference::Tag(_) = image.reference else { return None };
+    let read = |digest: &Digest| Document::parse(&small(tree, digest).ok()??, None).ok();
+    let mut document = read(digest)?;
+    if !document.manifests.is_empty() {
+        let is_real = |child: &&Descriptor| child.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
+        let children: Vec<Digest> = document.wanted(platforms).into_iter().filter(is_real).map(|child| child.digest).collect();
+        let [only] = children[..] else { return None };
+        document = read(&only)?;
+    }
+    let (config, layers) = document.blobs.split_first()?;
+    let is_image = ["application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"];
+    is_image.contains(&config.media_type.as_str()).then(|| DockerImage {
+        config: blob_name(&config.digest),
+        repo_tags: vec![image.to_string()],
+        layers: layers.iter().map(|layer| blob_name(&layer.digest)).collect(),
+        needs: document.blobs.iter().map(|blob| blob.digest).collect(),
+    })
 }
 
 /// What cosign keeps in tags of their own about these manifests.
@@ -157,7 +200,9 @@ fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Vec<(ImageRef, Digest)>, Vec<
                 let matcher = globset::Glob::new(glob).map_err(io::Error::other)?.compile_matcher();
                 let matching = all.iter().filter(|tagged| tagged.scope == *scope && matcher.is_match(tagged.tag.as_str()));
                 images.extend(matching.map(|tagged| (image(tagged).to_string(), (image(tagged), tagged.digest))));
-                if images.len() == before && !all.iter().any(|tagged| tagged.scope == *scope && matcher.is_match(tagged.tag.as_str())) {
+                if images.len() == before
+                    && !all.iter().any(|tagged| tagged.scope == *scope && matcher.is_match(tagged.tag.as_str()))
+                {
                     missing.push(format!("no tag in the cache matches {wish}; fetch them with: roadstead prefetch '{wish}'"));
                 }
             }
@@ -185,7 +230,12 @@ impl<'a> Walk<'a> {
     }
 
     /// An image and all it needs: its descriptor, and which platforms of it.
-    fn image(&mut self, image: &ImageRef, digest: &Digest, platforms: Option<&Platforms>) -> Result<(Descriptor, Platforms), String> {
+    fn image(
+        &mut self,
+        image: &ImageRef,
+        digest: &Digest,
+        platforms: Option<&Platforms>,
+    ) -> Result<(Descriptor, Platforms), String> {
         self.subjects.clear();
         match platforms {
             Some(platforms) => {
@@ -241,9 +291,12 @@ impl<'a> Walk<'a> {
         depth: u32,
         added: &mut Vec<Digest>,
     ) -> Result<Descriptor, String> {
-        let bytes = small(self.tree, digest).map_err(|error| error.to_string())?.ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
+        let bytes = small(self.tree, digest)
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
         let recorded = self.tree.manifest_record(scope, digest).map(|record| record.media_type);
-        let document = Document::parse(&bytes, recorded.as_ref().map(MediaType::as_str)).map_err(|error| format!("manifest {digest}: {error}"))?;
+        let document = Document::parse(&bytes, recorded.as_ref().map(MediaType::as_str))
+            .map_err(|error| format!("manifest {digest}: {error}"))?;
         if document.lacks(platforms) {
             return Err(format!("it has no {platforms}, only {}", document.platforms()));
         }
@@ -270,7 +323,14 @@ impl<'a> Walk<'a> {
         }
         let size = bytes.len() as u64;
         self.note(*digest, size, added);
-        Ok(Descriptor { media_type: document.media_type, digest: *digest, size, platform: None, artifact_type: None, annotations: BTreeMap::new() })
+        Ok(Descriptor {
+            media_type: document.media_type,
+            digest: *digest,
+            size,
+            platform: None,
+            artifact_type: None,
+            annotations: BTreeMap::new(),
+        })
     }
 
     fn blob(&mut self, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
@@ -301,7 +361,9 @@ impl<'a> Walk<'a> {
             let Ok(document) = Document::parse(record.body.as_bytes(), Some(MediaType::OCI_INDEX.as_str())) else { continue };
             let children = &document.manifests;
             let whole = self.attempt(|walk, added| {
-                children.iter().try_for_each(|child| walk.manifest(scope, &child.digest, &Platforms::default(), 1, added).map(drop))
+                children
+                    .iter()
+                    .try_for_each(|child| walk.manifest(scope, &child.digest, &Platforms::default(), 1, added).map(drop))
             });
             if children.is_empty() || whole.is_err() {
                 continue;
@@ -321,7 +383,13 @@ impl<'a> Walk<'a> {
 
 /// Whether an index's child is a manifest.
 pub(super) fn is_manifest(child: &Descriptor) -> bool {
-    let known = [MediaType::OCI_INDEX, MediaType::OCI_MANIFEST, MediaType::OCI_ARTIFACT, MediaType::DOCKER_LIST, MediaType::DOCKER_MANIFEST];
+    let known = [
+        MediaType::OCI_INDEX,
+        MediaType::OCI_MANIFEST,
+        MediaType::OCI_ARTIFACT,
+        MediaType::DOCKER_LIST,
+        MediaType::DOCKER_MANIFEST,
+    ];
     known.contains(&child.media_type)
 }
 
@@ -341,13 +409,22 @@ impl Plan {
     }
 
     /// Writes the bundle as a tar. `progress` is told the bytes of each blob as it goes.
-    pub fn write<W: Write>(&self, tree: &Tree, signer: Option<&Signer>, out: W, mut progress: impl FnMut(u64)) -> Result<W, ExportError> {
+    pub fn write<W: Write>(
+        &self,
+        tree: &Tree,
+        signer: Option<&Signer>,
+        out: W,
+        mut progress: impl FnMut(u64),
+    ) -> Result<W, ExportError> {
         let mut archive = tar::Writer::new(out);
         let index = self.index_bytes();
         archive.file(bundle::LAYOUT, bundle::LAYOUT_CONTENT)?;
         archive.file(bundle::INDEX, &index)?;
         if let Some(signer) = signer {
             archive.file(bundle::SIGNATURE, signer.sign(&index).as_bytes())?;
+        }
+        if !self.docker.is_empty() {
+            archive.file(bundle::DOCKER_MANIFEST, &serde_json::to_vec(&self.docker).map_err(io::Error::from)?)?;
         }
         archive.folder("blobs/")?;
         for algorithm in crate::oci::Algorithm::ALL {
@@ -386,7 +463,13 @@ impl Plan {
 
     /// Writes the bundle as a folder: hard links where the file system allows, copies elsewhere. Gives the number of
     /// links. The index comes last: a folder that has one is whole.
-    pub fn write_folder(&self, tree: &Tree, signer: Option<&Signer>, folder: &Path, mut progress: impl FnMut(u64)) -> Result<usize, ExportError> {
+    pub fn write_folder(
+        &self,
+        tree: &Tree,
+        signer: Option<&Signer>,
+        folder: &Path,
+        mut progress: impl FnMut(u64),
+    ) -> Result<usize, ExportError> {
         let mut links = 0;
         for (digest, size) in &self.blobs {
             let to = folder.join(blob_name(digest));

@@ -62,7 +62,9 @@ impl ImportError {
     fn blames_bundle(&self) -> bool {
         match self {
             // A connection that breaks and a file that ends look the same to the reader of a tar.
-            Self::Tar(TarError::Io(error)) => error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof,
+            Self::Tar(TarError::Io(error)) => {
+                error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
+            }
             Self::Io(_) => false,
             _ => true,
         }

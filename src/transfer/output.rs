@@ -35,8 +35,7 @@ impl Output {
     /// Writes to the file `path`, or with `split` to `path.000`, `path.001` and so on. Compressed if the name ends in
     /// `.zst`.
     pub fn file(path: &Path, split: Option<u64>) -> io::Result<Self> {
-        let files =
-            Files { path: path.into(), split, current: None, written: 0, temporary: Vec::new(), done: false };
+        let files = Files { path: path.into(), split, current: None, written: 0, temporary: Vec::new(), done: false };
         Self::new(Target::Files(files), path.extension().is_some_and(|extension| extension == "zst"))
     }
 

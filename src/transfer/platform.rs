@@ -22,7 +22,8 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split('/').collect();
-        let word = |part: &&str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'));
+        let word =
+            |part: &&str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'));
         match parts[..] {
             [os, architecture, ref variant @ ..] if variant.len() <= 1 && parts.iter().all(word) => {
                 Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.first().map(|text| (*text).into()) })

@@ -254,7 +254,13 @@ impl Job {
     }
 
     /// Notes a manifest and all below it. `platforms`: given for the image itself only.
-    async fn manifest(&self, scope: &Scope, digest: Digest, platforms: Option<&Platforms>, found: &mut Found) -> Result<(), String> {
+    async fn manifest(
+        &self,
+        scope: &Scope,
+        digest: Digest,
+        platforms: Option<&Platforms>,
+        found: &mut Found,
+    ) -> Result<(), String> {
         let mut open = vec![(digest, platforms)];
         while let Some((digest, platforms)) = open.pop() {
             if !found.seen.insert(digest) {

@@ -40,7 +40,9 @@ impl Signer {
     /// Reads a PKCS#8 PEM file.
     pub fn from_file(file: &Path) -> Result<Self, SignError> {
         let fail = |why| SignError::Key { file: file.display().to_string(), why };
-        let der = PrivatePkcs8KeyDer::from_pem_file(file).map_err(|_| fail("cannot be read as a private key in PEM form; make one with: openssl genpkey -algorithm ed25519"))?;
+        let der = PrivatePkcs8KeyDer::from_pem_file(file).map_err(|_| {
+            fail("cannot be read as a private key in PEM form; make one with: openssl genpkey -algorithm ed25519")
+        })?;
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map(Self).map_err(|_| fail("is not an ed25519 key"))
     }
 
@@ -80,7 +82,8 @@ mod tests {
 
     // Made once by openssl.
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIFzIEgvsG3nyuhB0lrUHv0b03cixjlvwj2ZtNKf6TB+T\n-----END PRIVATE KEY-----\n";
-    const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAz53RbjOCHSU5FdDGUT8+YyhoRXgfD2EdVqsRr5Ra+pU=\n-----END PUBLIC KEY-----\n";
+    const PUBLIC: &str =
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAz53RbjOCHSU5FdDGUT8+YyhoRXgfD2EdVqsRr5Ra+pU=\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn what_is_signed_verifies_and_nothing_else_does() {

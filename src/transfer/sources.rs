@@ -104,7 +104,12 @@ fn images(text: &str) -> Result<Vec<String>, SourceError> {
                 Place::Value { below_image, key } => {
                     is_image = key == "image";
                     let names_one = is_image || (*below_image && key == "reference");
-                    found.extend(scalar.as_ref().filter(|value| names_one && !value.is_empty() && *value != "~" && *value != "null").cloned());
+                    found.extend(
+                        scalar
+                            .as_ref()
+                            .filter(|value| names_one && !value.is_empty() && *value != "~" && *value != "null")
+                            .cloned(),
+                    );
                     *place = Place::Key { below_image: *below_image };
                 }
             }
@@ -194,7 +199,8 @@ items:
     #[test]
     fn images_of_compose_with_their_variables() {
         let variable = |name: &str| (name == "TAG").then(|| "7".to_owned());
-        let text = "services:\n  a: {image: \"redis:${TAG}\"}\n  b: {image: 'x/y:${OTHER:-1}'}\n  c: {build: .}\n  d: {image: z:$TAG}\n";
+        let text =
+            "services:\n  a: {image: \"redis:${TAG}\"}\n  b: {image: 'x/y:${OTHER:-1}'}\n  c: {build: .}\n  d: {image: z:$TAG}\n";
         assert_eq!(names(compose(text, &variable)), ["docker.io/library/redis:7", "docker.io/x/y:1", "docker.io/library/z:7"]);
         assert!(matches!(compose("image: a:${NOPE}", &variable), Err(SourceError::Variable { .. })));
     }

@@ -184,7 +184,8 @@ impl<R: Input> Reader<R> {
         }
         let bytes = header.as_bytes();
         // The sum of all bytes, its own field counted as spaces.
-        let sum: u32 = bytes.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+        let sum: u32 =
+            bytes.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
         match header.cksum() {
             Ok(said) if said == sum => Ok(Some(header)),
             _ => Err(TarError::NoHeader(self.at - BLOCK as u64)),
@@ -367,7 +368,9 @@ mod tests {
 
     #[test]
     fn huge_headers_cost_no_memory() {
-        for (kind, limit) in [(EntryType::GNULongName, 4096), (EntryType::XHeader, 64 << 10), (EntryType::XGlobalHeader, 64 << 10)] {
+        for (kind, limit) in
+            [(EntryType::GNULongName, 4096), (EntryType::XHeader, 64 << 10), (EntryType::XGlobalHeader, 64 << 10)]
+        {
             let mut header = Header::new_gnu();
             header.set_size(limit + 1);
             header.set_entry_type(kind);

@@ -15,9 +15,9 @@ use super::super::bundle::{self, Index};
 use super::super::document::Document;
 use super::super::tar::{self, Entry, Input, Kind};
 use super::{ImportError, Options};
+use crate::cache::Cache;
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
-use crate::cache::Cache;
 use crate::oci::{Algorithm, Digest, MAX_MANIFEST};
 
 /// One read of a blob.
@@ -109,7 +109,17 @@ pub fn take_in(cache: &Arc<Cache>, input: Box<dyn Input>, options: &Options) -> 
         known: 0,
     };
     let writers = Writers::start(cache, published, bytes);
-    let mut pass = Pass { cache, options, staged, bundle: Bundle::default(), seen: HashSet::new(), reservation: None, others: 0, index_bytes: None, checked: false };
+    let mut pass = Pass {
+        cache,
+        options,
+        staged,
+        bundle: Bundle::default(),
+        seen: HashSet::new(),
+        reservation: None,
+        others: 0,
+        index_bytes: None,
+        checked: false,
+    };
     let mut archive = tar::Reader::new(input);
     let read = pass.run(&mut archive, &writers);
     drop(pass.reservation.take());
@@ -187,13 +197,18 @@ impl Pass<'_> {
         if self.bundle.index.is_some() {
             return Err(ImportError::Bad("index.json occurs twice".into()));
         }
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| ImportError::Bad(format!("index.json is no OCI index: {error}")))?;
+        let index: Index =
+            serde_json::from_slice(&bytes).map_err(|error| ImportError::Bad(format!("index.json is no OCI index: {error}")))?;
         if let Some(version) = index.annotations.get(bundle::VERSION) {
             if version != "1" {
-                return Err(ImportError::Bad(format!("the bundle has version {version}, this program reads 1: use the roadstead that wrote it")));
+                return Err(ImportError::Bad(format!(
+                    "the bundle has version {version}, this program reads 1: use the roadstead that wrote it"
+                )));
             }
             if !self.seen.is_empty() {
-                return Err(ImportError::Bad("the bundle was reordered: its index does not come first. Copy the file as it was exported".into()));
+                return Err(ImportError::Bad(
+                    "the bundle was reordered: its index does not come first. Copy the file as it was exported".into(),
+                ));
             }
             // More than is missing here, perhaps; never less.
             let total = index.annotations.get(bundle::BYTES).and_then(|bytes| bytes.parse().ok());
@@ -225,7 +240,9 @@ impl Pass<'_> {
     fn count(&mut self) -> Result<(), ImportError> {
         self.others += 1;
         if self.others > MAX_OTHERS {
-            return Err(ImportError::Bad(format!("it is no image archive: it holds more than {MAX_OTHERS} files that are no blobs")));
+            return Err(ImportError::Bad(format!(
+                "it is no image archive: it holds more than {MAX_OTHERS} files that are no blobs"
+            )));
         }
         Ok(())
     }
@@ -392,13 +409,14 @@ impl Writers {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((ingest, reservation)) = next else { return };
-                    let result = ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
-                        let (digest, size) = (*verified.digest(), verified.size());
-                        cache.publish(verified, reservation).map_err(full)?;
-                        published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
-                        bytes.fetch_add(size, Ordering::Relaxed);
-                        Ok(())
-                    });
+                    let result =
+                        ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
+                            let (digest, size) = (*verified.digest(), verified.size());
+                            cache.publish(verified, reservation).map_err(full)?;
+                            published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+                            bytes.fetch_add(size, Ordering::Relaxed);
+                            Ok(())
+                        });
                     if let Err(error) = result {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         failures.fetch_add(1, Ordering::Release);

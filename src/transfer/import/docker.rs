@@ -41,11 +41,13 @@ pub fn manifests(cache: &Cache, staged: &Staged, bundle: &Bundle) -> Result<Buil
     let mut built = Built::default();
     let (None, Some(list)) = (&bundle.index, &bundle.docker) else { return Ok(built) };
     let bad = |problem: String| ImportError::Bad(problem);
-    let entries: Vec<Entry> = serde_json::from_slice(list).map_err(|error| bad(format!("manifest.json is not Docker's: {error}")))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(list).map_err(|error| bad(format!("manifest.json is not Docker's: {error}")))?;
     for entry in entries {
         let config_digest = find(bundle, &entry.config)?;
         let config = small(cache, staged, &config_digest)?.ok_or_else(|| bad(format!("{} is no image config", entry.config)))?;
-        let parsed: Value = serde_json::from_slice(&config).map_err(|error| bad(format!("{} is no image config: {error}", entry.config)))?;
+        let parsed: Value =
+            serde_json::from_slice(&config).map_err(|error| bad(format!("{} is no image config: {error}", entry.config)))?;
         // Its name is its digest, wherever it has one.
         let stem = entry.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
         if Digest::from_parts(Algorithm::Sha256, stem).is_ok_and(|said| said != config_digest) {
@@ -65,9 +67,15 @@ pub fn manifests(cache: &Cache, staged: &Staged, bundle: &Bundle) -> Result<Buil
             let mut start = [0; 2];
             let is_gzip = size >= 2 && file.take(2).read_exact(&mut start).is_ok() && start == [0x1f, 0x8b];
             if !is_gzip && diff_id != Some(digest) {
-                return Err(bad(format!("layer {path} is damaged: its content has digest {digest}, the config says {diff_id:?}")));
+                return Err(bad(format!(
+                    "layer {path} is damaged: its content has digest {digest}, the config says {diff_id:?}"
+                )));
             }
-            let kind = if is_gzip { "application/vnd.docker.image.rootfs.diff.tar.gzip" } else { "application/vnd.docker.image.rootfs.diff.tar" };
+            let kind = if is_gzip {
+                "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            } else {
+                "application/vnd.docker.image.rootfs.diff.tar"
+            };
             layers.push(json!({ "mediaType": kind, "size": size, "digest": digest }));
         }
         let manifest = json!({

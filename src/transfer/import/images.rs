@@ -74,7 +74,12 @@ pub(super) async fn complete(
             let record = TagRecord { digest: root.digest, checked_at: clock.now(), imported: true };
             cache.set_tag(scope, tag, record).await;
         }
-        report.images.push(Imported { image: root.image.to_string(), digest: root.digest, platforms: platforms.to_string(), unchanged });
+        report.images.push(Imported {
+            image: root.image.to_string(),
+            digest: root.digest,
+            platforms: platforms.to_string(),
+            unchanged,
+        });
     }
     for (scope, subject, list, walked) in lists {
         for (digest, media_type) in walked.into_iter().flatten() {
@@ -114,7 +119,11 @@ fn block_in_place_if_possible<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(Vec<Root>, Vec<((Scope, Digest), Vec<Descriptor>)>), ImportError> {
+fn roots(
+    bundle: &Bundle,
+    built: &docker::Built,
+    options: &Options,
+) -> Result<(Vec<Root>, Vec<((Scope, Digest), Vec<Descriptor>)>), ImportError> {
     let mut roots: Vec<Root> = Vec::new();
     let mut referrers: Vec<((Scope, Digest), Vec<Descriptor>)> = Vec::new();
     let descriptors = bundle.index.iter().flat_map(|index| &index.manifests);
@@ -270,7 +279,9 @@ impl Walk<'_> {
                 let waits = self.staged.spooled_size(&blob.digest).is_some();
                 Ok(waits.then(|| (blob.digest, blob.media_type.clone())))
             }
-            Some(size) => Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size))),
+            Some(size) => {
+                Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)))
+            }
             None => Err(ImportError::Bad(format!(
                 "blob {} ({} bytes) is neither in the bundle nor in the cache; export it again without --since, or since an older lock",
                 blob.digest, blob.size
@@ -283,4 +294,3 @@ impl Walk<'_> {
         built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.has(digest))
     }
 }
-
