@@ -106,8 +106,7 @@ impl Workshop {
         if config.cache.offline {
             // What was imported is served, whether its upstream is configured or not: nobody is going to ask it.
             let dir = config.cache.dir.clone();
-            let kept =
-                spawn_blocking(move || Tree::open(&dir).and_then(|tree| Ok(tree.upstreams().unwrap_or_default()))).await??;
+            let kept = spawn_blocking(move || Tree::open(&dir).map(|tree| tree.upstreams().unwrap_or_default())).await??;
             for name in kept {
                 if let Ok(url) = url::Url::parse(&format!("https://{name}")) {
                     let freshness = config.freshness.clone();

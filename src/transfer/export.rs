@@ -169,8 +169,11 @@ fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<S
     found
 }
 
+/// Images, and what each of them is.
+type Chosen = Vec<(ImageRef, Digest)>;
+
 /// The images that were asked for, by name and once each, and what is not here.
-fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Vec<(ImageRef, Digest)>, Vec<String>), ExportError> {
+fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportError> {
     let mut images = BTreeMap::new();
     let mut missing = Vec::new();
     let all = tree.tags()?;

@@ -131,3 +131,6 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

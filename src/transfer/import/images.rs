@@ -119,13 +119,12 @@ fn block_in_place_if_possible<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-fn roots(
-    bundle: &Bundle,
-    built: &docker::Built,
-    options: &Options,
-) -> Result<(Vec<Root>, Vec<((Scope, Digest), Vec<Descriptor>)>), ImportError> {
+/// What refers to which manifest of which repository.
+type Referrers = Vec<((Scope, Digest), Vec<Descriptor>)>;
+
+fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(Vec<Root>, Referrers), ImportError> {
     let mut roots: Vec<Root> = Vec::new();
-    let mut referrers: Vec<((Scope, Digest), Vec<Descriptor>)> = Vec::new();
+    let mut referrers: Referrers = Vec::new();
     let descriptors = bundle.index.iter().flat_map(|index| &index.manifests);
     let mut unnamed = Vec::new();
     for descriptor in descriptors {
