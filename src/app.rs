@@ -126,7 +126,7 @@ impl Workshop {
     /// Ends downloads where they can be resumed, and writes recency and names down.
     pub async fn close(self) {
         self.fills.stop(FILLS_END).await;
-        self.cache.flush().await;
+        self.cache.close().await;
     }
 }
 
@@ -211,7 +211,7 @@ impl Running {
         self.fills.stop(FILLS_END).await;
         let pull = self.pull.clone();
         let _ = spawn_blocking(move || pull.save_wanted()).await;
-        self.cache.flush().await;
+        self.cache.close().await;
     }
 }
 

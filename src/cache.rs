@@ -146,12 +146,23 @@ impl Cache {
         }
         if complete {
             self.scanned.send_replace(true);
+            // The limit may be lower than it was in the last process's time.
+            match self.reserve(0).await {
+                Ok(_) | Err(NoRoom::Full { .. }) => {}
+                Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
+            }
         }
         let mut every = tokio::time::interval(Duration::from_secs(60));
         loop {
             every.tick().await;
             self.flush().await;
         }
+    }
+
+    /// Writes down what is only in memory, and lets another process have the folder. The last call a mirror makes.
+    pub async fn close(self: &Arc<Self>) {
+        self.flush().await;
+        self.store.release();
     }
 
     /// Writes down recency and makes published names durable.

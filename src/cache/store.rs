@@ -8,14 +8,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
 use crate::oci::{Algorithm, Digest, Hasher};
 
@@ -61,7 +61,8 @@ pub struct Store {
     unsynced: AtomicBool,
     /// Makes the names of temporary files differ.
     serial: AtomicU64,
-    _lock: File,
+    /// `None` once the folder has been released.
+    lock: Mutex<Option<File>>,
 }
 
 impl Store {
@@ -99,7 +100,8 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked(root.into())),
             Err(fs::TryLockError::Error(error)) => return Err(fail("lock", &path)(error)),
         }
-        let store = Self { root: root.into(), unsynced: AtomicBool::new(false), serial: AtomicU64::new(0), _lock: lock };
+        let store =
+            Self { root: root.into(), unsynced: AtomicBool::new(false), serial: AtomicU64::new(0), lock: Mutex::new(Some(lock)) };
         for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([&store.ingest_dir(), &root.join("repos")])
         {
             fs::create_dir_all(dir).map_err(fail("create the folder", dir))?;
@@ -110,6 +112,11 @@ impl Store {
             store.replace(&version, format!("{VERSION}\n").as_bytes(), true).map_err(fail("write", &version))?;
         }
         Ok(store)
+    }
+
+    /// Lets another process have the folder. Nothing is written after this.
+    pub fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Removes the temporary files of a process that ended while it wrote them. Before anything new is written.
@@ -155,10 +162,17 @@ impl Store {
 
     /// Opens a published file; its size is in bytes. `None` where there is none.
     pub fn read(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        match File::open(self.blob_path(digest)) {
+        let path = self.blob_path(digest);
+        // Not to wait for the other end of a pipe that somebody put there.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        match OpenOptions::new().read(true).custom_flags(nonblocking).open(&path) {
             Ok(file) => {
-                let size = file.metadata()?.len();
-                Ok(Some((file, size)))
+                let meta = file.metadata()?;
+                if !meta.is_file() {
+                    tracing::warn!(path = %path.display(), "not a file; left alone");
+                    return Ok(None);
+                }
+                Ok(Some((file, meta.len())))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -115,6 +115,11 @@ impl<E: Clone> Progress<E> {
                 state.readers.wait(place, cx);
                 return Poll::Pending;
             }
+            // Of nothing no end can be held back: the head itself would be a complete answer (I5).
+            Phase::Streaming { total: Some(0) } => {
+                state.readers.wait(place, cx);
+                return Poll::Pending;
+            }
             Phase::Streaming { total } => Ok(*total),
             Phase::Verified => Ok(Some(state.written)),
             Phase::Failed(error) => Err(error.clone()),
@@ -250,6 +255,17 @@ mod tests {
         assert!(poll(&cell, &place, 0).is_pending());
         cell.fail("wrong digest");
         assert_eq!(poll(&cell, &place, 0), Poll::Ready(Err("wrong digest")));
+    }
+
+    #[test]
+    fn i5_an_empty_blob_has_no_head_before_it_is_verified() {
+        let cell = Cell::new();
+        let place = cell.attach();
+        let mut cx = Context::from_waker(Waker::noop());
+        cell.begin(Some(0), 0);
+        assert!(cell.poll_head(&place, &mut cx).is_pending());
+        cell.verified(0);
+        assert_eq!(cell.poll_head(&place, &mut cx), Poll::Ready(Ok(Some(0))));
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Pull {
         let from = range.as_ref().map_or(0, |(_, range)| range.start);
         let BlobAnswer { total, start, body } = source.upstream.blob(&source.repository, digest, from).await?;
         let total = total.or(source.size);
+        if total == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
+            // Of nothing no last chunk can be held back.
+            return Err(mismatch(&source, *digest, Digest::of(digest.algorithm(), b"")).into());
+        }
         let (sender, receiver) = mpsc::channel(AHEAD);
         let chunks = body::Source::Relay(receiver);
         tracing::warn!(%digest, upstream = %source.upstream.name(), repository = %source.repository,
@@ -59,6 +63,14 @@ impl Pull {
                 Ok(request.part(chunks, range, size, digest, From::uncached(false)))
             }
         }
+    }
+}
+
+fn mismatch(source: &Source, wanted: Digest, found: Digest) -> FillError {
+    FillError::Mismatch {
+        upstream: source.upstream.name().clone(),
+        repository: source.repository.clone(),
+        mismatch: Box::new(Mismatch { wanted, found }),
     }
 }
 
@@ -87,15 +99,7 @@ async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: 
         }
     }
     let found = hasher.finish();
-    let last = if found == digest {
-        held.map(Ok)
-    } else {
-        Some(Err(FillError::Mismatch {
-            upstream: source.upstream.name().clone(),
-            repository: source.repository,
-            mismatch: Box::new(Mismatch { wanted: digest, found }),
-        }))
-    };
+    let last = if found == digest { held.map(Ok) } else { Some(Err(mismatch(&source, digest, found))) };
     if let Some(last) = last {
         let _ = sender.send(last).await;
     }

@@ -140,7 +140,9 @@ fn next_query(headers: &HeaderMap, base: &Url) -> Option<String> {
         })
     };
     let (target, _) = links.find(|(_, parameters)| is_next(parameters))?;
-    base.join(target).ok()?.query().filter(|query| !query.is_empty()).map(ToOwned::to_owned)
+    let next = base.join(target).ok()?;
+    // A next page that is this one would have its clients ask for ever.
+    next.query().filter(|query| !query.is_empty() && Some(*query) != base.query()).map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
@@ -162,6 +164,8 @@ mod tests {
             (r#"</v2/a/tags/list?n=2>; rel="prev""#, None),
             ("/v2/a/tags/list?n=2; rel=next", None),
             ("<", None),
+            (r#"<>; rel="next""#, None),
+            (r#"<?n=2>; rel="next""#, None),
         ] {
             assert_eq!(next(&[line]).as_deref(), expected, "{line}");
         }

@@ -1,6 +1,14 @@
-//! Tests of the program from outside.
+//! The integration tests, one binary: each subject is a module, all stand on [`support`].
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
 mod architecture;
 mod cli;
+mod coalesce;
+mod faults;
+mod kit;
+mod protocol;
+mod range;
+mod restart;
+mod support;
+mod tags;

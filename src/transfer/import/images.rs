@@ -234,6 +234,12 @@ impl Walk<'_> {
             ));
         };
         let document = Document::parse(&bytes, None).map_err(|error| ImportError::Bad(format!("{digest}: {error}")))?;
+        if document.manifests.is_empty() && document.blobs.is_empty() {
+            return bad(format!(
+                "{digest} is of the unknown media type {} and refers to nothing: it is no image",
+                document.media_type
+            ));
+        }
         self.kept.insert(*digest);
         let mut manifests = Vec::new();
         let mut here = Vec::new();

@@ -1,0 +1,171 @@
+//! T21, T22: lists of tags and referrers.
+
+use super::REPOSITORY;
+use crate::support::client::Response;
+use crate::support::image::{Blob, Builder, Image, Index, OCI_INDEX};
+use crate::support::mirror::Mirror;
+use crate::support::upstream::{Act, Upstream};
+
+/// Where `rel="next"` leads, which must be relative to this mirror.
+fn next(answer: &Response) -> Option<String> {
+    let link = answer.header("link")?;
+    assert!(link.ends_with("; rel=\"next\""), "{link}");
+    let target = link.split(['<', '>']).nth(1).unwrap();
+    assert!(target.starts_with('/'), "{target} leads away from the mirror");
+    Some(target.to_owned())
+}
+
+/// T21: page by page through each form of address, which the link keeps.
+#[tokio::test]
+async fn t21_pages_of_tags_lead_through_the_mirror() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    let tags: Vec<String> = (0..7).map(|number| format!("v{number}")).collect();
+    tags.iter().for_each(|tag| up.push_image(REPOSITORY, tag, &image));
+    let mirror = Mirror::of(&up).await;
+    for (form, ns) in [
+        ("/v2/library/alpine", None),
+        ("/docker.io/v2/library/alpine", None),
+        ("/v2/docker.io/library/alpine", None),
+        ("/v2/library/alpine", Some("docker.io")),
+    ] {
+        let suffix = ns.map(|ns| format!("&ns={ns}")).unwrap_or_default();
+        let mut path = Some(format!("{form}/tags/list?n=3{suffix}"));
+        let (mut seen, mut pages) = (Vec::new(), 0);
+        while let Some(page) = path {
+            assert!(page.starts_with(&format!("{form}/tags/list?")), "{page}");
+            assert!(ns.is_none() || page.contains("ns=docker.io"), "{page}");
+            let answer = mirror.get(&page).await;
+            assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")), "{page}");
+            assert_eq!(answer.header("oci-namespace"), ns, "{page}");
+            let document = answer.json();
+            assert_eq!(document["name"], REPOSITORY, "{page}");
+            seen.extend(document["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()));
+            path = next(&answer);
+            pages += 1;
+        }
+        assert_eq!((seen, pages), (tags.clone(), 3), "{form} {ns:?}");
+    }
+    let last = mirror.get("/v2/library/alpine/tags/list?last=v4").await;
+    assert_eq!(last.json()["tags"], serde_json::json!(["v5", "v6"]));
+    let none = mirror.get("/v2/library/alpine/tags/list?n=0").await;
+    assert_eq!((none.status(), next(&none)), (200, None));
+    for wrong in ["n=-1", "n=many", "n=99999999999999999999"] {
+        let answer = mirror.get(&format!("/v2/library/alpine/tags/list?{wrong}")).await;
+        assert_eq!((answer.status(), &*answer.error_code()), (400, "PAGINATION_NUMBER_INVALID"), "{wrong}");
+    }
+}
+
+/// T21: links as other registries write them.
+#[tokio::test]
+async fn t21_foreign_links_are_rewritten_or_dropped() {
+    let up = Upstream::start().await;
+    up.push_image(REPOSITORY, "a", &Image::small(1));
+    let mirror = Mirror::of(&up).await;
+    let own = format!("<{}/v2/library/alpine/tags/list?last=a&n=1>; rel=\"next\"", up.url());
+    let good = [
+        &*own,
+        "</v2/library/alpine/tags/list?n=1&last=a>; rel=\"next\"",
+        "<https://elsewhere.example/v2/library/alpine/tags/list?last=a&n=1>;rel=next",
+    ];
+    for link in good {
+        up.on("/v2/*/tags/list").then(Act::honest().header("Link", link));
+        let answer = mirror.get("/v2/library/alpine/tags/list?n=1").await;
+        let target = next(&answer).expect(link);
+        assert!(target.starts_with("/v2/library/alpine/tags/list?") && target.contains("last=a"), "{link} became {target}");
+    }
+    for link in ["<>; rel=\"next\"", "nonsense", "</v2/x>; rel=\"prev\""] {
+        up.on("/v2/*/tags/list").then(Act::honest().header("Link", link));
+        let answer = mirror.get("/v2/library/alpine/tags/list?n=1").await;
+        assert_eq!((answer.status(), next(&answer)), (200, None), "{link}");
+    }
+}
+
+/// An upstream with an image and two artifacts that refer to it.
+async fn with_artifacts() -> (Upstream, Image, [Image; 2]) {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let artifact = |seed, kind| Builder::new(seed).layer(50).artifact(kind, &image.manifest).build();
+    let artifacts = [artifact(2, "application/x.sbom"), artifact(3, "application/x.signature")];
+    artifacts.iter().for_each(|artifact| up.push_untagged(REPOSITORY, artifact));
+    (up, image, artifacts)
+}
+
+fn referrers(subject: &Blob) -> String {
+    format!("/v2/library/alpine/referrers/{}", subject.digest)
+}
+
+/// The digests that an answer lists; it must be an index in every respect.
+fn digests(answer: &Response) -> Vec<String> {
+    assert_eq!((answer.status(), answer.header("content-type")), (200, Some(OCI_INDEX)));
+    let document = answer.json();
+    assert_eq!((&document["schemaVersion"], &document["mediaType"]), (&2.into(), &OCI_INDEX.into()));
+    let entries = document["manifests"].as_array().unwrap().iter();
+    entries.map(|entry| entry["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+/// T22: an upstream that has the API.
+#[tokio::test]
+async fn t22_referrers_are_relayed() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::of(&up).await;
+    let path = referrers(&image.manifest);
+    let all = mirror.get(&path).await;
+    let mut expected = artifacts.each_ref().map(|artifact| artifact.manifest.digest.to_string());
+    expected.sort();
+    assert_eq!((digests(&all), all.header("oci-filters-applied")), (expected.to_vec(), None));
+    let sbom = mirror.get(&format!("{path}?artifactType=application%2Fx.sbom")).await;
+    assert_eq!(digests(&sbom), [artifacts[0].manifest.digest.to_string()]);
+    assert_eq!(sbom.header("oci-filters-applied"), Some("artifactType"));
+    let none = mirror.get(&referrers(&artifacts[0].manifest)).await;
+    assert_eq!(digests(&none), [] as [String; 0], "nothing refers to it, and that is no 404");
+    let head = mirror.head(&path).await;
+    assert_eq!((head.status(), head.body.len()), (200, 0));
+    // Page by page, through the mirror.
+    up.referrers(1);
+    let mirror = Mirror::of(&up).await;
+    let first = mirror.get(&format!("/docker.io{path}")).await;
+    let target = next(&first).expect("a second page");
+    assert!(target.starts_with(&format!("/docker.io{path}?")), "{target}");
+    let second = mirror.get(&target).await;
+    assert_eq!([digests(&first), digests(&second)].concat(), expected);
+    assert_eq!(next(&second), None);
+}
+
+/// T22: an upstream without the API; what its tag schema says is the answer, and never a 404.
+#[tokio::test]
+async fn t22_referrers_are_made_from_the_tag_schema() {
+    let (up, image, artifacts) = with_artifacts().await;
+    let mirror = Mirror::of(&up).await;
+    let path = referrers(&image.manifest);
+    assert_eq!(digests(&mirror.get(&path).await), [] as [String; 0]);
+    let mut index: serde_json::Value = serde_json::from_slice(&Index::oci(artifacts.to_vec()).manifest.bytes).unwrap();
+    for (entry, kind) in
+        index["manifests"].as_array_mut().unwrap().iter_mut().zip(["application/x.sbom", "application/x.signature"])
+    {
+        entry["artifactType"] = kind.into();
+    }
+    let index = Blob::new(OCI_INDEX, index.to_string());
+    up.push_manifest(REPOSITORY, &index);
+    up.tag(REPOSITORY, &image.manifest.digest.to_string().replace(':', "-"), &index.digest);
+    let mirror = Mirror::of(&up).await;
+    let all = mirror.get(&path).await;
+    assert_eq!(digests(&all), artifacts.each_ref().map(|artifact| artifact.manifest.digest.to_string()));
+    let filtered = mirror.get(&format!("{path}?artifactType=application/x.signature")).await;
+    assert_eq!(digests(&filtered), [artifacts[1].manifest.digest.to_string()]);
+    assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+}
+
+/// T22: not a digest; an upstream that cannot be asked.
+#[tokio::test]
+async fn t22_referrers_that_cannot_be_known_are_an_error() {
+    let (up, image, _) = with_artifacts().await;
+    let mirror = Mirror::of(&up).await;
+    let answer = mirror.get("/v2/library/alpine/referrers/latest").await;
+    assert_eq!((answer.status(), &*answer.error_code()), (400, "DIGEST_INVALID"));
+    up.down().await;
+    let answer = mirror.get(&referrers(&image.manifest)).await;
+    assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"));
+}
