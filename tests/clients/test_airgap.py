@@ -207,6 +207,37 @@ class TwoSites(ClientTest):
             done = roadstead("import", "--cache-dir", cache, "--platform", "linux/s390x", archive, check=False)
             self.assertIn("linux/s390x", done.stderr, name)
 
+    def test_prefetch_from_everywhere(self):
+        upstream = self.upstream()
+        mirror = self.mirror({"docker.io": upstream})
+        tags = ["3.1", "3.2", "4.0"]
+        for tag in tags:
+            SITE.registry.push(SITE.docker, "library/rs-tags", tag)
+        SITE.docker.repository, SITE.docker.tag = "library/rs-docker", "1"
+        here = roadstead("prefetch", "--config", mirror._config, "rs-tags:3.*")
+        self.assertIn("2 images, 0 missing", here.stdout)
+        # One platform of two, into a stopped mirror's folder; then again, which costs no byte.
+        stopped = self.folder / "stopped.toml"
+        stopped.write_text(mirror._config.read_text().replace(str(mirror.cache), str(self.folder / "stopped")))
+        roadstead("prefetch", "--config", stopped, "--platform", "linux/riscv64", SITE.index.reference())
+        self.assertEqual(len([path for path in (self.folder / "stopped").glob("blobs/*/*")]), 5)
+        upstream.reset()
+        roadstead("prefetch", "--config", stopped, "--platform", "linux/riscv64", SITE.index.reference())
+        self.assertEqual((upstream.count("GET", "blobs"), upstream.count("GET", "manifests")), (0, 0))
+        # A platform, an image, an upstream that are not there: told, and the status says so.
+        for words, expected in ((["--platform", "linux/s390x", SITE.index.reference()], "only linux/"),
+                                (["rs-none:1"], "has no tag 1"), (["nowhere.example/x:1"], "there is no upstream")):
+            done = roadstead("prefetch", "--config", stopped, *words, check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(expected, done.stdout)
+        compose = self.folder / "compose.yaml"
+        compose.write_text("services: {a: {image: '${IMAGE:-rs-tags}:4.0'}}\n")
+        pod = self.folder / "pod.yaml"
+        pod.write_text(f"kind: Pod\nspec:\n  containers:\n  - image: {SITE.docker.reference()}\n")
+        done = roadstead("prefetch", "--config", stopped, "--from-compose", compose, "--from-manifests", pod,
+                         "--from-server", f"http://127.0.0.1:{mirror.admin_port}")
+        self.assertIn("4 images, 0 missing", done.stdout)
+
 
 if __name__ == "__main__":
     unittest.main()
