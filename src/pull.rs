@@ -43,7 +43,7 @@ pub use respond::Answer;
 /// What a flight brings to all who wait for it.
 type Flight<K, V> = Arc<Flights<K, Result<V, PullError>>>;
 
-/// Blob sizes that manifests told; 40 bytes each.
+/// Blob sizes that manifests told.
 const SIZES: u64 = 100_000;
 
 /// An upstream and what the operator wants of it.
@@ -71,7 +71,8 @@ pub struct Pull {
     referrers: Flight<ReferrersKey, listing::Page>,
     negative: Negative,
     /// What manifests say of their blobs, for upstreams that send them without a length.
-    sizes: Memory<Digest, u64>,
+    /// Of one repository each: a manifest that lies spoils nobody else's blobs.
+    sizes: Memory<(Scope, Digest), u64>,
     /// What clients asked for in vain.
     wanted: wanted::WantedList,
 }

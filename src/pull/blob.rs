@@ -6,7 +6,7 @@ use super::body::Source as Bytes;
 use super::respond::{Answer, From};
 use super::{Pull, PullError, Request};
 use crate::fill::{FillError, Join, Source};
-use crate::oci::Digest;
+use crate::oci::{Digest, Scope};
 
 impl Pull {
     /// Answers a request for a blob.
@@ -38,7 +38,7 @@ impl Pull {
         let source = Source {
             upstream: self.site(scope)?.upstream.clone(),
             repository: scope.repository.clone(),
-            size: self.sizes.get(digest),
+            size: self.told_size(scope, digest),
         };
         loop {
             let Join { reader, began } = self.fills.join(digest, source.clone());
@@ -67,7 +67,12 @@ impl Pull {
             async move { Ok(upstream.blob_size(&repository, &digest).await?) }
         };
         let landed = self.probes.join((scope.clone(), *digest), flight).await.ok_or(PullError::Internal)?;
-        let size = landed.value?.or_else(|| self.sizes.get(digest));
+        let size = landed.value?.or_else(|| self.told_size(scope, digest));
         Ok(request.blob(Bytes::None, size, digest, From::uncached(landed.joined)))
+    }
+
+    /// A blob's size, as a manifest of the same repository has it.
+    fn told_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+        self.sizes.get(&(scope.clone(), *digest))
     }
 }

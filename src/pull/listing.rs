@@ -91,11 +91,11 @@ impl Pull {
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let freshness = &self.site(scope)?.freshness;
-        let filter = query.artifact_type.as_deref();
+        let filter = query.filter();
         let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
-            None => self.cache.referrers_record(scope, digest, filter).await,
+            None => self.cache.referrers_record(scope, digest, filter.as_deref()).await,
             Some(_) => None,
         };
         let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
@@ -129,12 +129,11 @@ impl Pull {
         digest: &Digest,
         query: &ReferrersQuery,
     ) -> Result<Page, PullError> {
-        let (filter, page) = (query.artifact_type.as_deref(), query.page());
         let upstream = &self.site(scope)?.upstream;
-        let answer = upstream.referrers(&scope.repository, digest, filter, page.as_deref()).await?;
+        let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, query.page().as_deref()).await?;
         let page = match answer {
             Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
-            None => self.referrers_by_tag(scope, digest, filter).await?,
+            None => self.referrers_by_tag(scope, digest, query).await?,
         };
         // A list of several pages is only whole with its upstream.
         if query.rest.is_empty()
@@ -142,22 +141,27 @@ impl Pull {
             && let Ok(body) = String::from_utf8(page.body.to_vec())
         {
             let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: self.clock.now() };
-            self.cache.set_referrers_record(scope, digest, filter, &record).await;
+            self.cache.set_referrers_record(scope, digest, query.filter().as_deref(), &record).await;
         }
         Ok(page)
     }
 
     /// The index that clients push under a tag made of the digest, where there is no referrers API.
-    async fn referrers_by_tag(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>) -> Result<Page, PullError> {
+    async fn referrers_by_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        query: &ReferrersQuery,
+    ) -> Result<Page, PullError> {
         let manifests = match self.index_by_tag(scope, digest).await {
             Ok(index) => index,
             Err(error) if error.is_not_found() => Vec::new(),
             Err(error) => return Err(error),
         };
-        let matches = |entry: &Value| filter.is_none_or(|filter| entry["artifactType"] == filter);
+        let matches = |entry: &Value| query.wants(entry["artifactType"].as_str());
         let manifests: Vec<Value> = manifests.into_iter().filter(matches).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests });
-        let filters_applied = filter.map(|_| "artifactType".to_owned());
+        let filters_applied = (!query.artifact_types.is_empty()).then(|| "artifactType".to_owned());
         Ok(Page { body: index.to_string().into(), next: None, filters_applied })
     }
 

@@ -78,15 +78,15 @@ impl Pull {
         }
         let recorded = self.cache.manifest_record(scope, digest).await.map(|record| record.media_type);
         let manifest = Manifest::parse(&bytes, recorded.as_ref().map(MediaType::as_str)).ok()?;
-        self.note(digest, &manifest);
+        self.note(scope, digest, &manifest);
         Some(Held { bytes, media_type: manifest.media_type, tier })
     }
 
     /// Keeps in mind what a manifest says: its type, and the sizes of what it refers to.
-    fn note(&self, digest: &Digest, manifest: &Manifest) {
+    fn note(&self, scope: &Scope, digest: &Digest, manifest: &Manifest) {
         self.cache.set_media_type(digest, &manifest.media_type);
         for descriptor in &manifest.blobs {
-            self.sizes.insert(descriptor.digest, descriptor.size);
+            self.sizes.insert((scope.clone(), descriptor.digest), descriptor.size);
         }
     }
 
@@ -152,7 +152,7 @@ impl Pull {
         }
         let manifest =
             Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
-        self.note(digest, &manifest);
+        self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");

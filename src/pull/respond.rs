@@ -3,8 +3,6 @@
 //! Built from what is stored, never copied from an upstream's answer. HEAD gets the same headers as GET.
 
 use std::borrow::Cow;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -156,8 +154,7 @@ impl Request<'_> {
 
     /// 206 with several parts, which podman wants exactly as it asked for them (RFC 9110 §15.3.7.2).
     fn parts(&self, source: Source, ranges: Vec<Range<u64>>, size: u64, digest: &Digest, from: From) -> Answer {
-        // Nobody who made the blob can have known it.
-        let boundary = format!("roadstead{:016x}", RandomState::new().hash_one(size));
+        let boundary = boundary(digest);
         let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
         let mut length = 0;
         for range in ranges {
@@ -322,6 +319,16 @@ fn unchanged(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// The boundary for parts of a blob. No part can contain it, since no bytes are known that contain their own digest; and the
+/// same ranges of the same blob are always the same answer, as its strong ETag says. (An upstream may forge parts in bytes
+/// that are not the blob; such an answer never ends, I5.)
+fn boundary(digest: &Digest) -> String {
+    // 70 characters are allowed (RFC 2046 § 5.1.1): sha512 is cut to what sha256 has.
+    let mut hex = digest.hex();
+    hex.truncate(64);
+    hex
+}
+
 fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
@@ -330,5 +337,22 @@ fn etag(digest: &Digest) -> String {
 fn insert(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn t7_a_boundary_belongs_to_its_blob() {
+        let of = |algorithm, data: &[u8]| boundary(&Digest::of(algorithm, data));
+        for algorithm in Algorithm::ALL {
+            assert_eq!(of(algorithm, b"layer").len(), 64);
+            assert_eq!(of(algorithm, b"layer"), of(algorithm, b"layer"));
+            assert_ne!(of(algorithm, b"layer"), of(algorithm, b"other"));
+            assert!(of(algorithm, b"layer").bytes().all(|c| c.is_ascii_alphanumeric()), "needs no quotes");
+        }
     }
 }

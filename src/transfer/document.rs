@@ -34,7 +34,7 @@ pub struct Descriptor {
 }
 
 fn unknown() -> MediaType {
-    MediaType::new("application/octet-stream")
+    MediaType::OCTET_STREAM
 }
 
 /// A manifest or index.
@@ -60,7 +60,11 @@ impl Document {
     /// Looks at a manifest, as strictly as a pull does.
     pub fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
         let Manifest { media_type, .. } = Manifest::parse(bytes, media_type)?;
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json {
+            problem: "a descriptor in it has a field of the wrong kind",
+            line: error.line(),
+            column: error.column(),
+        })?;
         let blobs =
             fields.config.into_iter().chain(fields.layers.into_iter().flatten()).chain(fields.blobs.into_iter().flatten());
         Ok(Self { media_type, manifests: fields.manifests.unwrap_or_default(), blobs: blobs.collect() })

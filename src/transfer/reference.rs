@@ -86,7 +86,7 @@ impl FromStr for Wish {
             repository: repository.parse().map_err(|error| fail(format!("{error}")))?,
         };
         if upstream == "docker.io" {
-            scope.repository = scope.repository.with_library();
+            scope.repository = scope.repository.with_library().map_err(|error| fail(error.to_string()))?;
         }
         let reference = match (digest, tag) {
             (Some(digest), _) => Reference::Digest(digest),

@@ -70,7 +70,8 @@ impl Upstream {
         }
     }
 
-    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*). `page` is an earlier
+    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*), of any of `artifact_types` if
+    /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
     /// `None`: the upstream has no such API, which it shows by 404, 405, 501 or something that is no index.
@@ -78,10 +79,11 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: &Digest,
-        artifact_type: Option<&str>,
+        artifact_types: &[String],
         page: Option<&str>,
     ) -> Result<Option<Referrers>, UpstreamError> {
-        let filter = || Serializer::new(String::new()).extend_pairs(artifact_type.map(|kind| ("artifactType", kind))).finish();
+        let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
+        let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
         let lacks =
             |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);

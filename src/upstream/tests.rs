@@ -122,7 +122,7 @@ fn all_calls_can_be_spawned() {
         send(upstream.blob_size(name, digest));
         send(upstream.tags(name, None, None));
         send(upstream.tags_page(name, ""));
-        send(upstream.referrers(name, digest, None, None));
+        send(upstream.referrers(name, digest, &[], None));
         send(body.chunk());
     }
     let _ = all;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
 mod architecture;
+mod care;
 mod cli;
 mod coalesce;
 mod faults;
