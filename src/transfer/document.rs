@@ -114,7 +114,7 @@ mod tests {
         let child = |n: u8, platform: &str, about: Option<u8>| {
             let (os, architecture) = platform.split_once('/').unwrap();
             let annotations = about.map(|n| (ABOUT.to_owned(), digest(n).to_string())).into_iter().collect::<BTreeMap<_, _>>();
-            serde_json::json!({"mediaType": "x", "digest": digest(n), "size": 1, "annotations": annotations,
+            serde_json::json!({"mediaType": "x/y", "digest": digest(n), "size": 1, "annotations": annotations,
                 "platform": {"os": os, "architecture": architecture}})
         };
         let index = serde_json::json!({"manifests": [child(1, "linux/amd64", None), child(2, "linux/arm64", None),
