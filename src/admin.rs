@@ -1,7 +1,7 @@
 //! The admin interface: health, metrics, figures, and a page that shows them.
 //!
-//! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`]). Listens apart from the mirror, on
-//! loopback by default. Called by `app`.
+//! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`], [`transfer`]). Listens apart from the
+//! mirror, on loopback by default. Called by `app`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use api::Api;
+use transfer::Transfer;
 use upstreams::Switchboard;
 
 use crate::cache::Cache;
@@ -33,6 +34,7 @@ pub struct Admin {
     cache: Arc<Cache>,
     api: Api,
     upstreams: Switchboard,
+    transfer: Transfer,
     /// True from the moment the mirror begins to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -44,9 +46,10 @@ impl Admin {
         cache: Arc<Cache>,
         api: Api,
         upstreams: Switchboard,
+        transfer: Transfer,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, api, upstreams, stopping })
+        Arc::new(Self { metrics, cache, api, upstreams, transfer, stopping })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
@@ -60,7 +63,12 @@ impl Admin {
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<Incoming>| {
                     let this = this.clone();
-                    async move { Ok::<_, Infallible>(this.route(request).await) }
+                    async move {
+                        Ok::<_, Infallible>(match this.transfer.answer(request).await {
+                            Ok(answer) => answer,
+                            Err(request) => this.route(request).await.map(BodyExt::boxed_unsync),
+                        })
+                    }
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -121,6 +129,7 @@ impl Admin {
 
 pub mod api;
 mod stats;
+pub mod transfer;
 pub mod upstreams;
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

@@ -2,6 +2,8 @@
 //!
 //! Called by `cli` and by tests; binds the addresses that the configuration names, port 0 included.
 
+mod schedule;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -14,9 +16,11 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::Admin;
 use crate::admin::api::Api;
+use crate::admin::transfer::Transfer;
 use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
+use crate::cache::tree::Tree;
 use crate::config::Config;
 use crate::fill::Fills;
 use crate::metrics::Metrics;
@@ -79,6 +83,64 @@ pub struct Running {
     _background: Vec<Task>,
     fills: Arc<Fills>,
     cache: Arc<Cache>,
+    pull: Arc<Pull>,
+}
+
+/// The parts that bring content into a cache, without anything that serves it: what a mirror is built on, and what
+/// `prefetch` and `import` use on the folder of a mirror that is stopped.
+#[derive(Debug)]
+pub struct Workshop {
+    /// As it amounts to.
+    pub config: Config,
+    /// The cache. Somebody has to run [`Cache::maintain`].
+    pub cache: Arc<Cache>,
+    /// Downloads.
+    pub fills: Arc<Fills>,
+    /// Pulls.
+    pub pull: Arc<Pull>,
+}
+
+impl Workshop {
+    /// Opens the cache folder, which locks it. No upstream is contacted.
+    pub async fn open(mut config: Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let opened = (config.cache.clone(), metrics.clone());
+        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
+        if config.cache.offline {
+            // What was imported is served, whether its upstream is configured or not: nobody is going to ask it.
+            let dir = config.cache.dir.clone();
+            let kept = spawn_blocking(move || Tree::open(&dir).map(|tree| tree.upstreams().unwrap_or_default())).await??;
+            for name in kept {
+                if let Ok(url) = url::Url::parse(&format!("https://{name}")) {
+                    let freshness = config.freshness.clone();
+                    config.upstreams.entry(name.clone()).or_insert_with(|| crate::config::Upstream {
+                        hosts: vec![name.to_string()],
+                        offline: true,
+                        ..crate::config::Upstream::new(url, freshness)
+                    });
+                }
+            }
+        }
+        let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
+        let sites = sites(&config, metrics).await?;
+        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
+        Ok(Self { config, cache, fills, pull })
+    }
+
+    /// Ends downloads where they can be resumed, and writes recency and names down.
+    pub async fn close(self) {
+        self.fills.stop(FILLS_END).await;
+        self.cache.close().await;
+    }
+}
+
+/// Writes down what clients asked for in vain, soon after it changes.
+async fn save_wanted(pull: Arc<Pull>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let pull = pull.clone();
+        let _ = spawn_blocking(move || pull.save_wanted()).await;
+    }
 }
 
 /// A task that ends with its owner.
@@ -112,13 +174,7 @@ impl Mirror {
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
 
-        let opened = (config.cache.clone(), metrics.clone());
-        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
-        let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-        let sites = sites(&config, &metrics).await?;
-        let upstreams: Vec<_> = sites.values().map(|site| site.upstream.clone()).collect();
-        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
-
+        let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
         let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
@@ -130,14 +186,18 @@ impl Mirror {
         let mut background = vec![
             Task::spawn(cache.clone().maintain()),
             Task::spawn(cache.clone().scrub(config.cache.verify_every, config.cache.verify_rate)),
-            Task::spawn(pull.replace_damaged()),
+            Task::spawn(pull.clone().replace_damaged()),
+            Task::spawn(save_wanted(pull.clone())),
         ];
         let api = Api::new(cache.clone(), &config);
+        let upstreams = Switchboard::new(pull.upstreams());
+        let transfer = Transfer::new(pull.clone(), &config);
         background.extend(admin.map(|listener| {
-            let admin = Admin::new(metrics.clone(), cache.clone(), api, Switchboard::new(upstreams), stopping.subscribe());
+            let admin = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, stopping.subscribe());
             Task::spawn(admin.run(listener))
         }));
-        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
+        background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
+        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache, pull })
     }
 }
 
@@ -160,6 +220,8 @@ impl Running {
             let _ = (&mut server.0).await;
         }
         self.fills.stop(FILLS_END).await;
+        let pull = self.pull.clone();
+        let _ = spawn_blocking(move || pull.save_wanted()).await;
         self.cache.close().await;
     }
 }

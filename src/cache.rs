@@ -18,6 +18,7 @@ mod scan;
 pub mod selector;
 pub mod store;
 mod survey;
+pub mod tree;
 pub mod verify;
 
 use std::fs::File;
@@ -322,8 +323,8 @@ impl Cache {
         spawn_blocking(move || this.make_room(bytes, class)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
     }
 
-    /// Blocks; see [`Cache::reserve`].
-    fn make_room(&self, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
+    /// Blocks; see [`Cache::reserve_for`], which also waits until the index is complete.
+    pub fn make_room(&self, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
         loop {
             let space = self.store.space()?;
             match self.index.claim(bytes, class, space) {
@@ -456,7 +457,22 @@ impl Cache {
         self.index.take_leftover(digest, class)
     }
 
-    async fn until_scanned(&self) {
+    /// The size of an object that is here, which counts as a use of it. Opens nothing.
+    pub fn has(&self, digest: &Digest) -> Option<u64> {
+        let size = self.index.size(digest)?;
+        self.index.touch(digest);
+        Some(size)
+    }
+
+    /// Blocks. Takes back objects of an import that was refused.
+    pub fn take_back(&self, digests: &[Digest]) {
+        digests.iter().for_each(|digest| {
+            self.remove(digest, "refused");
+        });
+    }
+
+    /// Waits until the index has seen the whole tree. Cancel-safe.
+    pub async fn until_scanned(&self) {
         // Never errs: the sender lives in `self`.
         let _ = self.scanned.subscribe().wait_for(|scanned| *scanned).await;
     }

@@ -6,9 +6,14 @@
 mod check;
 mod clients;
 pub mod exit;
+mod export;
+mod import;
+mod prefetch;
 mod remote;
 mod serve;
+mod site;
 mod store;
+mod wanted;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -59,6 +64,10 @@ enum Command {
     Unpin(store::Unpin),
     Gc(store::Gc),
     Verify(store::Verify),
+    Prefetch(prefetch::Prefetch),
+    Export(export::Export),
+    Import(import::Import),
+    Wanted(wanted::Wanted),
 }
 
 impl Cli {
@@ -81,6 +90,10 @@ impl Cli {
             Command::Unpin(unpin) => unpin.run(),
             Command::Gc(gc) => gc.run(),
             Command::Verify(verify) => verify.run(),
+            Command::Prefetch(prefetch) => prefetch.run(),
+            Command::Export(export) => export.run(),
+            Command::Import(import) => import.run(),
+            Command::Wanted(wanted) => wanted.run(),
         }
     }
 }

@@ -43,10 +43,36 @@ pub struct Config {
     pub cache: Cache,
     /// `[upstream.*]`, the built-in public registries included.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
+    /// `[freshness]`, as upstreams without a word about it have it.
+    pub freshness: Freshness,
+    /// `[[prefetch]]`
+    pub prefetch: Vec<Prefetch>,
+    /// `[import]`
+    pub import: Import,
     /// `[fill]`
     pub fill: Fill,
     /// `[log]`
     pub log: Log,
+}
+
+/// `[[prefetch]]`: images that are kept warm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prefetch {
+    /// `images`: references, and patterns of tags.
+    pub images: Vec<String>,
+    /// `platforms`: of indexes; none named means all.
+    pub platforms: Vec<String>,
+    /// `with_referrers`: also signatures and attestations.
+    pub with_referrers: bool,
+    /// `every`: how long from the end of one run to the next.
+    pub every: Duration,
+}
+
+/// `[import]`: what bundles are taken in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Import {
+    /// `verify_key`: the PEM file of the ed25519 key that must have signed them.
+    pub verify_key: Option<PathBuf>,
 }
 
 /// `[server]`: where clients pull.

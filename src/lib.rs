@@ -41,4 +41,5 @@ pub mod policy;
 pub mod pull;
 pub mod server;
 pub mod telemetry;
+pub mod transfer;
 pub mod upstream;

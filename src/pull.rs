@@ -7,6 +7,7 @@
 mod blob;
 pub mod body;
 mod error;
+mod fetch;
 mod flight;
 mod listing;
 mod manifest;
@@ -15,6 +16,7 @@ mod refetch;
 mod relay;
 mod resolve;
 pub mod respond;
+pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +73,8 @@ pub struct Pull {
     /// What manifests say of their blobs, for upstreams that send them without a length.
     /// Of one repository each: a manifest that lies spoils nobody else's blobs.
     sizes: Memory<(Scope, Digest), u64>,
+    /// What clients asked for in vain.
+    wanted: wanted::WantedList,
 }
 
 /// One request for content, parsed and permitted.
@@ -91,6 +95,7 @@ pub struct Request<'a> {
 impl Pull {
     /// A pull path over `cache` and `fills`.
     pub fn new(sites: BTreeMap<UpstreamName, Site>, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let wanted = wanted::WantedList::load(cache.store());
         Arc::new(Self {
             sites,
             cache,
@@ -104,6 +109,7 @@ impl Pull {
             referrers: Flights::new(),
             negative: Negative::new(),
             sizes: Memory::new(SIZES),
+            wanted,
         })
     }
 
@@ -115,7 +121,19 @@ impl Pull {
             Wanted::Tags(page) => (Kind::Tags, self.tags(request, page).await),
             Wanted::Referrers(digest, query) => (Kind::Referrers, self.referrers(request, digest, query).await),
         };
-        answer.unwrap_or_else(|error| request.failure(kind, error))
+        answer.unwrap_or_else(|error| {
+            if let Wanted::Manifest(reference) = wanted
+                && (matches!(error, PullError::Offline { .. }) || error.is_outage())
+            {
+                self.wanted.note(request.permit.scope(), reference);
+            }
+            request.failure(kind, error)
+        })
+    }
+
+    /// Blocks. Writes down what clients asked for in vain, for `roadstead wanted`.
+    pub fn save_wanted(&self) {
+        self.wanted.save(self.cache.store());
     }
 
     fn site(&self, scope: &Scope) -> Result<&Site, PullError> {

@@ -424,6 +424,13 @@ impl Index {
         state.objects.find(digest).map(|id| state.known(id))
     }
 
+    /// The size of an object that is held.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        let state = self.lock();
+        let entry = state.objects.get(state.objects.find(digest)?);
+        entry.present.then_some(entry.size)
+    }
+
     /// The objects used since the last call, for recency to be written down.
     pub fn take_used(&self) -> Vec<Digest> {
         let mut state = self.lock();
@@ -594,6 +601,13 @@ impl Reservation {
     pub fn absorb(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.index, &other.index) && self.class == other.class);
         self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Sets `bytes` of it apart, as far as it goes.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { index: self.index.clone(), bytes, class: self.class }
     }
 
     /// The fill has been published as an object of `size` bytes.

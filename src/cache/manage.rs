@@ -219,7 +219,7 @@ impl Cache {
     }
 
     /// Blocks. Removes an object from both tiers; its size, if it was here.
-    fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
+    pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
         self.memory.forget(digest);
         let victim: Victim = self.index.expel(digest)?;
         if let Err(error) = self.unlink(&victim) {

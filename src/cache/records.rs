@@ -28,6 +28,9 @@ pub struct TagRecord {
     pub digest: Digest,
     /// When the upstream last said so.
     pub checked_at: Timestamp,
+    /// It came in a bundle: an offline mirror serves it as fresh, because there is nothing fresher.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
 }
 
 /// What a manifest is.

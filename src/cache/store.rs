@@ -232,6 +232,14 @@ impl Store {
         Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, faults: self.faults.clone() }
     }
 
+    /// A file without a name, for what has to wait. Gone when it is closed.
+    pub fn scratch(&self) -> io::Result<File> {
+        let path = self.temporary("scratch");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
     /// Gives a verified file its name under `blobs/`. The only function that does (I1).
     pub fn publish(&self, verified: &Verified) -> io::Result<()> {
         let Ingest { digest, path, file, .. } = &verified.0;
@@ -435,6 +443,12 @@ impl Ingest {
         }
         let _ = fs::remove_file(&self.path);
         Err(Box::new(Mismatch { wanted: self.digest, found }))
+    }
+
+    /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
+    pub fn seal(mut self) -> Verified {
+        self.digest = self.hasher.clone().finish();
+        Verified(self)
     }
 
     /// Unlinks the file. Readers keep what they have open.

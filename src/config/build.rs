@@ -13,10 +13,10 @@ use super::clouds::{self, EcrHost};
 use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
-use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Time, Timeout};
+use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
 use super::{
-    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Log, Quota,
-    RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
+    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import, Log,
+    Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -31,6 +31,8 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
     let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"]);
     let upstreams = builder.upstreams(raw.upstream, &freshness);
     builder.check_upstreams(&upstreams, &server);
+    let prefetch = builder.prefetch(raw.prefetch);
+    let import = Import { verify_key: raw.import.verify_key.map(|One(path)| path) };
     let fill = Fill::default();
     let log = Log::default();
     let config = Config {
@@ -38,6 +40,9 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
         admin,
         cache,
         upstreams,
+        freshness,
+        prefetch,
+        import,
         fill: Fill {
             abandoned: one(raw.fill.abandoned, fill.abandoned),
             abandon_after: time(raw.fill.abandon_after, fill.abandon_after),
@@ -276,6 +281,31 @@ impl Builder<'_> {
         })
     }
 
+    fn prefetch(&mut self, raw: Vec<raw::Prefetch>) -> Vec<Prefetch> {
+        let texts =
+            |many: Option<Many<Text>>| many.map_or(Vec::new(), |Many(texts)| texts.into_iter().map(|text| text.0).collect());
+        let entries = raw.into_iter().map(|raw| Prefetch {
+            images: texts(raw.images),
+            platforms: texts(raw.platforms),
+            with_referrers: raw.with_referrers.unwrap_or(false),
+            every: timeout(raw.every, Duration::from_secs(6 * 3600)),
+        });
+        let entries: Vec<_> = entries.collect();
+        if entries.iter().any(|entry| entry.images.is_empty()) {
+            self.document.problem(&["prefetch"], "[[prefetch]] needs images = [\"IMAGE\", …]");
+        }
+        for image in entries.iter().flat_map(|entry| &entry.images).filter(|image| !is_reference(image)) {
+            self.document.problem(&["prefetch"], format!("{image:?} names no image such as \"docker.io/library/alpine:3.20\""));
+        }
+        for platform in entries.iter().flat_map(|entry| &entry.platforms) {
+            let parts = platform.split('/').filter(|part| !part.is_empty()).count();
+            if !(2..=3).contains(&parts) {
+                self.document.problem(&["prefetch"], format!("{platform:?} is no platform such as \"linux/amd64\""));
+            }
+        }
+        entries
+    }
+
     fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str]) -> Globs {
         let Some(Many(globs)) = raw else { return default };
         Globs::new(globs.iter().map(|RepositoryGlob(glob)| glob)).unwrap_or_else(|reason| {
@@ -440,6 +470,11 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Whether text can name an image at all; the words of it are checked where it is used.
+fn is_reference(text: &str) -> bool {
+    !text.is_empty() && text.len() < 1000 && !text.contains("://") && text.bytes().all(|c| c.is_ascii_graphic())
 }
 
 /// Whether `url` is literally `address`. Names are not looked up.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Log, LogFormat,
-    RepositoryRule, Reserve, Server, TagPatterns, Upstream,
+    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
+    LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -51,6 +51,9 @@ impl Default for Config {
             admin: Admin::default(),
             cache: Cache::default(),
             upstreams: built_in_upstreams(&Freshness::default()),
+            freshness: Freshness::default(),
+            prefetch: Vec::new(),
+            import: Import::default(),
             fill: Fill::default(),
             log: Log::default(),
         }

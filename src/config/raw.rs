@@ -18,7 +18,8 @@ use url::Url;
 pub(super) use keys::known_keys;
 
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
+    Value,
 };
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret};
 use crate::oci::name::UpstreamName;
@@ -31,8 +32,25 @@ pub(super) struct Raw {
     pub cache: Cache,
     pub freshness: Freshness,
     pub upstream: BTreeMap<UpstreamName, Upstream>,
+    pub prefetch: Vec<Prefetch>,
+    pub import: Import,
     pub fill: Fill,
     pub log: Log,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Prefetch {
+    pub images: Option<Many<Text>>,
+    pub platforms: Option<Many<Text>>,
+    pub with_referrers: Option<bool>,
+    pub every: Option<One<Timeout>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Import {
+    pub verify_key: Option<One<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

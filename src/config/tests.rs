@@ -128,13 +128,16 @@ fn the_commented_settings_of_the_example_are_right() {
     let mut count = 0;
     for line in commented.filter(|line| !rules.iter().any(|rule| line.starts_with(rule))) {
         let line = files.iter().fold(line.to_owned(), |line, (named, real)| line.replace(named, real));
-        let table = match line.as_str() {
-            line if line.starts_with("fresh_for") => "[freshness]",
-            line if line.contains("gcp") => "[upstream.\"gcr.io\"]",
-            _ => "[upstream.\"x.example\"]",
+        let (table, without) = match line.split(' ').next() {
+            Some("fresh_for") => ("[freshness]", "[freshness]"),
+            Some("images") => ("[[prefetch]]", ""),
+            Some("platforms" | "with_referrers" | "every") => ("[[prefetch]]\nimages = \"x\"", "[[prefetch]]\nimages = \"x\""),
+            Some("verify_key") => ("[import]", "[import]"),
+            _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
+            _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
         };
         let config = good(&format!("{table}\n{line}\n"));
-        assert_ne!(config, good(&format!("{table}\n")), "{line} changes nothing");
+        assert_ne!(config, good(&format!("{without}\n")), "{line} changes nothing");
         count += 1;
     }
     assert!(count >= 7, "{count}");
@@ -158,7 +161,7 @@ fn unknown_keys_are_named_with_their_place_and_a_guess() {
     );
     assert_eq!(
         wrong("x = 1\n"),
-        "t.toml:1:1: x: unknown key; the tables are server, admin, cache, freshness, upstream, fill, log"
+        "t.toml:1:1: x: unknown key; the tables are server, admin, cache, freshness, upstream, prefetch, import, fill, log"
     );
     assert_eq!(
         wrong("[upstream.\"a.example\"]\ncredentials = { user = \"x\", password = \"y\" }\n"),

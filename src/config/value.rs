@@ -108,6 +108,18 @@ impl<'de, T: Value> Deserialize<'de> for Many<T> {
     }
 }
 
+/// Any text; what it means is checked where it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Text(pub String);
+
+impl Value for Text {
+    const EXPECTED: &'static str = "text in quotes";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// A time that may be none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Time(pub Duration);

@@ -51,6 +51,16 @@ impl FillReader {
         poll_fn(|cx| self.fill.progress.poll_total(&self.place, cx)).await
     }
 
+    /// Waits until more than the first `at` bytes are here, and says how many; `None` at the end. Reads nothing.
+    /// Cancel-safe.
+    pub async fn beyond(&self, at: u64) -> Result<Option<u64>, FillError> {
+        let readable = poll_fn(|cx| self.fill.progress.poll_beyond(at, &self.place, cx)).await?;
+        Ok(match readable {
+            Readable::Until(until) => Some(until),
+            Readable::End => None,
+        })
+    }
+
     /// Waits until bytes from `at` on may be read: the file's reader, and how far. `None` where the content ends.
     ///
     /// A read that the reader has begun is not in doubt any more, whatever becomes of the fill: what may be read once

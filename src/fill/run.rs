@@ -87,9 +87,10 @@ impl Run {
                 self.fills.metrics.digest_mismatches_total.with_label_values(&[upstream.as_str()]).inc();
             }
             tracing::warn!(%digest, %upstream, repository = %self.source.repository, reason = error.reason(), %error, "fill failed");
+            // Out of the table before anybody hears of it: who asks again begins anew.
+            drop(entry);
             self.fill.progress.fail(error);
         }
-        drop(entry);
     }
 
     async fn fill(&mut self) -> Result<(), FillError> {

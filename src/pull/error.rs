@@ -31,7 +31,7 @@ pub enum PullError {
         remembered: bool,
     },
     /// The mirror is offline, and it is not cached.
-    #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline)", upstream = .scope.upstream)]
+    #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline){}", fetch_it(.scope, .what), upstream = .scope.upstream)]
     Offline {
         /// Where it would be looked for.
         scope: Scope,
@@ -60,6 +60,16 @@ pub enum PullError {
     /// A task of the mirror panicked. Logged where it happened.
     #[error("the mirror failed at this request")]
     Internal,
+}
+
+/// The command that would fetch it, where it can be named.
+fn fetch_it(scope: &Scope, what: &str) -> String {
+    let reference = match (what.strip_prefix("the tag "), what.strip_prefix("manifest ")) {
+        (Some(tag), _) => format!("{scope}:{tag}"),
+        (_, Some(digest)) => format!("{scope}@{digest}"),
+        _ => return String::new(),
+    };
+    format!("; fetch it where there is a connection with: roadstead prefetch {reference}")
 }
 
 impl From<FillError> for PullError {

@@ -127,7 +127,7 @@ impl Pull {
         }
     }
 
-    async fn ask_for_referrers(
+    pub(super) async fn ask_for_referrers(
         self: &Arc<Self>,
         scope: &Scope,
         digest: &Digest,

@@ -97,6 +97,10 @@ impl Pull {
             move || this.revalidate(scope, tag, fallback)
         };
         let key = (scope.clone(), tag.clone());
+        if let Some(record) = record.as_ref().filter(|record| record.imported && site.upstream.is_offline()) {
+            // What was carried here is as good as it gets.
+            return Ok(Resolved { digest: record.digest, how: How::Fresh });
+        }
         let within = match (plan, &record) {
             (Plan::Need, _) | (_, None) => {
                 if site.upstream.is_offline() {
@@ -159,11 +163,11 @@ impl Pull {
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
     /// `fallback`: what is cached stands in, so that a failing upstream is spared.
-    async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag, fallback: bool) -> Result<Confirmed, PullError> {
+    pub(super) async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag, fallback: bool) -> Result<Confirmed, PullError> {
         let confirmed = self.ask(&scope, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
-                let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now() };
+                let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now(), imported: false };
                 self.cache.set_tag(&scope, &tag, record).await;
             }
             Err(error) if error.is_not_found() => {
@@ -202,6 +206,11 @@ impl Pull {
 }
 
 impl Confirmed {
+    /// The manifest.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+
     fn resolved(self, joined: bool) -> Resolved {
         let how = if self.filled { How::Filled { joined } } else { How::Revalidated };
         Resolved { digest: self.digest, how }

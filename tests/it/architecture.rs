@@ -9,10 +9,11 @@ const LEAVES: [&str; 5] = ["oci", "config", "metrics", "clock", "hop"];
 
 /// Beyond the leaves: which module may use which.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "cache", "telemetry", "upstream"]),
-    ("app", &["admin", "cache", "fill", "policy", "pull", "server", "upstream"]),
+    ("cli", &["admin", "app", "cache", "pull", "telemetry", "transfer", "upstream"]),
+    ("app", &["admin", "cache", "fill", "policy", "pull", "server", "transfer", "upstream"]),
     ("server", &["policy", "pull", "telemetry"]),
-    ("admin", &["cache", "upstream"]),
+    ("admin", &["cache", "pull", "transfer", "upstream"]),
+    ("transfer", &["cache", "pull"]),
     ("pull", &["cache", "fill", "policy", "upstream"]),
     ("fill", &["cache", "upstream"]),
     ("cache", &[]),

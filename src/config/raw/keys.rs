@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor, value::UnitDeserializer};
 use serde::forward_to_deserialize_any;
 
-use super::{Admin, Breaker, Cache, CredentialsTable, Fill, Freshness, Log, Quota, Raw, Server, Upstream};
+use super::{Admin, Breaker, Cache, CredentialsTable, Fill, Freshness, Import, Log, Quota, Raw, Server, Upstream};
 
 /// The keys that may stand in the table at `path`; `None` where any key may, or where there is no table of ours.
 pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'static str]> {
@@ -20,6 +20,7 @@ pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'stati
         ["upstream", _, "breaker"] => keys_of::<Breaker>(),
         ["upstream", _] => keys_of::<Upstream>(),
         ["upstream", _, "credentials"] => keys_of::<CredentialsTable>(),
+        ["import"] => keys_of::<Import>(),
         ["fill"] => keys_of::<Fill>(),
         ["log"] => keys_of::<Log>(),
         _ => None,

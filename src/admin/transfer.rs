@@ -1,0 +1,240 @@
+//! Prefetch and import inside a running mirror: `POST /api/v1/prefetch`, `POST /api/v1/import`, `GET /api/v1/served`.
+//!
+//! For the command line on the same machine, or one that the operator lets in: a request that a browser makes for a
+//! page (it has an `Origin`) is refused. Called by [`super::Admin`].
+
+use std::convert::Infallible;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf as _, Bytes};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Frame, Incoming};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::spawn_blocking;
+
+use crate::cache::tree::Tree;
+use crate::config::Config;
+use crate::oci::UpstreamName;
+use crate::pull::Pull;
+use crate::transfer::import::{self, ImportError};
+use crate::transfer::prefetch::{Event, Order, prefetch};
+use crate::transfer::sign::Verifier;
+use crate::transfer::{ImageRef, Wish, input};
+
+/// The longest order of images.
+const MAX_ORDER: usize = 8 << 20;
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Transfers of one mirror.
+#[derive(Debug)]
+pub struct Transfer {
+    pull: Arc<Pull>,
+    dir: PathBuf,
+    verify_key: Option<PathBuf>,
+    upstreams: Option<Vec<UpstreamName>>,
+    /// One import at a time: each one takes the disk.
+    importing: Arc<Mutex<()>>,
+}
+
+/// An image of a mirror, as `GET /api/v1/served` lists it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its full name.
+    pub image: String,
+    /// What it is.
+    pub digest: String,
+    /// Seconds since its manifest was last served, to the minute.
+    pub unused_seconds: u64,
+}
+
+impl Transfer {
+    /// Transfers into the cache of `pull`.
+    pub fn new(pull: Arc<Pull>, config: &Config) -> Self {
+        // Offline, what no upstream is configured for is served all the same after a restart.
+        let upstreams = (!config.cache.offline).then(|| config.upstreams.keys().cloned().collect());
+        Self {
+            pull,
+            dir: config.cache.dir.clone(),
+            verify_key: config.import.verify_key.clone(),
+            upstreams,
+            importing: Arc::default(),
+        }
+    }
+
+    /// Answers a request that is about transfers; gives any other back.
+    pub async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Request<Incoming>> {
+        let path = request.uri().path().to_owned();
+        let method = match path.as_str() {
+            "/api/v1/prefetch" | "/api/v1/import" => Method::POST,
+            "/api/v1/served" => Method::GET,
+            _ => return Err(request),
+        };
+        if request.method() != method {
+            return Ok(problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {method}")));
+        }
+        if request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site") {
+            return Ok(problem(StatusCode::FORBIDDEN, "not for web pages"));
+        }
+        Ok(match path.as_str() {
+            "/api/v1/prefetch" => self.prefetch(request).await,
+            "/api/v1/import" => self.import(request).await,
+            _ => self.images().await,
+        })
+    }
+
+    async fn prefetch(&self, request: Request<Incoming>) -> Answer {
+        let body = match Limited::new(request.into_body(), MAX_ORDER).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        let order: Order = match serde_json::from_slice(&body) {
+            Ok(order) => order,
+            Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("this is no order of images: {error}")),
+        };
+        let wishes: Vec<Wish> = match order.images.iter().map(|image| image.parse()).collect() {
+            Ok(wishes) => wishes,
+            Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("{error}")),
+        };
+        let (sender, events) = mpsc::channel(256);
+        let pull = self.pull.clone();
+        // Goes on without its client: what was ordered is wanted.
+        tokio::spawn(async move { prefetch(pull, wishes, order.options, sender).await });
+        let mut response = Response::new(Lines(events).boxed_unsync());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        response
+    }
+
+    async fn import(&self, request: Request<Incoming>) -> Answer {
+        let Ok(_alone) = self.importing.clone().try_lock_owned() else {
+            return problem(StatusCode::CONFLICT, "another import is running; wait for its end");
+        };
+        let options = match self.options(request.uri().query().unwrap_or_default()).await {
+            Ok(options) => options,
+            Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
+        };
+        let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(8);
+        let mut body = request.into_body();
+        let feed = tokio::spawn(async move {
+            let mut importing = true;
+            // Read to the end whatever becomes of the import: a client that still sends does not read an answer.
+            while let Some(frame) = body.frame().await {
+                let chunk = match frame.map(Frame::into_data) {
+                    Ok(Ok(data)) => Ok(data),
+                    Ok(Err(_)) => continue,
+                    Err(error) => Err(io::Error::other(format!("the connection broke: {error}"))),
+                };
+                let broken = chunk.is_err();
+                importing = importing && sender.send(chunk).await.is_ok();
+                if broken {
+                    return;
+                }
+            }
+        });
+        let body = Body { receiver, chunk: Bytes::new() };
+        let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).and_then(|opened| opened);
+        let imported = match opened {
+            Ok(input) => import::import(self.pull.cache().clone(), input, options).await,
+            Err(error) => Err(error.into()),
+        };
+        let _ = feed.await;
+        match imported {
+            Ok(report) => json(StatusCode::OK, &report),
+            Err(error @ ImportError::Io(_)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            Err(error @ ImportError::NoRoom(_)) => problem(StatusCode::INSUFFICIENT_STORAGE, &error.to_string()),
+            Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string()),
+        }
+    }
+
+    async fn options(&self, query: &str) -> Result<import::Options, String> {
+        let key = self.verify_key.clone();
+        let verifier = spawn_blocking(move || key.map(|key| Verifier::from_file(&key)).transpose()).await;
+        let verifier = verifier.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let mut options = import::Options { verifier, upstreams: self.upstreams.clone(), ..import::Options::default() };
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "platform" => options.platforms = value.parse()?,
+                "name" => options.name = Some(value.parse::<ImageRef>().map_err(|error| error.to_string())?),
+                _ => return Err(format!("unknown parameter {key}")),
+            }
+        }
+        Ok(options)
+    }
+
+    async fn images(&self) -> Answer {
+        // Recency reaches the files once a minute.
+        self.pull.cache().flush().await;
+        let dir = self.dir.clone();
+        let listed = spawn_blocking(move || -> io::Result<Vec<Listed>> {
+            let tree = Tree::open(&dir).map_err(io::Error::other)?;
+            let now = SystemTime::now();
+            let tags = tree.tags()?.into_iter().filter_map(|tagged| {
+                let (_, used) = tree.find(&tagged.digest)?;
+                let image = format!("{}:{}", tagged.scope, tagged.tag);
+                let unused_seconds = now.duration_since(used).unwrap_or(Duration::ZERO).as_secs();
+                Some(Listed { image, digest: tagged.digest.to_string(), unused_seconds })
+            });
+            Ok(tags.collect())
+        });
+        match listed.await.map_err(io::Error::other).and_then(|listed| listed) {
+            Ok(listed) => json(StatusCode::OK, &listed),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn problem(status: StatusCode, why: &str) -> Answer {
+    json(status, &serde_json::json!({ "error": why }))
+}
+
+/// Events, one JSON object a line.
+struct Lines(mpsc::Receiver<Event>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|event| {
+            let mut line = serde_json::to_vec(&event?).ok()?;
+            line.push(b'\n');
+            Some(Ok(Frame::data(line.into())))
+        })
+    }
+}
+
+/// A request's body, read by a thread that may block.
+struct Body {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let len = self.chunk.len().min(buffer.len());
+        self.chunk.copy_to_slice(&mut buffer[..len]);
+        Ok(len)
+    }
+}

@@ -1,0 +1,136 @@
+//! `roadstead export`: images of the cache in a file that can be carried.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::site::{SiteArgs, size};
+use crate::cache::tree::Tree;
+use crate::transfer::bundle::{read_since, write_lock};
+use crate::transfer::export::{self, Plan};
+use crate::transfer::output::Output;
+use crate::transfer::sign::Signer;
+use crate::transfer::{Platforms, Wish};
+
+/// Write images of the cache into a bundle: an OCI image layout
+///
+/// Also skopeo, `ctr images import` and `podman load` read it. The same images give the same bytes. Beside the bundle
+/// stands its lock (BUNDLE.lock): what it contains, for --since. Reads the cache of a running mirror as well.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  roadstead export -o site.tar --all
+  roadstead export -o site.tar.zst --since last.tar.zst.lock --sign site.key alpine:3.20 'registry.k8s.io/pause:3.*'
+  roadstead export -o site.tar --split 4GiB --all          site.tar.000, site.tar.001, …
+  roadstead export -o - --all | ssh gapped roadstead import -
+Keys: openssl genpkey -algorithm ed25519 -out site.key; openssl pkey -in site.key -pubout -out site.pub")]
+pub(super) struct Export {
+    #[command(flatten)]
+    site: SiteArgs,
+
+    /// Where to: a file (compressed if it ends in .zst), a folder (there already, or written with a / at the end), or -
+    /// for standard output
+    #[arg(short, long, value_name = "FILE|DIR|-")]
+    output: PathBuf,
+
+    /// Images, and patterns of tags such as registry.k8s.io/pause:3.*
+    #[arg(value_name = "IMAGE", required_unless_present = "all")]
+    images: Vec<String>,
+
+    /// Every tag of the cache
+    #[arg(long, conflicts_with = "images")]
+    all: bool,
+
+    /// Only these platforms (linux/amd64,linux/arm64), which every image must have; "all": all that an index names.
+    /// Without it: those that are in the cache whole
+    #[arg(long, value_name = "PLATFORMS")]
+    platform: Option<Platforms>,
+
+    /// An earlier bundle or its lock: what is in that is left out, because the other side has it
+    #[arg(long, value_name = "BUNDLE|LOCK")]
+    since: Option<PathBuf>,
+
+    /// Write parts of at most this size: BUNDLE.000, BUNDLE.001 …
+    #[arg(long, value_name = "SIZE")]
+    split: Option<ByteSize>,
+
+    /// Sign with this ed25519 private key, a PEM file
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
+
+    /// Where to write the lock; by default beside the bundle
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+}
+
+impl Export {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.site.config()?;
+        let wishes = self.images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
+        let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;
+        let since = self.since.as_deref().map(read_since).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
+        let tree = Tree::open(&config.cache.dir).with_context(|| format!("{} is no cache", config.cache.dir.display()))?;
+        let plan = export::plan(&tree, &wishes, self.platform.as_ref(), &since)?;
+
+        let to_pipe = self.output == Path::new("-");
+        let to_folder = self.output.is_dir() || self.output.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if self.split.is_some() && (to_pipe || to_folder) {
+            bail!("--split is for files; {} is none", self.output.display());
+        }
+        if self.split.is_some_and(|split| split.as_u64() < 1 << 20) {
+            bail!("--split: parts of less than 1MiB are no use");
+        }
+        let bar = bar(&plan);
+        let mut links = 0;
+        let written = if to_folder {
+            links = plan.write_folder(&tree, signer.as_ref(), &self.output, |bytes| bar.inc(bytes))?;
+            vec![self.output.clone()]
+        } else {
+            let out = match to_pipe {
+                true => Output::pipe(std::io::stdout())?,
+                false => Output::file(&self.output, self.split.map(|split| split.as_u64()))?,
+            };
+            plan.write(&tree, signer.as_ref(), out, |bytes| bar.inc(bytes))?.finish().context("cannot write the bundle")?
+        };
+        bar.finish_and_clear();
+        let beside = || PathBuf::from(format!("{}.lock", self.output.display().to_string().trim_end_matches('/')));
+        let lock = match &self.lock {
+            Some(lock) => Some(lock.clone()),
+            None => (!to_pipe).then(beside),
+        };
+        if let Some(lock) = &lock {
+            export::replace(lock, write_lock(&plan.lock).as_bytes())
+                .with_context(|| format!("cannot write {}", lock.display()))?;
+        }
+        for locked in &plan.lock {
+            eprintln!("{}  {}  {}", locked.image, locked.digest, locked.platforms);
+        }
+        let names: Vec<_> = written.iter().map(|path| path.display().to_string()).collect();
+        let spared = if plan.spared > 0 { format!(", {} the other side has", size(plan.spared)) } else { String::new() };
+        let linked = if links > 0 { format!(", {links} of them as hard links") } else { String::new() };
+        eprintln!(
+            "{} images, {} blobs, {}{spared}{linked}{}{}",
+            plan.lock.len(),
+            plan.blobs(),
+            size(plan.bytes),
+            if names.is_empty() { "" } else { " → " },
+            names.join(" ")
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn bar(plan: &Plan) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(plan.bytes);
+    let style = ProgressStyle::with_template("{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}

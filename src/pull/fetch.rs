@@ -1,0 +1,139 @@
+//! Pulls that no client waits for: what a prefetch brings into the cache. The same flights and fills as clients', so
+//! that both share one download.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{Pull, PullError};
+use crate::cache::Cache;
+use crate::fill::{FillError, Source};
+use crate::oci::route::ReferrersQuery;
+use crate::oci::{Digest, Scope, Tag};
+use crate::upstream::{Quota, Upstream};
+
+/// Longest list of tags that is followed from page to page.
+const MAX_PAGES: usize = 1000;
+
+impl Pull {
+    /// The cache that pulls fill.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// Whether the upstream may not be asked now.
+    pub fn is_offline(&self, scope: &Scope) -> bool {
+        self.sites.get(&scope.upstream).is_none_or(|site| site.upstream.is_offline())
+    }
+
+    /// All upstreams, in order of their names.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.sites.values().map(|site| site.upstream.clone()).collect()
+    }
+
+    /// Whether the upstream is mirrored.
+    pub fn knows(&self, scope: &Scope) -> bool {
+        self.sites.contains_key(&scope.upstream)
+    }
+
+    /// What an upstream last said of its quota.
+    pub fn quota(&self, scope: &Scope) -> Option<Quota> {
+        self.sites.get(&scope.upstream)?.upstream.quota()
+    }
+
+    /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.
+    pub async fn refresh(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Digest, PullError> {
+        if self.is_offline(scope) {
+            return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+        }
+        let flight = || self.clone().revalidate(scope.clone(), tag.clone(), false);
+        let landed = self.revalidations.join((scope.clone(), tag.clone()), flight).await.ok_or(PullError::Internal)?;
+        landed.value.map(|confirmed| confirmed.digest())
+    }
+
+    /// A manifest's bytes, from the cache or the upstream. Cancel-safe.
+    pub async fn manifest_bytes(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
+        if let Some(held) = self.held(scope, digest).await {
+            return Ok(held.bytes);
+        }
+        if self.is_offline(scope) {
+            return Err(PullError::Offline { scope: scope.clone(), what: format!("manifest {digest}") });
+        }
+        Ok(self.fetch_manifest(scope, digest).await?.held.bytes)
+    }
+
+    /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here
+    /// already. Cancel-safe: a fill that has begun goes on.
+    pub async fn blob_into_cache(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        size: u64,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<bool, PullError> {
+        self.cache.until_scanned().await;
+        if self.cache.has(digest).is_some() {
+            return Ok(false);
+        }
+        if self.is_offline(scope) {
+            return Err(PullError::Offline { scope: scope.clone(), what: format!("blob {digest}") });
+        }
+        let source =
+            Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
+        loop {
+            let join = self.fills.join(digest, source.clone());
+            let mut at = 0;
+            let ended = loop {
+                match join.reader.beyond(at).await {
+                    Ok(Some(written)) => {
+                        at = written;
+                        progress(at);
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            match ended {
+                Ok(()) => break,
+                // Somebody else's repository or upstream; this one has its own.
+                Err(error) if !join.began && error.blames_source() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The last byte is announced a moment before the file has its name.
+        for _ in 0..600 {
+            if self.cache.has(digest).is_some() {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(PullError::Fill(FillError::from(std::io::Error::other("the blob was downloaded and could not be kept"))))
+    }
+
+    /// All tags of a repository, as the upstream lists them.
+    pub async fn list_tags(self: &Arc<Self>, scope: &Scope) -> Result<Vec<Tag>, PullError> {
+        if self.is_offline(scope) {
+            return Err(PullError::Offline { scope: scope.clone(), what: "the list of tags".into() });
+        }
+        let upstream = self.site(scope)?.upstream.clone();
+        let (mut tags, mut query) = (Vec::new(), String::new());
+        for _ in 0..MAX_PAGES {
+            let listing = upstream.tags_page(&scope.repository, &query).await?;
+            let page: Value = serde_json::from_slice(&listing.bytes).unwrap_or_default();
+            let listed = page["tags"].as_array().into_iter().flatten();
+            tags.extend(listed.filter_map(|tag| tag.as_str()?.parse::<Tag>().ok()));
+            match listing.next {
+                Some(next) if next != query => query = next,
+                _ => break,
+            }
+        }
+        Ok(tags)
+    }
+
+    /// The list of what refers to a manifest, which is also kept for offline clients.
+    pub async fn list_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
+        Ok(self.ask_for_referrers(scope, digest, &ReferrersQuery::default()).await?.body)
+    }
+}

@@ -1,0 +1,99 @@
+//! What clients asked for and did not get while no upstream could be asked: tomorrow's shopping list.
+//!
+//! Images only, by the reference that a client named. Bounded; written to `wanted.json` in the cache folder by a task of
+//! the mirror, read there by `roadstead wanted`.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::store::Store;
+use crate::oci::{Reference, Scope};
+
+/// References remembered; a client that asks for made-up names finds an end here.
+const REMEMBERED: usize = 10_000;
+/// Not asked for in so long is not wanted any more.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// One image that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Its full name.
+    pub image: String,
+    /// How often.
+    pub times: u64,
+    /// When last, in seconds since 1970.
+    pub last: u64,
+}
+
+/// The list of one mirror.
+#[derive(Debug)]
+pub struct WantedList {
+    path: PathBuf,
+    wants: Mutex<HashMap<String, Want>>,
+    changed: AtomicBool,
+}
+
+impl WantedList {
+    /// The list in a cache folder, as far as it is there.
+    pub fn load(store: &Store) -> Self {
+        let path = path(&store.repos());
+        let wants = read(&path).unwrap_or_default();
+        let wants = wants.into_iter().map(|want| (want.image.clone(), want)).collect();
+        Self { path, wants: Mutex::new(wants), changed: AtomicBool::new(false) }
+    }
+
+    /// A client asked for this in vain.
+    pub fn note(&self, scope: &Scope, reference: &Reference) {
+        let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
+        let image = format!("{scope}{separator}{reference}");
+        let last = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
+            return;
+        }
+        let want = wants.entry(image.clone()).or_insert(Want { image, times: 0, last });
+        want.times += 1;
+        want.last = last;
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// Blocks. Writes the list down if it has changed.
+    pub fn save(&self, store: &Store) {
+        if !self.changed.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let wants: Vec<Want> = self.wants.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let written =
+            serde_json::to_vec(&wants).map_err(io::Error::from).and_then(|json| store.replace(&self.path, &json, false));
+        if let Err(error) = written {
+            tracing::warn!(path = %self.path.display(), %error, "cannot write down what clients want");
+        }
+    }
+}
+
+fn path(repos: &Path) -> PathBuf {
+    repos.with_file_name("wanted.json")
+}
+
+fn read(path: &Path) -> io::Result<Vec<Want>> {
+    let wants: Vec<Want> = match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(wants.into_iter().filter(|want| now.saturating_sub(Duration::from_secs(want.last)) < FORGOTTEN).collect())
+}
+
+/// The list in the cache folder `dir`, most wanted first.
+pub fn read_list(dir: &Path) -> io::Result<Vec<Want>> {
+    let mut wants = read(&dir.join("wanted.json"))?;
+    wants.sort_by(|a, b| b.times.cmp(&a.times).then_with(|| a.image.cmp(&b.image)));
+    Ok(wants)
+}

@@ -1,0 +1,136 @@
+//! From a bundle into a cache.
+//!
+//! One pass over the archive: each blob is hashed while it is written, and published once its digest has matched
+//! (I1); manifests wait in an unlinked file until everything they need is there. Then the images become visible, one
+//! after the other, children before parents and tags last. A bundle that turns out to be bad leaves nothing behind:
+//! what was published for it is taken back. Memory holds a digest per blob, never content. Blocks, but for
+//! [`import`], which hops to the blocking pool.
+
+mod archive;
+mod docker;
+mod images;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use super::platform::Platforms;
+use super::reference::ImageRef;
+use super::sign::{SignError, Verifier};
+use super::tar::{Input, TarError};
+use crate::cache::{Cache, NoRoom};
+use crate::oci::{Digest, UpstreamName};
+
+/// What may be imported.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only bundles signed with this key.
+    pub verifier: Option<Verifier>,
+    /// Platforms that every image must have.
+    pub platforms: Platforms,
+    /// The name of an image that has none, or only a tag.
+    pub name: Option<ImageRef>,
+    /// Upstreams whose images can be served; `None`: any.
+    pub upstreams: Option<Vec<UpstreamName>>,
+}
+
+/// Why nothing was imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The archive is damaged, truncated or hostile.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// It is not signed, or wrongly.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// It does not fit.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The archive holds something that no bundle holds, or lacks something.
+    #[error("{0}")]
+    Bad(String),
+    /// The cache's disk, or the way to the bundle, failed.
+    #[error("cannot import: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl ImportError {
+    /// Whether the bundle is at fault. If not, what has been published stays, and the next attempt goes on from there.
+    fn blames_bundle(&self) -> bool {
+        match self {
+            // A connection that breaks and a file that ends look the same to the reader of a tar.
+            Self::Tar(TarError::Io(error)) => {
+                error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
+            }
+            Self::Io(_) => false,
+            _ => true,
+        }
+    }
+}
+
+/// What was imported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The images, by full name.
+    pub images: Vec<Imported>,
+    /// Blobs and manifests that are new in the cache.
+    pub new_blobs: usize,
+    /// Their bytes.
+    pub new_bytes: u64,
+    /// Blobs that were in the cache already.
+    pub known_blobs: usize,
+    /// Lists of referrers (signatures, attestations) that were taken in.
+    pub referrers: usize,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+}
+
+/// One image of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Its full name.
+    pub image: String,
+    /// What it is now.
+    pub digest: Digest,
+    /// The platforms that are here, as far as it says.
+    pub platforms: String,
+    /// It was this already.
+    pub unchanged: bool,
+}
+
+/// Imports one bundle: all of it, or nothing. Not to be cancelled half-way by dropping it: the work on the blocking pool
+/// goes on to its end.
+pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
+    cache.until_scanned().await;
+    let started = Instant::now();
+    let (reader, taken) = (cache.clone(), options.clone());
+    let taken = spawn_blocking(move || archive::take_in(&reader, input, &taken)).await.map_err(io::Error::other)?;
+    let (staged, taken) = taken;
+    let outcome = match taken {
+        Ok(bundle) => images::complete(&cache, &staged, bundle, &options).await,
+        Err(error) => Err(error),
+    };
+    let (this, published) = (cache.clone(), staged.published());
+    match outcome {
+        Ok((mut report, kept)) => {
+            // What no image needs has no business in the cache.
+            let stray: Vec<Digest> = published.into_iter().filter(|digest| !kept.contains(digest)).collect();
+            let _ = spawn_blocking(move || this.take_back(&stray)).await;
+            report.milliseconds = started.elapsed().as_millis() as u64;
+            cache.flush().await;
+            Ok(report)
+        }
+        Err(error) => {
+            if error.blames_bundle() {
+                let _ = spawn_blocking(move || this.take_back(&published)).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

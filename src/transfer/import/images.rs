@@ -1,0 +1,301 @@
+//! From the content that was taken in to images that can be pulled.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::task::block_in_place;
+
+use super::super::bundle;
+use super::super::document::{Descriptor, Document, platform_of_config};
+use super::super::export::is_manifest;
+use super::super::platform::Platforms;
+use super::super::reference::ImageRef;
+use super::archive::{Bundle, Staged, small};
+use super::{ImportError, Imported, Options, Report, docker};
+use crate::cache::Cache;
+use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
+use crate::clock::Clock;
+use crate::oci::{Digest, MediaType, Reference, Scope};
+
+/// An image that a bundle names.
+struct Root {
+    image: ImageRef,
+    digest: Digest,
+    /// What the exporter chose; `None` for layouts of others.
+    platforms: Option<Platforms>,
+}
+
+/// Makes the bundle's images visible. Also gives everything they need, of which nothing may be taken back.
+pub(super) async fn complete(
+    cache: &Arc<Cache>,
+    staged: &Staged,
+    bundle: Bundle,
+    options: &Options,
+) -> Result<(Report, HashSet<Digest>), ImportError> {
+    let built = docker::manifests(cache, staged, &bundle)?;
+    let (roots, referrers) = roots(&bundle, &built, options)?;
+    let mut walk = Walk { cache, staged, built: &built, platforms: HashMap::new(), kept: HashSet::new() };
+    // Every image is looked through before the first one becomes visible.
+    let mut plans = Vec::new();
+    let mut problems = Vec::new();
+    for root in &roots {
+        match walk.image(root, options) {
+            Ok(plan) => plans.push(plan),
+            Err(ImportError::Bad(problem)) => problems.push(format!("{}: {problem}", root.image)),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut lists = Vec::new();
+    for ((scope, subject), list) in &referrers {
+        let walked: Result<Vec<_>, _> = list.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
+        match walked {
+            Ok(walked) => lists.push((scope, subject, list, walked)),
+            Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {scope}@{subject}: {problem}")),
+            Err(error) => return Err(error),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(ImportError::Bad(problems.join("\n")));
+    }
+    let kept = std::mem::take(&mut walk.kept);
+    let clock = Clock::new();
+    let mut report = Report { known_blobs: staged.known, ..Report::default() };
+    for (root, (manifests, platforms)) in roots.iter().zip(plans) {
+        let scope = &root.image.scope;
+        for (digest, media_type) in manifests {
+            publish(cache, staged, &built, &digest).await?;
+            cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
+        }
+        let mut unchanged = false;
+        if let Reference::Tag(tag) = &root.image.reference {
+            unchanged = cache.tag(scope, tag).await.is_some_and(|record| record.digest == root.digest);
+            let record = TagRecord { digest: root.digest, checked_at: clock.now(), imported: true };
+            cache.set_tag(scope, tag, record).await;
+        }
+        report.images.push(Imported {
+            image: root.image.to_string(),
+            digest: root.digest,
+            platforms: platforms.to_string(),
+            unchanged,
+        });
+    }
+    for (scope, subject, list, walked) in lists {
+        for (digest, media_type) in walked.into_iter().flatten() {
+            publish(cache, staged, &built, &digest).await?;
+            cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
+        }
+        let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": list }).to_string();
+        let record = ReferrersRecord { body, filters_applied: None, checked_at: clock.now() };
+        cache.set_referrers_record(scope, subject, None, &record).await;
+        report.referrers += 1;
+    }
+    (report.new_blobs, report.new_bytes) = (staged.published().len(), staged.bytes());
+    Ok((report, kept))
+}
+
+/// Gives a manifest its name, if it does not have it yet.
+async fn publish(cache: &Arc<Cache>, staged: &Staged, built: &docker::Built, digest: &Digest) -> Result<(), ImportError> {
+    if cache.has(digest).is_some() {
+        return Ok(());
+    }
+    let bytes = match built.manifests.get(digest) {
+        Some(bytes) => Some(bytes.clone()),
+        None => block_in_place_if_possible(|| staged.spooled(digest))?.map(Bytes::from),
+    };
+    let Some(bytes) = bytes else { return Ok(()) };
+    let size = bytes.len() as u64;
+    cache.put(*digest, bytes).await?;
+    staged.note(*digest, size);
+    Ok(())
+}
+
+/// A read of a few kilobytes that the page cache has: off the reactor where the runtime can.
+fn block_in_place_if_possible<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// What refers to which manifest of which repository.
+type Referrers = Vec<((Scope, Digest), Vec<Descriptor>)>;
+
+fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(Vec<Root>, Referrers), ImportError> {
+    let mut roots: Vec<Root> = Vec::new();
+    let mut referrers: Referrers = Vec::new();
+    let descriptors = bundle.index.iter().flat_map(|index| &index.manifests);
+    let mut unnamed = Vec::new();
+    for descriptor in descriptors {
+        if let Some(subject) = descriptor.annotations.get(bundle::SUBJECT) {
+            let about: ImageRef = subject.parse().map_err(|error| ImportError::Bad(format!("{error}")))?;
+            let Reference::Digest(digest) = about.reference else { continue };
+            let mut entry = descriptor.clone();
+            entry.annotations.remove(bundle::SUBJECT);
+            let key = (about.scope, digest);
+            match referrers.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, list)) => list.push(entry),
+                None => referrers.push((key, vec![entry])),
+            }
+            continue;
+        }
+        let name = [bundle::IMAGE_NAME, bundle::REF_NAME].into_iter().filter_map(|key| descriptor.annotations.get(key));
+        // A bare word is a tag to skopeo and a repository to Docker: it names nothing for sure.
+        let image = name.filter(|name| name.contains(['/', ':', '@'])).find_map(|name| name.parse::<ImageRef>().ok());
+        let platforms = descriptor.annotations.get(bundle::PLATFORMS).and_then(|text| text.parse().ok());
+        match image {
+            Some(image) => roots.push(Root { image, digest: descriptor.digest, platforms }),
+            None => unnamed.push((descriptor.digest, platforms)),
+        }
+    }
+    if roots.is_empty() && unnamed.is_empty() {
+        roots.extend(built.images.iter().map(|(image, digest)| Root { image: image.clone(), digest: *digest, platforms: None }));
+        unnamed.extend(built.unnamed.iter().map(|digest| (*digest, None)));
+    }
+    match (&options.name, unnamed.len(), roots.len()) {
+        (_, 0, 1..) if options.name.is_none() => {}
+        (Some(name), 1, 0) => {
+            let (digest, platforms) = unnamed.remove(0);
+            roots.push(Root { image: name.clone(), digest, platforms });
+        }
+        (Some(name), 0, 1) => roots[0].image = name.clone(),
+        (Some(_), ..) => return Err(ImportError::Bad("the archive has several images; only one can be given a name".into())),
+        (None, 0, 0) => return Err(ImportError::Bad("the archive has no image".into())),
+        // containerd and Docker write an image twice where it has several names.
+        (None, ..) if unnamed.iter().all(|(digest, _)| roots.iter().any(|root| root.digest == *digest)) => {}
+        (None, ..) => {
+            return Err(ImportError::Bad(format!(
+                "the archive does not say the full name of image {}; give it one with --name, as in --name docker.io/library/alpine:3.20",
+                unnamed[0].0
+            )));
+        }
+    }
+    for root in &mut roots {
+        if let Reference::Digest(digest) = root.image.reference
+            && digest != root.digest
+        {
+            return Err(ImportError::Bad(format!("it names {} what is {}", root.image, root.digest)));
+        }
+        if let Some(known) = &options.upstreams
+            && !known.contains(&root.image.scope.upstream)
+        {
+            return Err(ImportError::Bad(format!(
+                "{} is of an upstream that this mirror does not have; add [upstream.\"{}\"] to its configuration",
+                root.image, root.image.scope.upstream
+            )));
+        }
+    }
+    let mut names = HashMap::new();
+    for root in &roots {
+        if names.insert(root.image.to_string(), root.digest).is_some_and(|other| other != root.digest) {
+            return Err(ImportError::Bad(format!("it names {} twice, and differently", root.image)));
+        }
+    }
+    Ok((roots, referrers))
+}
+
+/// Manifests of one image, children first.
+type Manifests = Vec<(Digest, MediaType)>;
+
+struct Walk<'a> {
+    cache: &'a Arc<Cache>,
+    staged: &'a Staged,
+    built: &'a docker::Built,
+    platforms: HashMap<Digest, Platforms>,
+    /// Everything that an image needs.
+    kept: HashSet<Digest>,
+}
+
+impl Walk<'_> {
+    fn image(&mut self, root: &Root, options: &Options) -> Result<(Manifests, Platforms), ImportError> {
+        let manifests = self.tree(&root.digest, Some(root), 0)?;
+        let platforms = self.platforms.remove(&root.digest).unwrap_or_default();
+        let lacks = |wish| !platforms.0.iter().any(|has| Platforms(vec![Clone::clone(wish)]).wants(has));
+        if let Some(lacking) = options.platforms.0.iter().find(|wish| lacks(wish)) {
+            return Err(ImportError::Bad(format!("it is not for {lacking}, only for {platforms}")));
+        }
+        Ok((manifests, platforms))
+    }
+
+    /// A manifest and all below it, checked to be here.
+    fn tree(&mut self, digest: &Digest, root: Option<&Root>, depth: u32) -> Result<Manifests, ImportError> {
+        let bad = |problem: String| Err(ImportError::Bad(problem));
+        if depth > 4 {
+            return bad(format!("manifest {digest} is nested too deep"));
+        }
+        let bytes = match self.built.manifests.get(digest) {
+            Some(bytes) => Some(bytes.to_vec()),
+            None => block_in_place_if_possible(|| small(self.cache, self.staged, digest))?,
+        };
+        let Some(bytes) = bytes else {
+            return bad(format!(
+                "manifest {digest} is neither in the bundle nor in the cache; export it again without --since, or since an older lock"
+            ));
+        };
+        let document = Document::parse(&bytes, None).map_err(|error| ImportError::Bad(format!("{digest}: {error}")))?;
+        if document.manifests.is_empty() && document.blobs.is_empty() {
+            return bad(format!(
+                "{digest} is of the unknown media type {} and refers to nothing: it is no image",
+                document.media_type
+            ));
+        }
+        self.kept.insert(*digest);
+        let mut manifests = Vec::new();
+        let mut here = Vec::new();
+        let chosen = root.and_then(|root| root.platforms.clone());
+        let wanted = document.wanted(&chosen.clone().unwrap_or_default());
+        for child in wanted {
+            if !is_manifest(child) {
+                manifests.extend(self.blob(child)?);
+                continue;
+            }
+            // Others leave out of an index what they did not copy; what they did copy must be whole.
+            let absent = self.size(&child.digest).is_none();
+            if absent && chosen.is_none() {
+                continue;
+            }
+            manifests.extend(self.tree(&child.digest, None, depth + 1)?);
+            here.extend(child.platform.clone().filter(|platform| platform.os != "unknown"));
+        }
+        if manifests.is_empty() && !document.manifests.is_empty() {
+            return bad(format!("of the index {digest} no image is in the bundle"));
+        }
+        for blob in &document.blobs {
+            manifests.extend(self.blob(blob)?);
+        }
+        if document.manifests.is_empty()
+            && depth == 0
+            && let Some(config) = document.blobs.first()
+        {
+            let config = block_in_place_if_possible(|| small(self.cache, self.staged, &config.digest))?;
+            here.extend(config.and_then(|config| platform_of_config(&config)));
+        }
+        self.platforms.insert(*digest, Platforms(here));
+        manifests.push((*digest, document.media_type));
+        Ok(manifests)
+    }
+
+    /// Checks a blob to be here. An artifact may hold a manifest as a blob: that one still has to be published.
+    fn blob(&mut self, blob: &Descriptor) -> Result<Option<(Digest, MediaType)>, ImportError> {
+        match self.size(&blob.digest) {
+            Some(size) if size == blob.size => {
+                self.kept.insert(blob.digest);
+                let waits = self.staged.spooled_size(&blob.digest).is_some();
+                Ok(waits.then(|| (blob.digest, blob.media_type.clone())))
+            }
+            Some(size) => {
+                Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)))
+            }
+            None => Err(ImportError::Bad(format!(
+                "blob {} ({} bytes) is neither in the bundle nor in the cache; export it again without --since, or since an older lock",
+                blob.digest, blob.size
+            ))),
+        }
+    }
+
+    fn size(&self, digest: &Digest) -> Option<u64> {
+        let built = self.built.manifests.get(digest).map(|bytes| bytes.len() as u64);
+        built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.has(digest))
+    }
+}
