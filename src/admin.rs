@@ -1,6 +1,7 @@
 //! The admin interface: health, metrics, figures, and a page that shows them.
 //!
-//! Read only. Listens apart from the mirror, on loopback by default. Called by `app`.
+//! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`]). Listens apart from the mirror, on
+//! loopback by default. Called by `app`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,13 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use api::Api;
+use upstreams::Switchboard;
 
 use crate::cache::Cache;
 use crate::metrics::Metrics;
@@ -27,14 +31,22 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Admin {
     metrics: Arc<Metrics>,
     cache: Arc<Cache>,
+    api: Api,
+    upstreams: Switchboard,
     /// True from the moment the mirror begins to stop.
     stopping: watch::Receiver<bool>,
 }
 
 impl Admin {
     /// An interface to a mirror with these parts.
-    pub fn new(metrics: Arc<Metrics>, cache: Arc<Cache>, stopping: watch::Receiver<bool>) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, stopping })
+    pub fn new(
+        metrics: Arc<Metrics>,
+        cache: Arc<Cache>,
+        api: Api,
+        upstreams: Switchboard,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        Arc::new(Self { metrics, cache, api, upstreams, stopping })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
@@ -47,14 +59,38 @@ impl Admin {
             let this = self.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<Incoming>| {
-                    let answer = this.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, Infallible>(answer) }
+                    let this = this.clone();
+                    async move { Ok::<_, Infallible>(this.route(request).await) }
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
                 let _ = builder.serve_connection(TokioIo::new(socket), service).await;
             });
         }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let Some(path) = head.uri.path().strip_prefix("/api/v1/") else {
+            return self.answer(&head.method, head.uri.path());
+        };
+        let reply = if Switchboard::knows(path) {
+            let Ok(body) = Limited::new(body, upstreams::MAX_BODY).collect().await else {
+                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n");
+            };
+            Some(self.upstreams.answer(&head.method, path, &head.headers, &body.to_bytes()))
+        } else {
+            self.api.answer(&head.method, path, head.uri.query().unwrap_or_default(), &head.headers).await
+        };
+        let Some((status, document)) = reply else { return self.answer(&head.method, head.uri.path()) };
+        let mut response = typed("application/json", document.to_string().into());
+        *response.status_mut() = status;
+        response
+    }
+
+    fn measure(&self) {
+        self.cache.measure();
+        self.upstreams.measure();
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -67,20 +103,25 @@ impl Admin {
             // Cached content is served from the first moment on, whether the index is complete or not.
             "/readyz" => text(StatusCode::OK, if self.cache.is_scanned() { "ready\n" } else { "ready; indexing the cache\n" }),
             "/metrics" => {
-                self.cache.measure();
+                self.measure();
                 typed("text/plain; version=0.0.4; charset=utf-8", self.metrics.render().into())
             }
             "/api/v1/stats" => {
-                self.cache.measure();
+                self.measure();
                 typed("application/json", stats::stats(&self.metrics).to_string().into())
             }
             "/" => typed("text/html; charset=utf-8", Bytes::from_static(include_bytes!("admin/index.html"))),
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics, /api/v1/stats and the status page at /\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /healthz, /readyz, /metrics, /api/v1/stats, /api/v1/upstreams, /api/v1/offline and the status page at /\n",
+            ),
         }
     }
 }
 
+pub mod api;
 mod stats;
+pub mod upstreams;
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = typed("text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()));

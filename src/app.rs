@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::Admin;
+use crate::admin::api::Api;
+use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::config::Config;
@@ -114,20 +116,27 @@ impl Mirror {
         let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let sites = sites(&config, &metrics).await?;
-        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone(), config.cache.offline);
+        let upstreams: Vec<_> = sites.values().map(|site| site.upstream.clone()).collect();
+        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
 
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
-        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull, metrics.clone());
+        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
         let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
         let servers =
             listeners.into_iter().map(|listener| Task::spawn(server.clone().run(listener, stopping.subscribe()))).collect();
-        let mut background = vec![Task::spawn(cache.clone().maintain())];
-        background.extend(
-            admin.map(|listener| Task::spawn(Admin::new(metrics.clone(), cache.clone(), stopping.subscribe()).run(listener))),
-        );
+        let mut background = vec![
+            Task::spawn(cache.clone().maintain()),
+            Task::spawn(cache.clone().scrub(config.cache.verify_every, config.cache.verify_rate)),
+            Task::spawn(pull.replace_damaged()),
+        ];
+        let api = Api::new(cache.clone(), &config);
+        background.extend(admin.map(|listener| {
+            let admin = Admin::new(metrics.clone(), cache.clone(), api, Switchboard::new(upstreams), stopping.subscribe());
+            Task::spawn(admin.run(listener))
+        }));
         Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache })
     }
 }
@@ -158,7 +167,9 @@ impl Running {
 /// Sets every upstream up. Off the reactor: roots and certificates are read from files (I11).
 async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<UpstreamName, Site>, StartError> {
     let (upstreams, metrics) = (config.upstreams.clone(), metrics.clone());
-    let site = move |(name, config): (UpstreamName, crate::config::Upstream)| {
+    let offline = config.cache.offline;
+    let site = move |(name, mut config): (UpstreamName, crate::config::Upstream)| {
+        config.offline |= offline;
         let freshness = config.freshness.clone();
         let upstream = Upstream::new(name.clone(), &config, metrics.clone())
             .map_err(|source| StartError::Tls { upstream: name.clone(), source })?;

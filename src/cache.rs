@@ -5,13 +5,20 @@
 //! blocking pool for every file (I11) and are cancel-safe: what has begun on disk is finished there.
 //! Called by `pull` to look up, by `fill` to reserve and publish.
 
+pub mod catalog;
 pub mod evict;
 pub mod index;
+pub mod manage;
 pub mod memory;
+mod objects;
+pub mod pins;
 pub mod read;
 pub mod records;
 mod scan;
+pub mod selector;
 pub mod store;
+mod survey;
+pub mod verify;
 
 use std::fs::File;
 use std::io;
@@ -19,16 +26,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, MediaType};
-use index::{Claim, Index, Limits, Reservation, Victim};
+use crate::oci::{Digest, Manifest, MediaType, Scope};
+use catalog::Catalog;
+use index::{Claim, Class, Index, Limits, Place, Quota, Reservation, Victim};
 use memory::Memory;
+use pins::Pins;
 use records::Records;
 use store::{Store, StoreError, Verified};
+use verify::Verification;
 
 /// Objects up to this size are kept in memory whole: manifests, configs, small layers.
 pub const SMALL: u64 = 256 << 10;
@@ -98,9 +108,24 @@ pub struct Cache {
     memory: Memory,
     /// Tags and media types.
     pub records: Records,
+    /// Images and their parts.
+    pub catalog: Catalog,
+    /// What stays.
+    pub pins: Pins,
+    /// Patterns of quotas, in the order of the index's classes from 1 on.
+    quotas: Vec<config::Globs>,
     metrics: Arc<Metrics>,
     /// Turns true when the index has seen the whole tree.
     scanned: watch::Sender<bool>,
+    /// Turns true when the catalog has, too.
+    surveyed: watch::Sender<bool>,
+    suspects: mpsc::UnboundedSender<Digest>,
+    /// Taken by the maintenance task.
+    suspected: std::sync::Mutex<Option<mpsc::UnboundedReceiver<Digest>>>,
+    /// What was found damaged, for whoever fetches it again.
+    damaged: tokio::sync::broadcast::Sender<Digest>,
+    /// The background verification.
+    pub scrubbing: Verification,
 }
 
 impl Cache {
@@ -115,9 +140,26 @@ impl Cache {
         let limits = Limits { max_size: config.max_size.of(space.total), min_free: config.min_free.of(space.total) };
         metrics.cache_limit_bytes.with_label_values(&["disk"]).set(limits.max_size as i64);
         metrics.cache_limit_bytes.with_label_values(&["memory"]).set(config.memory as i64);
+        let pins = store.root().join("pins.json");
+        let pins = Pins::open(pins.clone()).map_err(|source| StoreError::Io { action: "read", path: pins, source })?;
+        let quota = |quota: &config::Quota| Quota {
+            max_size: quota.max_size.map(|amount| amount.of(space.total)),
+            unused_for: quota.unused_for,
+        };
+        let quotas: Vec<Quota> = config.quotas.iter().map(quota).collect();
+        let index = Arc::new(Index::with(limits, &quotas, config.eviction));
+        let (suspects, suspected) = mpsc::unbounded_channel();
         Ok(Arc::new(Self {
             records: Records::new(store.repos()),
-            index: Arc::new(Index::new(limits)),
+            catalog: Catalog::new(index.clone()),
+            pins,
+            quotas: config.quotas.iter().map(|quota| quota.pattern.clone()).collect(),
+            index,
+            surveyed: watch::Sender::new(false),
+            suspects,
+            suspected: std::sync::Mutex::new(Some(suspected)),
+            damaged: tokio::sync::broadcast::Sender::new(64),
+            scrubbing: Verification::default(),
             memory: Memory::new(config.memory),
             store,
             metrics,
@@ -144,17 +186,32 @@ impl Cache {
             Err(error) => tracing::error!(%error, "the cache folder cannot be read"),
         }
         if complete {
+            // Before anything can be evicted.
+            let this = self.clone();
+            let _ = spawn_blocking(move || this.survey_pins()).await;
             self.scanned.send_replace(true);
             // The limit may be lower than it was in the last process's time.
             match self.reserve(0).await {
                 Ok(_) | Err(NoRoom::Full { .. }) => {}
                 Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
             }
+            let this = self.clone();
+            let _ = spawn_blocking(move || this.survey()).await;
+            self.surveyed.send_replace(true);
         }
         let mut every = tokio::time::interval(Duration::from_secs(60));
-        loop {
-            every.tick().await;
-            self.flush().await;
+        let house = async {
+            loop {
+                every.tick().await;
+                self.flush().await;
+                if complete {
+                    self.keep_house().await;
+                }
+            }
+        };
+        match self.suspected.lock().ok().and_then(|mut suspected| suspected.take()) {
+            Some(suspected) => drop(tokio::join!(house, self.clone().watch(suspected))),
+            None => house.await,
         }
     }
 
@@ -218,6 +275,11 @@ impl Cache {
                 return None;
             }
         };
+        if self.index.known(digest).is_some_and(|known| known.present && known.size != size) {
+            tracing::error!(%digest, size_bytes = size, "a cached file has changed its length; it is set apart and will be pulled again");
+            self.quarantine(digest);
+            return None;
+        }
         if size > SMALL {
             let file = Arc::new(file);
             self.memory.insert_file(*digest, file.clone(), size);
@@ -228,8 +290,8 @@ impl Cache {
             Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => bytes,
             wrong => {
                 tracing::error!(%digest, error = wrong.err().map(tracing::field::display),
-                    "a cached file is damaged; it is removed and will be pulled again");
-                self.forget(digest, "damaged");
+                    "a cached file is damaged; it is set apart and will be pulled again");
+                self.quarantine(digest);
                 return None;
             }
         };
@@ -250,16 +312,21 @@ impl Cache {
 
     /// Sets `bytes` of disk aside, evicting what was not used for longest (I8). Waits until the index is complete.
     pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
+        self.reserve_for(bytes, 0).await
+    }
+
+    /// As [`Cache::reserve`], within the quota of `class`.
+    pub async fn reserve_for(self: &Arc<Self>, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
         self.until_scanned().await;
         let this = self.clone();
-        spawn_blocking(move || this.make_room(bytes)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
+        spawn_blocking(move || this.make_room(bytes, class)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
     }
 
     /// Blocks; see [`Cache::reserve`].
-    fn make_room(&self, bytes: u64) -> Result<Reservation, NoRoom> {
+    fn make_room(&self, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
         loop {
             let space = self.store.space()?;
-            match self.index.claim(bytes, space) {
+            match self.index.claim(bytes, class, space) {
                 Claim::Granted(reservation) => return Ok(reservation),
                 Claim::Evict(victim) => self.evict(victim)?,
                 Claim::Wait => std::thread::sleep(Duration::from_millis(1)),
@@ -272,36 +339,74 @@ impl Cache {
     }
 
     fn evict(&self, victim: Victim) -> io::Result<()> {
-        let removed = if victim.leftover {
-            self.store.remove_ingest(&victim.digest)
-        } else {
-            self.memory.forget_file(&victim.digest);
-            self.store.remove(&victim.digest)
-        };
+        let removed = self.unlink(&victim);
         if let Err(error) = removed {
-            // It is still there and still counts.
-            match victim.leftover {
-                true => self.index.insert_leftover(victim.digest, victim.size),
-                false => self.index.insert(victim.digest, victim.size),
-            }
-            self.index.left(victim);
+            self.index.stayed(victim);
             return Err(error);
         }
         self.index.left(victim);
-        self.metrics.evictions_total.with_label_values(&["space"]).inc();
-        self.metrics.evicted_bytes_total.inc_by(victim.size);
-        tracing::debug!(digest = %victim.digest, size_bytes = victim.size, leftover = victim.leftover, "evicted");
+        self.count_eviction(&victim, "space");
         Ok(())
     }
 
-    /// Blocks. Removes an object from both tiers.
-    fn forget(&self, digest: &Digest, reason: &str) {
-        self.memory.forget(digest);
-        let _ = self.store.remove(digest);
-        if let Some(size) = self.index.remove(digest) {
-            self.metrics.evictions_total.with_label_values(&[reason]).inc();
-            self.metrics.evicted_bytes_total.inc_by(size);
+    fn unlink(&self, victim: &Victim) -> io::Result<()> {
+        match victim.place {
+            Place::Ingest => self.store.remove_ingest(&victim.digest),
+            Place::Quarantine => self.store.remove_quarantined(&victim.digest),
+            Place::Blobs => {
+                self.memory.forget_file(&victim.digest);
+                self.store.remove(&victim.digest)
+            }
         }
+    }
+
+    fn count_eviction(&self, victim: &Victim, reason: &str) {
+        self.metrics.evictions_total.with_label_values(&[reason]).inc();
+        self.metrics.evicted_bytes_total.inc_by(victim.size);
+        tracing::debug!(digest = %victim.digest, size_bytes = victim.size, place = ?victim.place, reason, "evicted");
+    }
+
+    /// Blocks. Looks whether the file system still has `min_free`; other writers may have taken it since a fill
+    /// reserved its room. Evicts until it has, or until nothing is left to evict.
+    pub fn keep_free(&self) -> Result<(), NoRoom> {
+        loop {
+            let space = self.store.space()?;
+            let Limits { max_size, min_free } = self.index.limits();
+            if space.free >= min_free {
+                return Ok(());
+            }
+            match self.index.shortage(space) {
+                Some(victim) => self.evict(victim)?,
+                None => return Err(NoRoom::Full { wanted: 0, max_size, min_free, free: space.free }),
+            }
+        }
+    }
+
+    /// Which quota content of a repository counts for.
+    pub fn class(&self, scope: &Scope) -> Class {
+        if self.quotas.is_empty() {
+            return 0;
+        }
+        let name = scope.to_string();
+        // The configuration has at most 254.
+        self.quotas.iter().position(|quota| quota.is_match(&name)).map_or(0, |at| (at + 1) as Class)
+    }
+
+    /// Notes what a manifest is made of.
+    pub fn note_parts(&self, digest: &Digest, manifest: &Manifest) {
+        if self.catalog.set_parts(digest, manifest) {
+            self.reprotect();
+        }
+    }
+
+    /// What was found damaged from now on.
+    pub fn damaged(&self) -> tokio::sync::broadcast::Receiver<Digest> {
+        self.damaged.subscribe()
+    }
+
+    /// Whether the catalog has seen the whole tree.
+    pub fn is_surveyed(&self) -> bool {
+        *self.surveyed.borrow()
     }
 
     /// Blocks. Gives a verified file its name (I1) and takes it into the account and, if small, into memory.
@@ -312,10 +417,10 @@ impl Cache {
             return Err(error);
         }
         reservation.published(digest, size);
-        self.memory.insert_file(digest, verified.file().clone(), size);
-        if size <= SMALL
-            && let Ok(bytes) = read::whole(verified.file(), size)
-        {
+        if size > SMALL {
+            self.memory.insert_file(digest, verified.file().clone(), size);
+        } else if let Ok(bytes) = read::whole(verified.file(), size) {
+            // Not its file: a small object that is read again is hashed again.
             self.memory.insert(digest, bytes);
         }
         Ok(())
@@ -346,14 +451,19 @@ impl Cache {
     }
 
     /// Hands what an earlier fill of `digest` left over to the caller. Waits until the index is complete.
-    pub async fn take_leftover(&self, digest: &Digest) -> Reservation {
+    pub async fn take_leftover(&self, digest: &Digest, class: Class) -> Reservation {
         self.until_scanned().await;
-        self.index.take_leftover(digest)
+        self.index.take_leftover(digest, class)
     }
 
     async fn until_scanned(&self) {
         // Never errs: the sender lives in `self`.
         let _ = self.scanned.subscribe().wait_for(|scanned| *scanned).await;
+    }
+
+    /// Bytes and number of the files on disk, reservations included.
+    pub fn disk_totals(&self) -> (u64, usize) {
+        self.index.totals()
     }
 
     /// Brings the cache's gauges up to date; called when metrics are read.

@@ -6,7 +6,9 @@
 mod check;
 mod clients;
 pub mod exit;
+mod remote;
 mod serve;
+mod store;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -48,6 +50,15 @@ enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Clients(clients::Clients),
+    #[command(name = "ls")]
+    List(store::List),
+    Stats(store::Stats),
+    Explain(store::Explain),
+    Purge(store::Purge),
+    Pin(store::Pin),
+    Unpin(store::Unpin),
+    Gc(store::Gc),
+    Verify(store::Verify),
 }
 
 impl Cli {
@@ -62,6 +73,14 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Clients(clients) => clients.run(),
+            Command::List(list) => list.run(),
+            Command::Stats(stats) => stats.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Purge(purge) => purge.run(),
+            Command::Pin(pin) => pin.run(),
+            Command::Unpin(unpin) => unpin.run(),
+            Command::Gc(gc) => gc.run(),
+            Command::Verify(verify) => verify.run(),
         }
     }
 }

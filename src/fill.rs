@@ -94,6 +94,7 @@ impl FillError {
         match self {
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => "not_found",
+                Class::Offline => "offline",
                 Class::Denied => "denied",
                 Class::RateLimited { .. } => "rate_limited",
                 Class::Unavailable => "unavailable",

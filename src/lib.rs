@@ -34,6 +34,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fill;
+pub mod hop;
 pub mod metrics;
 pub mod oci;
 pub mod policy;

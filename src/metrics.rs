@@ -133,6 +133,24 @@ metrics! {
     upstream_ratelimit_remaining: IntGaugeVec ["upstream"],
     /// Answers of upstreams that said 429.
     upstream_throttled_total: IntCounterVec ["upstream"],
+    /// Requests to upstreams that failed, or were not sent, by reason.
+    upstream_failures_total: IntCounterVec ["upstream", "reason"],
+    /// Requests to upstreams that were sent again after a passing failure.
+    upstream_retries_total: IntCounterVec ["upstream"],
+    /// Manifest GETs in the place of HEADs, at upstreams whose HEAD does not tell a digest.
+    upstream_head_fallbacks_total: IntCounterVec ["upstream"],
+    /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes.
+    upstream_breaker: IntGaugeVec ["upstream", "address"],
+    /// For how long requests are still held back after a 429; 0 where none are.
+    upstream_held_back_seconds: IntGaugeVec ["upstream"],
+    /// Requests to upstreams under way, open downloads included.
+    upstream_requests_running: IntGaugeVec ["upstream"],
+    /// Requests to upstreams that wait for their turn.
+    upstream_requests_waiting: IntGaugeVec ["upstream"],
+    /// 1 while nothing is asked of an upstream because an operator wants it so.
+    upstream_offline: IntGaugeVec ["upstream"],
+    /// Tags that were served without the upstream's confirmation, by reason.
+    stale_total: IntCounterVec ["upstream", "reason"],
     /// Manifest GETs that a client asked for and the upstream was not asked for.
     pulls_saved_total: IntCounterVec ["upstream"],
     /// Downloads from upstreams now running.
@@ -151,6 +169,8 @@ metrics! {
     cache_limit_bytes: IntGaugeVec ["tier"],
     /// Objects removed from the disk tier.
     evictions_total: IntCounterVec ["reason"],
+    /// Files of the disk tier that were found damaged and set apart.
+    cache_damaged_total: IntCounter,
     /// Bytes removed from the disk tier.
     evicted_bytes_total: IntCounter,
     /// Open client connections.

@@ -13,8 +13,8 @@ pub mod route;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::ErrorCode;
-pub use manifest::{MAX_MANIFEST, Manifest};
+pub use manifest::{Descriptor, MAX_MANIFEST, Manifest, Platform};
 pub use media::MediaType;
-pub use name::{Reference, Repository, Scope, Tag, UpstreamName};
+pub use name::{NameError, Reference, Repository, Scope, Tag, UpstreamName};
 pub use range::{ContentRange, RangeHeader, Selection};
 pub use route::{Directory, Route, RouteError, Target, Wanted};

@@ -11,6 +11,7 @@ mod flight;
 mod listing;
 mod manifest;
 mod negative;
+mod refetch;
 mod relay;
 mod resolve;
 pub mod respond;
@@ -41,7 +42,7 @@ pub use respond::Answer;
 /// What a flight brings to all who wait for it.
 type Flight<K, V> = Arc<Flights<K, Result<V, PullError>>>;
 
-/// Blob sizes that manifests told; 40 bytes each.
+/// Blob sizes that manifests told.
 const SIZES: u64 = 100_000;
 
 /// An upstream and what the operator wants of it.
@@ -61,7 +62,6 @@ pub struct Pull {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    offline: bool,
     revalidations: Flight<(Scope, Tag), Confirmed>,
     manifests: Flight<Digest, Held>,
     probes: Flight<(Scope, Digest), Option<u64>>,
@@ -69,7 +69,8 @@ pub struct Pull {
     referrers: Flight<ReferrersKey, listing::Page>,
     negative: Negative,
     /// What manifests say of their blobs, for upstreams that send them without a length.
-    sizes: Memory<Digest, u64>,
+    /// Of one repository each: a manifest that lies spoils nobody else's blobs.
+    sizes: Memory<(Scope, Digest), u64>,
 }
 
 /// One request for content, parsed and permitted.
@@ -88,21 +89,14 @@ pub struct Request<'a> {
 }
 
 impl Pull {
-    /// A pull path over `cache` and `fills`. `offline`: no upstream is ever asked.
-    pub fn new(
-        sites: BTreeMap<UpstreamName, Site>,
-        cache: Arc<Cache>,
-        fills: Arc<Fills>,
-        metrics: Arc<Metrics>,
-        offline: bool,
-    ) -> Arc<Self> {
+    /// A pull path over `cache` and `fills`.
+    pub fn new(sites: BTreeMap<UpstreamName, Site>, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             sites,
             cache,
             fills,
             metrics,
             clock: Clock::new(),
-            offline,
             revalidations: Flights::new(),
             manifests: Flights::new(),
             probes: Flights::new(),

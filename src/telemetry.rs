@@ -6,7 +6,7 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::io::{self, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -18,6 +18,9 @@ use crate::config::{Log, LogFormat};
 
 /// Lines that wait to be written at most: some megabytes.
 const BEHIND: usize = 16_384;
+
+/// Bytes written at one time at most.
+const WRITE: usize = 64 << 10;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +49,9 @@ pub enum TelemetryError {
 /// What is still to be written when the returned guard is dropped is written then.
 pub fn install(log: &Log) -> Result<WorkerGuard, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok().as_deref())?;
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BEHIND).thread_name("log").finish(io::stderr());
+    // The thread flushes whenever no further line waits: many lines share a write only when there are many.
+    let stderr = BufWriter::with_capacity(WRITE, io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BEHIND).thread_name("log").finish(stderr);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let installed = match log.format {
         // Colours only where they are seen and wanted (https://no-color.org).

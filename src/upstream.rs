@@ -17,31 +17,46 @@
 mod address;
 mod auth;
 mod blob;
+mod breaker;
 mod challenge;
 mod client;
 mod connect;
 mod credentials;
 mod error;
+mod health;
+mod holdback;
+mod jwt;
 mod listing;
 mod manifest;
+mod pace;
+mod probe;
+mod queue;
 mod quota;
 mod realm;
 mod redirect;
 mod request;
+mod standing;
 mod tls;
 mod token;
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use blob::{BlobAnswer, BlobBody};
 pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
+pub use health::Readiness;
 pub use listing::{Listing, Referrers};
 pub use manifest::{FetchedManifest, Resolved};
+pub use probe::Step;
+pub use queue::Crowd;
 pub use quota::Quota;
 pub use redirect::RedirectError;
 pub use tls::TlsError;
@@ -51,24 +66,38 @@ use crate::metrics::{Kind, Metrics};
 use crate::oci::{ContentRange, Digest, Repository, UpstreamName};
 use auth::Auth;
 use blob::Body;
+use breaker::Need;
 use client::Client;
 use connect::{Connector, Guard};
-use credentials::Credentials;
+use credentials::{Credentials, Env, Ground};
+use health::Turn;
+use pace::Pace;
+use queue::{Lane, Limits, Queue, Slot};
 use request::{Answer, Ask, Origin};
+use standing::Allowance;
 
 /// Anything: what blobs are asked for with.
 const ANY: &str = "*/*";
+
+/// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
+/// is lengthened by up to its own length, so that many who failed together do not come back together.
+const RETRIES: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// One registry. Shared as `Arc<Upstream>`; all its methods are cancel-safe: dropping a call ends its request.
 #[derive(Debug)]
 pub struct Upstream {
     name: UpstreamName,
     metrics: Arc<Metrics>,
-    /// At least one; tried in order.
+    config: config::Upstream,
+    /// At least one; the healthy ones are tried first, in this order.
     origins: Vec<Origin>,
-    /// `max_connections`: held by open blob bodies, so that manifests never wait behind layers.
-    slots: Arc<Semaphore>,
-    quota: Mutex<Option<Quota>>,
+    /// Who may ask now.
+    queue: Arc<Queue>,
+    pace: Option<Arc<Pace>>,
+    allowance: Mutex<Allowance>,
+    /// True: nothing is asked.
+    offline: watch::Sender<bool>,
 }
 
 impl Upstream {
@@ -77,28 +106,45 @@ impl Upstream {
     ///
     /// Reads certificate files: while serving, call it off the reactor (I11).
     pub fn new(name: UpstreamName, config: &config::Upstream, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
-        Self::with_proxies(name, config, metrics, Matcher::from_env())
+        Self::within(name, config, metrics, Matcher::from_env(), Env::of_process())
     }
 
-    fn with_proxies(
+    /// The same, in an environment: its proxies and its variables.
+    fn within(
         name: UpstreamName,
         config: &config::Upstream,
         metrics: Arc<Metrics>,
         proxies: Matcher,
+        env: Env,
     ) -> Result<Self, TlsError> {
         let tls = tls::client_config(config.ca.as_deref())?;
+        let cloud_tls = if config.credentials.is_cloud() { tls::client_config(None)? } else { Arc::clone(&tls) };
         let proxies = Arc::new(proxies);
+        let offline = watch::Sender::new(config.offline);
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
             let connector = Connector::new(guard, Arc::clone(&proxies), Arc::clone(&tls), config.connect_timeout);
             let timeouts = (config.response_timeout, config.stall_timeout);
-            let client = Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts);
-            let credentials = Credentials::new(&config.credentials, url);
-            Origin::new(url.clone(), client, Auth::new(url.clone(), credentials, config.token_realms.clone()))
+            let client =
+                Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts, offline.subscribe());
+            let ground = Ground {
+                env: env.clone(),
+                name: name.clone(),
+                metrics: Arc::clone(&metrics),
+                proxies: Arc::clone(&proxies),
+                tls: Arc::clone(&cloud_tls),
+                registry: client.clone(),
+            };
+            let credentials = Credentials::new(&config.credentials, url, &ground);
+            Origin::new(url.clone(), client, Auth::new(url.clone(), credentials, config.token_realms.clone()), config.breaker)
         };
         let origins = config.urls.iter().map(origin).collect();
-        let slots = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { name, metrics, origins, slots, quota: Mutex::default() })
+        let layers = config.max_fills.unwrap_or(usize::MAX).min(config.max_connections);
+        let all = config.max_connections.saturating_add((config.max_connections / 8).max(1));
+        let queue = Queue::new(Limits { layers, all, waiting: config.max_queue });
+        let pace = config.max_bandwidth.map(|rate| Arc::new(Pace::new(rate)));
+        let config = config.clone();
+        Ok(Self { name, metrics, config, origins, queue, pace, allowance: Mutex::default(), offline })
     }
 
     /// The name by which images and configuration call it.
@@ -106,9 +152,9 @@ impl Upstream {
         &self.name
     }
 
-    /// What the upstream last said of its pull quota, if it has one.
-    pub fn quota(&self) -> Option<Quota> {
-        *self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a client is to be told that wants a blob while this is down.
+    pub fn blob_outage_status(&self) -> config::BlobOutage {
+        self.config.blob_outage_status
     }
 
     /// GET of a blob, from byte `from` on; waits for a free download slot first.
@@ -116,19 +162,18 @@ impl Upstream {
     /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins. To resume after
     /// a break, call it again: a redirect is asked for anew each time, because presigned URLs expire.
     pub async fn blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
-        // The semaphore is never closed, so that waiting for it cannot fail.
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
         let range = (from > 0).then(|| format!("bytes={from}-"));
-        let (origin, answer) = self.ask_for_blob(repository, digest, range, |_| false).await?;
+        let (origin, mut answer) = self.ask_for_blob(repository, digest, range, Lane::Layer, |_| false).await?;
+        let slot = answer.slot.take();
+        let whole = |body| BlobBody::new(body, slot, Arc::clone(origin.health()), self.pace.clone());
         let invalid = |problem: &str| origin.client.error(&answer.url, Reason::Invalid(problem.into()));
         blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
         let status = answer.response.status();
         let range = blob::content_range(answer.response.headers());
-        let Ok(slot) = slot else { return Err(invalid("no download slot")) };
         match (status, range) {
             (StatusCode::OK, _) => {
                 let body = Body::new(&origin.client, &answer.url, answer.response);
-                Ok(BlobAnswer { total: body.left(), start: 0, body: BlobBody::new(body, slot) })
+                Ok(BlobAnswer { total: body.left(), start: 0, body: whole(body) })
             }
             (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { range, total })) if range.start == from => {
                 let length = range.end - range.start;
@@ -139,7 +184,7 @@ impl Upstream {
                         .error(&answer.url, Reason::Invalid("Content-Length and Content-Range differ".into())));
                 }
                 body.expect(length);
-                Ok(BlobAnswer { total, start: from, body: BlobBody::new(body, slot) })
+                Ok(BlobAnswer { total, start: from, body: whole(body) })
             }
             (StatusCode::PARTIAL_CONTENT, _) => Err(invalid("it sent another range than the one asked for")),
             _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
@@ -152,7 +197,7 @@ impl Upstream {
         let range = Some("bytes=0-0".to_owned());
         // An empty blob has no first byte.
         let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        let (origin, answer) = self.ask_for_blob(repository, digest, range, unsatisfiable).await?;
+        let (origin, answer) = self.ask_for_blob(repository, digest, range, Lane::Small, unsatisfiable).await?;
         let status = answer.response.status();
         let total = match blob::content_range(answer.response.headers()) {
             Some(ContentRange::Part { total, .. }) => total,
@@ -175,6 +220,7 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
         range: Option<String>,
+        lane: Lane,
         accepts: impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         let ask = Ask {
@@ -186,26 +232,98 @@ impl Upstream {
             accept: ANY,
             // Digits and ASCII only: always a valid header.
             range: range.and_then(|range| HeaderValue::try_from(range).ok()),
+            need: Need::Content,
         };
-        self.ask(&ask, accepts).await
+        self.ask_in(lane, &ask, accepts).await
     }
 
-    /// Asks the addresses in order until one answers with success, or with a status that `accepts` wants to see.
+    /// Asks for something small: see [`Self::ask_in`].
+    async fn ask(&self, ask: &Ask<'_>, accepts: impl Fn(&Answer) -> bool) -> Result<(&Origin, Answer), UpstreamError> {
+        self.ask_in(Lane::Small, ask, accepts).await
+    }
+
+    /// Asks, in turn with others, until it has an answer of success or with a status that `accepts` wants to see; or
+    /// says why not. Ends at once when the upstream is switched off.
+    async fn ask_in(
+        &self,
+        lane: Lane,
+        ask: &Ask<'_>,
+        accepts: impl Fn(&Answer) -> bool,
+    ) -> Result<(&Origin, Answer), UpstreamError> {
+        let mut offline = self.offline.subscribe();
+        let asked = tokio::select! {
+            biased;
+            // The sender is here: it ends only by the switch.
+            _ = offline.wait_for(|offline| *offline) => Err(self.error(Reason::Offline)),
+            asked = self.ask_patiently(lane, ask, &accepts) => asked,
+        };
+        if let Err(error) = &asked {
+            self.metrics.upstream_failures_total.with_label_values(&[self.name.as_str(), error.label()]).inc();
+        }
+        asked
+    }
+
+    /// Asks again after a short pause what failed in passing, if a client depends on it and within its patience.
+    async fn ask_patiently(
+        &self,
+        lane: Lane,
+        ask: &Ask<'_>,
+        accepts: &impl Fn(&Answer) -> bool,
+    ) -> Result<(&Origin, Answer), UpstreamError> {
+        // What will be refused need not stand in line for it.
+        if self.origins.iter().all(|origin| origin.health().peek(ask.temper(), ask.need).is_err()) {
+            return self.ask_around(ask, accepts, true).await;
+        }
+        let slot = self.turn(lane, ask).await?;
+        // A download that broke is resumed by who writes it.
+        let retries = if ask.need == Need::Content && ask.range.is_none() { RETRIES } else { 0 };
+        let (started, mut failed) = (Instant::now(), None);
+        for attempt in 0.. {
+            let error = match self.ask_around(ask, accepts, attempt == 0).await {
+                Ok((origin, answer)) => return Ok((origin, Answer { slot: Some(slot), ..answer })),
+                Err(error) => error,
+            };
+            let pause = (PAUSE * (1 << attempt)).mul_f64(1.0 + jitter());
+            let hopeless = attempt >= retries || !error.is_passing();
+            // Why it failed at first says more than that it was not asked again.
+            let error = failed.take().filter(|_| error.was_not_asked()).unwrap_or(error);
+            if hopeless || started.elapsed() + pause > self.config.response_timeout {
+                return Err(error);
+            }
+            tracing::debug!(%error, attempt, "asking again");
+            self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();
+            failed = Some(error);
+            tokio::time::sleep(pause).await;
+        }
+        Err(self.error(Reason::Busy))
+    }
+
+    /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take.
+    async fn turn(&self, lane: Lane, ask: &Ask<'_>) -> Result<Slot, UpstreamError> {
+        let turn = self.queue.enter(lane, ask.repository);
+        let turn = match lane {
+            Lane::Layer => turn.await.ok(),
+            Lane::Small => tokio::time::timeout(self.config.response_timeout, turn).await.ok().and_then(Result::ok),
+        };
+        turn.ok_or_else(|| self.error(Reason::Busy))
+    }
+
+    /// Asks one address after the other, the healthy ones first.
     ///
     /// Every failure goes on to the next address: they are configured as equals, and one that has not what another one
-    /// has is no authority. Addresses that could not be reached a moment ago come last.
-    async fn ask(&self, ask: &Ask<'_>, accepts: impl Fn(&Answer) -> bool) -> Result<(&Origin, Answer), UpstreamError> {
-        let (avoided, ready): (Vec<_>, Vec<_>) = self.origins.iter().partition(|origin| origin.is_avoided());
+    /// has is no authority. `counts`: a failure is news to the circuit breaker, and no repetition of the last one.
+    async fn ask_around(
+        &self,
+        ask: &Ask<'_>,
+        accepts: &impl Fn(&Answer) -> bool,
+        counts: bool,
+    ) -> Result<(&Origin, Answer), UpstreamError> {
+        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(), origin)).collect();
+        origins.sort_by_key(|(rank, _)| *rank);
         let mut failed: Option<UpstreamError> = None;
-        for origin in ready.into_iter().chain(avoided) {
-            let error = match origin.ask(ask).await {
-                Ok(answer) => {
-                    self.learn_quota(&answer);
-                    if answer.response.status().is_success() || accepts(&answer) {
-                        return Ok((origin, answer));
-                    }
-                    origin.client.refusal(&answer.url, answer.response).await
-                }
+        for (_, origin) in origins {
+            let error = match self.ask_one(origin, ask, accepts, counts).await {
+                Ok(answer) => return Ok((origin, answer)),
                 Err(error) => error,
             };
             tracing::debug!(%error, kind = ask.kind.label(), "an address of the upstream did not give it");
@@ -214,8 +332,45 @@ impl Upstream {
                 None => error,
             });
         }
-        let nowhere = || UpstreamError::new(&self.name, "", Reason::Connect("it has no `url`".into()));
-        Err(failed.unwrap_or_else(nowhere))
+        Err(failed.unwrap_or_else(|| self.error(Reason::Connect("it has no `url`".into()))))
+    }
+
+    async fn ask_one(
+        &self,
+        origin: &Origin,
+        ask: &Ask<'_>,
+        accepts: &impl Fn(&Answer) -> bool,
+        counts: bool,
+    ) -> Result<Answer, UpstreamError> {
+        let refused = |reason| UpstreamError::new(&self.name, origin.host(), reason);
+        let admitted = origin.health().admit(ask.temper(), ask.need).map_err(refused)?;
+        let asked = match origin.ask(ask).await {
+            Ok(answer) => {
+                self.learn_quota(&answer);
+                if answer.response.status().is_success() || accepts(&answer) {
+                    Ok(answer)
+                } else {
+                    Err(origin.client.refusal(&answer.url, answer.response).await)
+                }
+            }
+            Err(error) => Err(error),
+        };
+        let error = asked.as_ref().err();
+        if counts || error.is_none_or(|error| error.fault().is_none()) {
+            match admitted.answered(error, jitter()) {
+                Turn::Opened => {
+                    tracing::warn!(upstream = %self.name, address = origin.host(), error = error.map(tracing::field::display),
+                        probe_every = ?self.config.breaker.probe_every, "an address of the upstream is down; it is only probed now");
+                }
+                Turn::Closed => tracing::info!(upstream = %self.name, address = origin.host(), "the upstream is back"),
+                Turn::None => {}
+            }
+        }
+        asked
+    }
+
+    fn error(&self, reason: Reason) -> UpstreamError {
+        UpstreamError::new(&self.name, self.origins.first().map_or_else(String::new, Origin::host), reason)
     }
 
     fn learn_quota(&self, answer: &Answer) {
@@ -226,8 +381,19 @@ impl Upstream {
         if let Some(limit) = quota.limit {
             self.metrics.upstream_ratelimit_limit.with_label_values(&labels).set(gauge(limit));
         }
-        *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = Some(quota);
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        (allowance.quota, allowance.told_at) = (Some(quota), Some(Instant::now()));
     }
+}
+
+/// A number from 0 to 1, another one each time. For spreading things out, not for secrets.
+fn jitter() -> f64 {
+    (RandomState::new().hash_one(0_u8) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// A pause, lengthened at random by up to its own length.
+pub fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + jitter())
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ here is the cost of both ends. *Server CPU* is user and system time of the serve
 round counts too.
 
 **As shipped.** Roadstead runs with its defaults: metrics on, its log at `info` into a file, tags believed for a minute. nginx has sendfile,
-tcp_nopush, a cache lock, two workers, and tags for an hour; its access log is off in the column "nginx", to which the ratios are, and on in
+tcp_nopush, two workers, tags for an hour, and a cache lock that waits as long as it takes (by default it gives up after 5 s and goes upstream); its access log is off in the column "nginx", to which the ratios are, and on in
 the column beside it (small objects alone). docker-registry and drayage run with their defaults, docker-registry with its access log off; it asks
 the upstream for each tag.
 

@@ -17,6 +17,8 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::verify::Alarm;
+
 /// One read: large enough that system calls do not count, small enough to stay in the CPU's cache.
 pub const CHUNK: usize = 256 << 10;
 
@@ -77,6 +79,7 @@ pub struct Reader {
     /// A read under way, and the offset it is for: what comes of it is never taken for another one's.
     waiting: Option<(u64, JoinHandle<io::Result<Bytes>>)>,
     warming: Option<(u64, JoinHandle<io::Result<()>>)>,
+    alarm: Option<Alarm>,
 }
 
 /// Pages are looked for so far apart: what is read ahead comes in pieces of this size at least.
@@ -85,7 +88,12 @@ const PROBE: u64 = 128 << 10;
 impl Reader {
     /// A reader of `file`, which must not shrink.
     pub fn new(file: Arc<File>) -> Self {
-        Self { file, waiting: None, warming: None }
+        Self { file, waiting: None, warming: None, alarm: None }
+    }
+
+    /// Rings when the file cannot be read, or is shorter than the caller knows.
+    pub fn with_alarm(self, alarm: Alarm) -> Self {
+        Self { alarm: Some(alarm), ..self }
     }
 
     /// The file.
@@ -115,7 +123,14 @@ impl Reader {
         let Some((_, job)) = &mut self.waiting else { return Poll::Pending };
         let read = ready!(Pin::new(job).poll(cx));
         self.waiting = None;
-        Poll::Ready(read.map_err(io::Error::other)?)
+        Poll::Ready(self.report(read.map_err(io::Error::other)?))
+    }
+
+    fn report<T>(&self, read: io::Result<T>) -> io::Result<T> {
+        if let (Err(_), Some(alarm)) = (&read, &self.alarm) {
+            alarm.ring();
+        }
+        read
     }
 
     /// Waits until the bytes from `at` to `end` are in the page cache, as far as probes can tell. Called
@@ -144,7 +159,7 @@ impl Reader {
         let Some((_, job)) = &mut self.warming else { return Poll::Pending };
         let warmed = ready!(Pin::new(job).poll(cx));
         self.warming = None;
-        Poll::Ready(warmed.map_err(io::Error::other)?)
+        Poll::Ready(self.report(warmed.map_err(io::Error::other)?))
     }
 
     fn is_warm(&self, at: u64) -> bool {

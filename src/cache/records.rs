@@ -74,6 +74,20 @@ impl Records {
         self.root.join(scope.upstream.as_str()).join(scope.repository.as_str())
     }
 
+    pub(super) fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
+    pub(super) fn manifest_path(&self, scope: &Scope, digest: &Digest) -> PathBuf {
+        self.digest_path(scope, "_manifests", digest, "")
+    }
+
+    /// Blocks. As [`Cache::remove_tag`].
+    pub(super) fn forget_tag(&self, scope: &Scope, tag: &Tag) {
+        self.tags.insert(TagKey(scope.clone(), tag.clone()), None);
+        let _ = std::fs::remove_file(self.tag_path(scope, tag));
+    }
+
     pub(super) fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
         self.folder(scope).join("_tags").join(format!("{tag}.json"))
     }
@@ -100,6 +114,11 @@ impl Cache {
         let key = TagKey(scope.clone(), tag.clone());
         let moved = self.records.tags.get(&key).flatten().is_none_or(|known| known.digest != record.digest);
         self.records.tags.insert(key, Some(Arc::new(record.clone())));
+        self.catalog.set_tag(scope, tag, Some(record.clone()));
+        if moved {
+            let this = self.clone();
+            let _ = spawn_blocking(move || this.reprotect()).await;
+        }
         // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
         self.write_record(self.records.tag_path(scope, tag), &record, moved).await;
     }
@@ -107,6 +126,7 @@ impl Cache {
     /// Forgets a tag that the upstream no longer has. Its manifest stays, by digest.
     pub async fn remove_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) {
         self.records.tags.insert(TagKey(scope.clone(), tag.clone()), None);
+        self.catalog.set_tag(scope, tag, None);
         let path = self.records.tag_path(scope, tag);
         let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
     }
@@ -131,6 +151,7 @@ impl Cache {
 
     /// Writes down what a manifest is, and that the repository has it.
     pub async fn set_manifest_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, record: &ManifestRecord) {
+        self.catalog.set_manifest(scope, digest, self.class(scope));
         self.write_record(self.records.digest_path(scope, "_manifests", digest, ""), record, true).await;
     }
 

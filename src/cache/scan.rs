@@ -5,9 +5,9 @@
 
 use std::fs;
 use std::io;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use super::index::Index;
+use super::index::{Index, seconds};
 use super::store::Store;
 use crate::oci::{Algorithm, Digest};
 
@@ -27,7 +27,7 @@ pub struct Found {
 /// Takes in all files of the tree.
 pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     let started = Instant::now();
-    let mut objects: Vec<(SystemTime, Digest, u64)> = Vec::new();
+    let mut objects: Vec<(u32, u32, Digest, u64)> = Vec::new();
     for algorithm in Algorithm::ALL {
         for entry in fs::read_dir(store.blobs(algorithm))? {
             let entry = entry?;
@@ -36,7 +36,12 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
                 continue;
             };
             match entry.metadata() {
-                Ok(meta) if meta.is_file() => objects.push((meta.modified()?, digest, meta.len())),
+                Ok(meta) if meta.is_file() => {
+                    let used = seconds(meta.modified()?);
+                    // Not every file system knows when a file was made.
+                    let since = meta.created().map_or(used, seconds);
+                    objects.push((used, since, digest, meta.len()));
+                }
                 Ok(_) => tracing::warn!(path = %entry.path().display(), "not a file; left alone"),
                 // Gone since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -46,8 +51,14 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     }
     objects.sort_unstable_by_key(|(used, ..)| *used);
     let bytes = objects.iter().map(|(.., size)| size).sum();
-    for (_, digest, size) in &objects {
-        index.insert(*digest, *size);
+    for (used, since, digest, size) in &objects {
+        index.insert_found(digest, *size, *used, *since);
+    }
+    for entry in fs::read_dir(store.quarantine_dir())? {
+        let entry = entry?;
+        if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
+            index.insert_quarantined(digest, entry.metadata()?.len());
+        }
     }
     let mut leftovers = 0;
     for entry in fs::read_dir(store.ingest_dir())? {

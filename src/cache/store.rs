@@ -17,7 +17,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags};
 
+use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest, Hasher};
+use faults::Faults;
+
+pub mod faults;
 
 /// The layout this program reads and writes; stands in the file `VERSION`.
 const VERSION: &str = "1";
@@ -61,6 +65,7 @@ pub struct Store {
     unsynced: AtomicBool,
     /// Makes the names of temporary files differ.
     serial: AtomicU64,
+    faults: Faults,
     /// `None` once the folder has been released.
     lock: Mutex<Option<File>>,
 }
@@ -100,10 +105,18 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked(root.into())),
             Err(fs::TryLockError::Error(error)) => return Err(fail("lock", &path)(error)),
         }
-        let store =
-            Self { root: root.into(), unsynced: AtomicBool::new(false), serial: AtomicU64::new(0), lock: Mutex::new(Some(lock)) };
-        for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([&store.ingest_dir(), &root.join("repos")])
-        {
+        let store = Self {
+            root: root.into(),
+            unsynced: AtomicBool::new(false),
+            serial: AtomicU64::new(0),
+            faults: Faults::default(),
+            lock: Mutex::new(Some(lock)),
+        };
+        for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([
+            &store.ingest_dir(),
+            &store.quarantine_dir(),
+            &root.join("repos"),
+        ]) {
             fs::create_dir_all(dir).map_err(fail("create the folder", dir))?;
         }
         store.sweep().map_err(fail("sweep", &store.ingest_dir()))?;
@@ -140,6 +153,22 @@ impl Store {
         self.root.join("ingest")
     }
 
+    /// The folder of files that were found damaged.
+    pub fn quarantine_dir(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// The folder of everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where tests make the disk fail.
+    #[cfg(test)]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
     /// The folder of the JSON records.
     pub fn repos(&self) -> PathBuf {
         self.root.join("repos")
@@ -162,6 +191,7 @@ impl Store {
 
     /// Opens a published file; its size is in bytes. `None` where there is none.
     pub fn read(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        self.faults.check()?;
         let path = self.blob_path(digest);
         // Not to wait for the other end of a pipe that somebody put there.
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -181,24 +211,33 @@ impl Store {
 
     /// Opens the resumable file of `digest`, with whatever an earlier fill left in it already hashed.
     pub fn ingest(&self, digest: &Digest) -> io::Result<Ingest> {
+        self.faults.check()?;
         let path = self.ingest_path(digest);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        let mut ingest = Ingest { digest: *digest, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), len: 0 };
+        let mut ingest = self.new_ingest(digest, path, file);
         ingest.rehash()?;
         Ok(ingest)
     }
 
     /// A temporary file for content that is already whole in memory. Never resumed.
     pub fn ingest_whole(&self, digest: &Digest) -> io::Result<Ingest> {
+        self.faults.check()?;
         let path = self.temporary("whole");
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        Ok(Ingest { digest: *digest, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), len: 0 })
+        Ok(self.new_ingest(digest, path, file))
+    }
+
+    fn new_ingest(&self, digest: &Digest, path: PathBuf, file: File) -> Ingest {
+        let hasher = Hasher::new(digest.algorithm());
+        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, faults: self.faults.clone() }
     }
 
     /// Gives a verified file its name under `blobs/`. The only function that does (I1).
     pub fn publish(&self, verified: &Verified) -> io::Result<()> {
         let Ingest { digest, path, file, .. } = &verified.0;
+        self.faults.check()?;
         file.sync_data()?;
+        self.faults.check()?;
         fs::rename(path, self.blob_path(digest))?;
         self.unsynced.store(true, Ordering::Release);
         Ok(())
@@ -217,12 +256,42 @@ impl Store {
 
     /// Unlinks a published file. Readers keep what they have open (I2).
     pub fn remove(&self, digest: &Digest) -> io::Result<()> {
+        self.faults.check()?;
         remove(&self.blob_path(digest))
     }
 
     /// Unlinks what an earlier fill left of `digest`.
     pub fn remove_ingest(&self, digest: &Digest) -> io::Result<()> {
+        self.faults.check()?;
         remove(&self.ingest_path(digest))
+    }
+
+    /// Unlinks a damaged file that was set apart.
+    pub fn remove_quarantined(&self, digest: &Digest) -> io::Result<()> {
+        self.faults.check()?;
+        remove(&self.quarantine_path(digest))
+    }
+
+    fn quarantine_path(&self, digest: &Digest) -> PathBuf {
+        self.quarantine_dir().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Takes a file away from under `blobs/`; its size in bytes. `None` where there is none.
+    pub fn quarantine(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        self.faults.check()?;
+        let path = self.quarantine_path(digest);
+        match fs::rename(self.blob_path(digest), &path) {
+            Ok(()) => Ok(Some(fs::metadata(&path)?.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a whole published file, and says whether it is what its name says.
+    pub fn check(&self, digest: &Digest) -> io::Result<Check> {
+        let Some((file, _)) = self.read(digest)? else { return Ok(Check::Absent) };
+        let (found, size) = hash_file(&file, digest.algorithm())?;
+        Ok(if found == *digest { Check::Right(size) } else { Check::Wrong })
     }
 
     /// Writes down when a published file was last used, as its modification time.
@@ -234,6 +303,7 @@ impl Store {
     pub fn replace(&self, path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
         let temporary = self.temporary("record");
         let written = (|| {
+            self.faults.check()?;
             let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
             file.write_all_at(bytes, 0)?;
             if durable {
@@ -267,6 +337,17 @@ pub struct Space {
     pub total: u64,
 }
 
+/// What became of a published file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It is what its name says, and so many bytes.
+    Right(u64),
+    /// It is something else.
+    Wrong,
+    /// There is none.
+    Absent,
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -282,6 +363,7 @@ pub struct Ingest {
     file: Arc<File>,
     hasher: Hasher,
     len: u64,
+    faults: Faults,
 }
 
 impl Ingest {
@@ -311,6 +393,7 @@ impl Ingest {
         if size == 0 {
             return Ok(());
         }
+        self.faults.check()?;
         match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             other => Ok(other?),
@@ -321,6 +404,10 @@ impl Ingest {
     pub fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
         let mut at = self.len;
         for chunk in chunks {
+            if let Err((torn, error)) = self.faults.check_write(chunk.len()) {
+                self.file.write_all_at(&chunk[..torn], at)?;
+                return Err(error);
+            }
             self.file.write_all_at(chunk, at)?;
             at += chunk.len() as u64;
         }

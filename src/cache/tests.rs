@@ -1,4 +1,7 @@
 use super::*;
+
+mod model;
+
 use crate::clock::Timestamp;
 use crate::config::Amount;
 use crate::oci::Algorithm;
@@ -11,7 +14,8 @@ fn open(dir: &std::path::Path, max_size: u64) -> Arc<Cache> {
         max_size: Amount::Bytes(max_size),
         min_free: Amount::Bytes(0),
         memory: 1 << 20,
-        offline: false,
+        eviction: config::Eviction::Lru,
+        ..config::Cache::default()
     };
     let cache = Cache::open(&config, Arc::new(Metrics::new())).unwrap();
     tokio::spawn(cache.clone().maintain());

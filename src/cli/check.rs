@@ -1,5 +1,7 @@
 //! `roadstead check`: whether a configuration is right, and what it amounts to.
 
+mod online;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -11,12 +13,21 @@ use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Upstream};
 /// Check a configuration, and show what it amounts to
 ///
 /// Reads the file and whatever it names (password files, certificate authorities, environment variables), and contacts
-/// nobody. Prints "ok" and a summary, or every error with its file, line and column.
+/// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 the configuration is right, 1 it is wrong, 64 the command line is wrong.")]
+#[command(
+    after_help = "Exit codes: 0 all is right, 1 the configuration is wrong or (--online) a step failed, 64 the command line is wrong."
+)]
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
+
+    /// Walk each upstream, too: name, TLS, /v2/, credentials, token
+    ///
+    /// With IMAGEs, a HEAD of each: "ghcr.io/owner/app:1", or "alpine" for the default upstream. Nothing is pulled, and
+    /// nothing counts against a quota of pulls. No secret is printed.
+    #[arg(long, num_args = 0.., value_name = "IMAGE")]
+    online: Option<Vec<String>>,
 }
 
 impl Check {
@@ -24,7 +35,10 @@ impl Check {
         match self.file.load() {
             Ok(config) => {
                 print(&format!("ok\n\n{}", summary(&config)))?;
-                Ok(ExitCode::SUCCESS)
+                match &self.online {
+                    Some(images) => online::run(&config, images),
+                    None => Ok(ExitCode::SUCCESS),
+                }
             }
             Err(error) => {
                 eprintln!("{error}");
@@ -65,11 +79,7 @@ fn summary(config: &Config) -> String {
 fn facts(upstream: &Upstream) -> String {
     let urls: Vec<_> = upstream.urls.iter().map(url::Url::as_str).collect();
     let mut facts = vec![urls.join(" or ")];
-    facts.push(match &upstream.credentials {
-        Credentials::Anonymous => "anonymous".to_owned(),
-        Credentials::Password { .. } => "user and password".to_owned(),
-        Credentials::DockerConfig(file) => format!("signs in by {}", file.display()),
-    });
+    facts.push(signs_in(&upstream.credentials));
     facts.push(format!("{} downloads at once", upstream.max_connections));
     facts.push(format!("tags fresh for {}", humantime::format_duration(upstream.freshness.fresh_for)));
     let patterns = |globs: &Globs| globs.patterns().join(" ");
@@ -80,4 +90,24 @@ fn facts(upstream: &Upstream) -> String {
         facts.push(format!("deny {}", patterns(&upstream.repositories.deny)));
     }
     facts.join(", ")
+}
+
+fn signs_in(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::Anonymous => "anonymous".to_owned(),
+        Credentials::Password { .. } => "user and password".to_owned(),
+        Credentials::DockerConfig(file) => format!("signs in by {}", file.display()),
+        Credentials::Helper(name) => format!("signs in by docker-credential-{name}"),
+        Credentials::Ecr => "signs in by AWS".to_owned(),
+        Credentials::Gcp { key_file: Some(file) } => format!("signs in to Google by {}", file.display()),
+        Credentials::Gcp { key_file: None } => "signs in by Google".to_owned(),
+        Credentials::Acr => "signs in by Azure".to_owned(),
+        Credentials::ByRepository(list) => {
+            let entry = |entry: &crate::config::ScopedCredentials| {
+                let prefix = if entry.prefix.is_empty() { "else" } else { &entry.prefix };
+                format!("{prefix}: {}", signs_in(&entry.credentials))
+            };
+            list.iter().map(entry).collect::<Vec<_>>().join("; ")
+        }
+    }
 }

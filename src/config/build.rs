@@ -9,13 +9,14 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
 
+use super::clouds::{self, EcrHost};
 use super::defaults::built_in_upstreams;
 use super::document::Document;
-use super::raw::{self, Raw};
-use super::value::{Many, One, RepositoryGlob, TagPattern, Time, Timeout};
+use super::raw::{self, CredentialsKind, Raw};
+use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
-    Admin, Amount, Cache, Config, ConfigError, Credentials, Fill, Freshness, Globs, Log, RepositoryRule, Secret, Server,
-    TagPatterns, Upstream,
+    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Log, Quota,
+    RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -111,7 +112,33 @@ impl Builder<'_> {
             min_free,
             memory: raw.memory.map_or(default.memory, |One(size)| size.0),
             offline: raw.offline.unwrap_or(default.offline),
+            eviction: one(raw.eviction, default.eviction),
+            verify_every: time(raw.verify_every, default.verify_every),
+            verify_rate: raw.verify_rate.map_or(default.verify_rate, |One(size)| size.0),
+            quotas: self.quotas(raw.quota),
         }
+    }
+
+    /// The longest pattern comes first: it says most about what it matches.
+    fn quotas(&mut self, raw: BTreeMap<String, raw::Quota>) -> Vec<Quota> {
+        let mut raw: Vec<_> = raw.into_iter().collect();
+        raw.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
+        if raw.len() > usize::from(u8::MAX) - 1 {
+            self.document.problem(&["cache", "quota"], "there are more than 254 quotas");
+        }
+        let quota = |(pattern, raw): (String, raw::Quota)| {
+            if raw.max_size.is_none() && raw.unused_for.is_none() {
+                self.document.problem(&["cache", "quota", &pattern], "it limits nothing; give it max_size, unused_for or both");
+            }
+            let full = if pattern.contains('/') || pattern == "**" { pattern.clone() } else { format!("{pattern}/**") };
+            let globs = Globs::new([full]).unwrap_or_else(|reason| {
+                self.document.problem(&["cache", "quota", &pattern], reason);
+                Globs::default()
+            });
+            let max_size = raw.max_size.map(|One(size)| size);
+            Quota { pattern: globs, max_size, unused_for: raw.unused_for.map(|One(Timeout(time))| time) }
+        };
+        raw.into_iter().map(quota).collect()
     }
 
     fn freshness(&mut self, raw: raw::Freshness, default: &Freshness, path: &[&str]) -> Freshness {
@@ -124,13 +151,45 @@ impl Builder<'_> {
                 })
             }
         };
+        // The upstream's own rules come before the general ones, which hold for it, too.
+        let mut rules: Vec<_> = raw.rule.unwrap_or_default().into_iter().map(|rule| self.rule(rule, path)).collect();
+        rules.extend(default.rules.iter().cloned());
         Freshness {
+            no_cache: raw.no_cache.unwrap_or(default.no_cache),
+            rules,
             fresh_for: time(raw.fresh_for, default.fresh_for),
             revalidate_within: time(raw.revalidate_within, default.revalidate_within),
             stale_while_revalidate: time(raw.stale_while_revalidate, default.stale_while_revalidate),
             stale_if_error: time(raw.stale_if_error, default.stale_if_error),
             negative: time(raw.negative, default.negative),
             immutable_tags,
+        }
+    }
+
+    fn rule(&mut self, raw: raw::Rule, path: &[&str]) -> FreshnessRule {
+        let path = [path, &["rule"]].concat();
+        if raw.repositories.is_none() && raw.tags.is_none() {
+            self.document
+                .problem(&path, "a rule needs `tags` or `repositories`; what holds for all tags stands in the table above it");
+        }
+        let tags = match raw.tags {
+            Some(Many(patterns)) => TagPatterns::new(patterns.iter().map(|TagPattern(pattern)| pattern)),
+            None => TagPatterns::new([""]),
+        };
+        let tags = tags.unwrap_or_else(|reason| {
+            self.document.problem(&path, reason);
+            TagPatterns::default()
+        });
+        let time = |raw: Option<One<Time>>| raw.map(|One(Time(time))| time);
+        FreshnessRule {
+            repositories: self.globs(raw.repositories, RepositoryRule::default().allow, &path),
+            tags,
+            fresh_for: time(raw.fresh_for),
+            revalidate_within: time(raw.revalidate_within),
+            stale_while_revalidate: time(raw.stale_while_revalidate),
+            stale_if_error: time(raw.stale_if_error),
+            negative: time(raw.negative),
+            no_cache: raw.no_cache,
         }
     }
 
@@ -178,6 +237,7 @@ impl Builder<'_> {
             Some(raw) => self.credentials(name, raw),
             None => default.credentials,
         };
+        self.check_cloud(name, &credentials, &urls);
         let ca = raw.ca.map(|One(path)| path).or(default.ca);
         if let Some(file) = &ca
             && let Err(reason) = check_authorities(file)
@@ -197,6 +257,17 @@ impl Builder<'_> {
             response_timeout: timeout(raw.response_timeout, default.response_timeout),
             stall_timeout: timeout(raw.stall_timeout, default.stall_timeout),
             max_connections: raw.max_connections.map_or(default.max_connections, |One(count)| count.0),
+            max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
+            max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
+            max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
+            quota_reserve: one(raw.quota_reserve, default.quota_reserve),
+            breaker: Breaker {
+                failures: raw.breaker.failures.map_or(default.breaker.failures, |One(count)| count.0),
+                window: timeout(raw.breaker.window, default.breaker.window),
+                probe_every: timeout(raw.breaker.probe_every, default.breaker.probe_every),
+            },
+            blob_outage_status: one(raw.blob_outage_status, default.blob_outage_status),
+            offline: raw.offline.unwrap_or(default.offline),
             repositories: RepositoryRule {
                 allow: self.globs(raw.allow, default.repositories.allow, &path("allow")),
                 deny: self.globs(raw.deny, default.repositories.deny, &path("deny")),
@@ -215,34 +286,112 @@ impl Builder<'_> {
 
     fn credentials(&mut self, name: &UpstreamName, raw: raw::Credentials) -> Credentials {
         let path = ["upstream", name.as_str(), "credentials"];
-        let table = match raw {
-            raw::Credentials::Table(table) => table,
-            raw::Credentials::DockerConfig => {
-                let Some(file) = self.docker_config() else {
+        match raw {
+            raw::Credentials::Kind(kind) => self.credentials_kind(&path, kind),
+            raw::Credentials::Table(table) => self.credentials_table(&path, *table),
+            raw::Credentials::List(tables) => self.credentials_list(&path, tables),
+        }
+    }
+
+    fn credentials_kind(&mut self, path: &[&str], kind: CredentialsKind) -> Credentials {
+        match kind {
+            CredentialsKind::DockerConfig => match self.docker_config() {
+                Some(file) => self.docker_credentials(path, file),
+                None => {
                     let message = "neither DOCKER_CONFIG nor HOME is set; write { docker_config = \"PATH\" }";
-                    self.document.problem(&path, message);
-                    return Credentials::Anonymous;
-                };
-                return self.docker_credentials(&path, file);
+                    self.document.problem(path, message);
+                    Credentials::Anonymous
+                }
+            },
+            CredentialsKind::Ecr => Credentials::Ecr,
+            CredentialsKind::Gcp => Credentials::Gcp { key_file: None },
+            CredentialsKind::Acr => Credentials::Acr,
+        }
+    }
+
+    fn credentials_list(&mut self, path: &[&str], tables: Vec<raw::CredentialsTable>) -> Credentials {
+        let mut list: Vec<ScopedCredentials> = Vec::new();
+        for mut table in tables {
+            let prefix = table.prefix.take().map_or_else(String::new, |One(prefix)| prefix.0);
+            if list.iter().any(|entry| entry.prefix == prefix) {
+                let which = if prefix.is_empty() { "no prefix".to_owned() } else { format!("the prefix {prefix:?}") };
+                self.document.problem(path, format!("two entries have {which}; each needs one of its own"));
             }
+            let credentials = self.credentials_table(path, table);
+            list.push(ScopedCredentials { prefix, credentials });
+        }
+        Credentials::ByRepository(list)
+    }
+
+    fn credentials_table(&mut self, path: &[&str], table: raw::CredentialsTable) -> Credentials {
+        // In a list the place of a key is that of the list.
+        let at = |key: &'static str| -> Vec<&str> { path.iter().copied().chain([key]).collect() };
+        if table.prefix.is_some() {
+            let message = "prefix belongs into a list: credentials = [{ prefix = \"team\", … }, …]";
+            self.document.problem(&at("prefix"), message);
+        }
+        let raw::CredentialsTable { username, password, password_file, docker_config, helper, source, key_file, .. } = table;
+        let forms = [username.is_some(), docker_config.is_some(), helper.is_some(), source.is_some()];
+        let extra = password.is_some() && password_file.is_some()
+            || username.is_none() && (password.is_some() || password_file.is_some())
+            || key_file.is_some() && source != Some(One(CredentialsKind::Gcp));
+        if forms.into_iter().filter(|given| *given).count() == 1 && !extra {
+            match (username, password, password_file, docker_config, helper, source) {
+                (Some(username), Some(password), None, ..) => {
+                    let username = self.secret(&at("username"), Secret::from_text(username.0, self.env));
+                    let password = self.secret(&at("password"), Secret::from_text(password.0, self.env));
+                    return Credentials::Password { username: username.expose().to_owned(), password };
+                }
+                (Some(username), None, Some(One(file)), ..) => {
+                    let username = self.secret(&at("username"), Secret::from_text(username.0, self.env));
+                    let password = self.secret(&at("password_file"), Secret::from_file(&file));
+                    return Credentials::Password { username: username.expose().to_owned(), password };
+                }
+                (None, None, None, Some(One(file)), ..) => return self.docker_credentials(&at("docker_config"), file),
+                (None, None, None, None, Some(One(HelperName(name))), _) => return Credentials::Helper(name),
+                (None, None, None, None, None, Some(One(kind))) => {
+                    let key_file = key_file.map(|One(file)| file);
+                    if let Some(file) = &key_file
+                        && let Err(error) = std::fs::File::open(file)
+                    {
+                        self.document.problem(&at("key_file"), format!("cannot read {}: {error}", file.display()));
+                    }
+                    return match self.credentials_kind(path, kind) {
+                        Credentials::Gcp { .. } => Credentials::Gcp { key_file },
+                        other => other,
+                    };
+                }
+                _ => {}
+            }
+        }
+        let message = "needs either username with one of password and password_file, or docker_config alone, or helper alone, or \
+                       source (with key_file, for \"gcp\")";
+        self.document.problem(path, message);
+        Credentials::Anonymous
+    }
+
+    /// A cloud's token opens more than a registry: it may go to the registries of that cloud alone (I9).
+    fn check_cloud(&mut self, name: &UpstreamName, credentials: &Credentials, urls: &[Url]) {
+        let (kind, fits): (_, fn(&str) -> bool) = match credentials {
+            Credentials::ByRepository(list) => {
+                return list.iter().for_each(|entry| self.check_cloud(name, &entry.credentials, urls));
+            }
+            Credentials::Ecr => {
+                ("\"ecr\" is for https://ACCOUNT.dkr.ecr.REGION.amazonaws.com and https://public.ecr.aws", |host| {
+                    EcrHost::parse(host).is_some()
+                })
+            }
+            Credentials::Gcp { .. } => {
+                ("\"gcp\" is for https://gcr.io, https://X.gcr.io and https://REGION-docker.pkg.dev", clouds::is_google)
+            }
+            Credentials::Acr => ("\"acr\" is for https://NAME.azurecr.io", clouds::is_acr),
+            _ => return,
         };
-        let secret = |key| ["upstream", name.as_str(), "credentials", key];
-        match (table.docker_config, table.username, table.password, table.password_file) {
-            (Some(One(file)), None, None, None) => self.docker_credentials(&secret("docker_config"), file),
-            (None, Some(username), Some(password), None) => {
-                let username = self.secret(&secret("username"), Secret::from_text(username.0, self.env));
-                let password = self.secret(&secret("password"), Secret::from_text(password.0, self.env));
-                Credentials::Password { username: username.expose().to_owned(), password }
-            }
-            (None, Some(username), None, Some(One(file))) => {
-                let username = self.secret(&secret("username"), Secret::from_text(username.0, self.env));
-                let password = self.secret(&secret("password_file"), Secret::from_file(&file));
-                Credentials::Password { username: username.expose().to_owned(), password }
-            }
-            _ => {
-                let message = "needs either username with one of password and password_file, or docker_config alone";
-                self.document.problem(&path, message);
-                Credentials::Anonymous
+        for url in urls {
+            let plain = url.scheme() != "https" || url.port().is_some();
+            if plain || !url.host_str().is_some_and(fits) {
+                let message = format!("credentials = {kind}, and {url} is none of them: it would be given a token of your cloud");
+                self.document.problem(&["upstream", name.as_str(), "credentials"], message);
             }
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, Cache, Config, Credentials, Fill, Freshness, Globs, Log, LogFormat, RepositoryRule, Server,
-    TagPatterns, Upstream,
+    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Log, LogFormat,
+    RepositoryRule, Reserve, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -84,6 +84,10 @@ impl Default for Cache {
             min_free: Amount::Percent(5.0),
             memory: 256 * MIB,
             offline: false,
+            eviction: Eviction::default(),
+            verify_every: 30 * DAY,
+            verify_rate: 8 * MIB,
+            quotas: Vec::new(),
         }
     }
 }
@@ -97,6 +101,8 @@ impl Default for Freshness {
             stale_if_error: 30 * DAY,
             negative: Duration::from_secs(10),
             immutable_tags: TagPatterns::default(),
+            no_cache: false,
+            rules: Vec::new(),
         }
     }
 }
@@ -114,9 +120,22 @@ impl Upstream {
             response_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             max_connections: 64,
+            max_fills: None,
+            max_queue: 1000,
+            max_bandwidth: None,
+            quota_reserve: Reserve::Percent(10.0),
+            breaker: Breaker::default(),
+            blob_outage_status: BlobOutage::Unavailable,
+            offline: false,
             repositories: RepositoryRule::default(),
             freshness,
         }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 5, window: Duration::from_secs(30), probe_every: Duration::from_secs(5) }
     }
 }
 

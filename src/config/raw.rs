@@ -12,13 +12,15 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use url::Url;
 
 pub(super) use keys::known_keys;
 
-use super::value::{AdminListen, Count, Host, Level, Many, One, RepositoryGlob, Size, TagPattern, Time, Timeout};
-use super::{Abandoned, Amount, LogFormat, Secret};
+use super::value::{
+    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout, Value,
+};
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret};
 use crate::oci::name::UpstreamName;
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +60,17 @@ pub(super) struct Cache {
     pub min_free: Option<One<Amount>>,
     pub memory: Option<One<Size>>,
     pub offline: Option<bool>,
+    pub eviction: Option<One<Eviction>>,
+    pub verify_every: Option<One<Time>>,
+    pub verify_rate: Option<One<Size>>,
+    pub quota: BTreeMap<String, Quota>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Quota {
+    pub max_size: Option<One<Amount>>,
+    pub unused_for: Option<One<Timeout>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +82,21 @@ pub(super) struct Freshness {
     pub stale_if_error: Option<One<Time>>,
     pub negative: Option<One<Time>>,
     pub immutable_tags: Option<Many<TagPattern>>,
+    pub no_cache: Option<bool>,
+    pub rule: Option<Vec<Rule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Rule {
+    pub repositories: Option<Many<RepositoryGlob>>,
+    pub tags: Option<Many<TagPattern>>,
+    pub fresh_for: Option<One<Time>>,
+    pub revalidate_within: Option<One<Time>>,
+    pub stale_while_revalidate: Option<One<Time>>,
+    pub stale_if_error: Option<One<Time>>,
+    pub negative: Option<One<Time>>,
+    pub no_cache: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,9 +112,24 @@ pub(super) struct Upstream {
     pub response_timeout: Option<One<Timeout>>,
     pub stall_timeout: Option<One<Timeout>>,
     pub max_connections: Option<One<Count>>,
+    pub max_fills: Option<One<Count>>,
+    pub max_queue: Option<One<Count>>,
+    pub max_bandwidth: Option<One<Rate>>,
+    pub quota_reserve: Option<One<Reserve>>,
+    pub breaker: Breaker,
+    pub blob_outage_status: Option<One<BlobOutage>>,
+    pub offline: Option<bool>,
     pub allow: Option<Many<RepositoryGlob>>,
     pub deny: Option<Many<RepositoryGlob>>,
     pub freshness: Freshness,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Breaker {
+    pub failures: Option<One<Count>>,
+    pub window: Option<One<Timeout>>,
+    pub probe_every: Option<One<Timeout>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -103,20 +146,54 @@ pub(super) struct Log {
     pub level: Option<One<Level>>,
 }
 
-/// `credentials`: the word "docker-config", or a table.
+/// `credentials`: a word, a table, or a list of tables.
 #[derive(Debug)]
 pub(super) enum Credentials {
+    Kind(CredentialsKind),
+    Table(Box<CredentialsTable>),
+    List(Vec<CredentialsTable>),
+}
+
+/// A source that needs no more than its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CredentialsKind {
     DockerConfig,
-    Table(CredentialsTable),
+    Ecr,
+    Gcp,
+    Acr,
+}
+
+impl CredentialsKind {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "docker-config" => Self::DockerConfig,
+            "ecr" => Self::Ecr,
+            "gcp" => Self::Gcp,
+            "acr" => Self::Acr,
+            _ => return None,
+        })
+    }
+}
+
+impl Value for CredentialsKind {
+    const EXPECTED: &'static str = "\"docker-config\", \"ecr\", \"gcp\" or \"acr\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(String::new)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CredentialsTable {
+    pub prefix: Option<One<Prefix>>,
     pub username: Option<SecretText>,
     pub password: Option<SecretText>,
     pub password_file: Option<One<PathBuf>>,
     pub docker_config: Option<One<PathBuf>>,
+    pub helper: Option<One<HelperName>>,
+    pub source: Option<One<CredentialsKind>>,
+    pub key_file: Option<One<PathBuf>>,
 }
 
 /// Text that no error repeats, whatever is wrong with it (I9); `env:NAME` is not looked up yet.
@@ -130,14 +207,25 @@ impl<'de> Visitor<'de> for CredentialsVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "\"docker-config\", { docker_config = \"PATH\" } or { username = \"…\", password = \"…\" } \
-             (or password_file = \"PATH\")",
+            "\"docker-config\", \"ecr\", \"gcp\", \"acr\", { username = \"…\", password = \"…\" } (or password_file = \"PATH\"), \
+             { docker_config = \"PATH\" }, { helper = \"NAME\" }, or a list of tables, each with a prefix",
         )
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Credentials, E> {
         // The text may be a password, so it is not repeated.
-        if text == "docker-config" { Ok(Credentials::DockerConfig) } else { Err(unshown(&self)) }
+        CredentialsKind::parse(text).map(Credentials::Kind).ok_or_else(|| unshown(&self))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Credentials, A::Error> {
+        let mut tables = Vec::new();
+        while let Some(entry) = list.next_element()? {
+            match entry {
+                Credentials::Table(table) => tables.push(*table),
+                Credentials::Kind(_) | Credentials::List(_) => return Err(unshown(&self)),
+            }
+        }
+        Ok(Credentials::List(tables))
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<Credentials, E> {
@@ -149,7 +237,7 @@ impl<'de> Visitor<'de> for CredentialsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Credentials, A::Error> {
-        CredentialsTable::deserialize(MapAccessDeserializer::new(map)).map(Credentials::Table)
+        CredentialsTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Credentials::Table(Box::new(table)))
     }
 }
 

@@ -116,16 +116,23 @@ fn the_commented_settings_of_the_example_are_right() {
     let key = rcgen::generate_simple_self_signed(["registry.example".to_owned()]).unwrap();
     let files = [
         ("/run/secrets/hub", file("hub", "s3cret\n")),
+        ("/run/secrets/gcp.json", file("gcp.json", "{}")),
         ("/etc/roadstead/docker.json", file("docker.json", "{}")),
         ("/etc/ssl/registry-ca.pem", file("ca.pem", &key.cert.pem())),
         ("\"docker-config\"", format!("{{ docker_config = {:?} }}", folder.path().join("docker.json"))),
     ];
     let commented = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#'));
     let commented = commented.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    // Keys of rules mean something only together; they are tried below.
+    let rules = ["tags", "repositories", "fresh_for = \"forever\"", "fresh_for = \"0s\"", "no_cache"];
     let mut count = 0;
-    for line in commented {
+    for line in commented.filter(|line| !rules.iter().any(|rule| line.starts_with(rule))) {
         let line = files.iter().fold(line.to_owned(), |line, (named, real)| line.replace(named, real));
-        let table = if line.starts_with("fresh_for") { "[freshness]" } else { "[upstream.\"x.example\"]" };
+        let table = match line.as_str() {
+            line if line.starts_with("fresh_for") => "[freshness]",
+            line if line.contains("gcp") => "[upstream.\"gcr.io\"]",
+            _ => "[upstream.\"x.example\"]",
+        };
         let config = good(&format!("{table}\n{line}\n"));
         assert_ne!(config, good(&format!("{table}\n")), "{line} changes nothing");
         count += 1;
@@ -156,7 +163,7 @@ fn unknown_keys_are_named_with_their_place_and_a_guess() {
     assert_eq!(
         wrong("[upstream.\"a.example\"]\ncredentials = { user = \"x\", password = \"y\" }\n"),
         "t.toml:2:17: upstream.\"a.example\".credentials.user: unknown key; the keys of \
-         [upstream.\"a.example\".credentials] are username, password, password_file, docker_config"
+         [upstream.\"a.example\".credentials] are prefix, username, password, password_file, docker_config, helper, source, key_file"
     );
 }
 
@@ -255,7 +262,7 @@ t.toml:7:12: cache.min_free: 100% leaves the cache no room; give it a share such
 t.toml:11:7: upstream."a.example".url: http://localhost:5000/ is where this mirror itself listens (server.listen)
 t.toml:12:9: upstream."a.example".hosts: "ghcr.io" is in the hosts of a.example and of ghcr.io; it can select only one upstream
 t.toml:13:6: upstream."a.example".ca: cannot read /nonexistent/ca.pem: No such file or directory (os error 2)
-t.toml:14:1: upstream."a.example".credentials: needs either username with one of password and password_file, or docker_config alone
+t.toml:14:1: upstream."a.example".credentials: needs either username with one of password and password_file, or docker_config alone, or helper alone, or source (with key_file, for "gcp")
 t.toml:16:7: upstream."b.example".url: the list is empty; name at least one address"#;
     assert_eq!(wrong(text), expected);
 }
@@ -288,6 +295,53 @@ fn no_error_repeats_a_secret() {
     }
     let config = good("[upstream.\"a\"]\ncredentials = { username = \"x\", password = \"hunter2\" }\n");
     assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn i9_cloud_credentials_are_refused_for_other_hosts() {
+    for (kind, right) in [
+        ("ecr", "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"),
+        ("ecr", "https://public.ecr.aws"),
+        ("gcp", "https://europe-west1-docker.pkg.dev"),
+        ("acr", "https://team.azurecr.io"),
+    ] {
+        let config = |url: &str| format!("[upstream.\"a.example\"]\nurl = \"{url}\"\ncredentials = \"{kind}\"\n");
+        good(&config(right));
+        let plain = right.replace("https", "http");
+        for url in ["https://evil.example", &plain, &format!("{right}:8443"), &format!("{right}.evil.example")] {
+            let error = wrong(&config(url));
+            assert!(
+                error.starts_with("t.toml:3:15: upstream.\"a.example\".credentials: credentials = \"") && error.contains(url),
+                "{error}"
+            );
+        }
+        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = [{{ prefix = \"x\", source = \"{kind}\" }}]\n"));
+        assert!(error.contains("a token of your cloud"), "{error}");
+    }
+}
+
+#[test]
+fn several_credentials() {
+    let config = good(
+        "[upstream.\"a\"]\ncredentials = [{ prefix = \"team/\", helper = \"x\" }, { username = \"u\", password = \"hunter2\" }]\n",
+    );
+    let Credentials::ByRepository(list) = &config.upstreams[&"a".parse().unwrap()].credentials else { panic!() };
+    assert_eq!((list[0].prefix.as_str(), list[1].prefix.as_str()), ("team", ""));
+    assert_eq!(list[0].credentials, Credentials::Helper("x".into()));
+    for (text, expected) in [
+        ("[{ helper = \"x\" }, { helper = \"y\" }]", "two entries have no prefix"),
+        ("{ prefix = \"x\", helper = \"x\" }", "prefix belongs into a list"),
+        ("[{ prefix = \"UPPER\", helper = \"x\" }]", "the beginning of repository names"),
+        ("{ helper = \"../x\" }", "the NAME of a program"),
+        ("{ source = \"aws\" }", "\"ecr\", \"gcp\" or \"acr\""),
+        ("{ source = \"ecr\", key_file = \"/x\" }", "needs either"),
+        ("{ helper = \"x\", username = \"y\" }", "needs either"),
+        ("[\"ecr\"]", "or a list of tables"),
+        ("[{ pasword = \"hunter2\" }]", "pasword"),
+    ] {
+        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = {text}\n"));
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -420,4 +474,47 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_first_rule_that_matches_holds() {
+    let config = good(
+        r#"
+[freshness]
+fresh_for = "5m"
+immutable_tags = ['^v\d+$']
+[[freshness.rule]]
+tags = ['^v?\d+\.\d+\.\d+$']
+fresh_for = "forever"
+[[freshness.rule]]
+tags = ["-nightly$"]
+repositories = ["team/**"]
+fresh_for = "0s"
+no_cache = true
+[upstream."ghcr.io".freshness]
+fresh_for = "1h"
+[[upstream."ghcr.io".freshness.rule]]
+tags = "^latest$"
+fresh_for = "30s"
+"#,
+    );
+    let terms = |name: &str, repository: &str, tag: &str| config.freshness_of(name).terms(repository, tag);
+    for (name, repository, tag, seconds) in [
+        ("docker.io", "library/alpine", "latest", 300),
+        ("docker.io", "library/alpine", "v1.2.3", u64::MAX),
+        ("docker.io", "library/alpine", "v1", u64::MAX),
+        ("docker.io", "library/alpine", "x-nightly", 300),
+        ("docker.io", "team/a/b", "x-nightly", 0),
+        ("ghcr.io", "a/b", "latest", 30),
+        ("ghcr.io", "a/b", "1.2.3", u64::MAX),
+        ("ghcr.io", "a/b", "other", 3600),
+    ] {
+        assert_eq!(terms(name, repository, tag).fresh_for.as_secs(), seconds, "{name}/{repository}:{tag}");
+    }
+    assert!(terms("docker.io", "team/x", "1-nightly").no_cache);
+    assert!(!terms("docker.io", "team/x", "latest").no_cache);
+    let bare = wrong("[[freshness.rule]]\nfresh_for = \"1m\"\n");
+    assert!(bare.contains("freshness.rule: a rule needs `tags` or `repositories`"), "{bare}");
+    let unknown = wrong("[[freshness.rule]]\ntags = \"x\"\nfresh_four = \"1m\"\n");
+    assert!(unknown.starts_with("t.toml:3:1: ") && unknown.contains("`fresh_for`"), "{unknown}");
 }

@@ -14,8 +14,8 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
 use super::patterns::{Globs, TagPatterns};
-use super::{Abandoned, Amount, LogFormat, units};
-use crate::oci::name::UpstreamName;
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, units};
+use crate::oci::name::{Repository, UpstreamName};
 
 /// What a key takes: text, and for some a whole number.
 pub(super) trait Value: Sized {
@@ -116,6 +116,9 @@ impl Value for Time {
     const EXPECTED: &'static str = "a time such as \"1m30s\"";
 
     fn text(text: &str) -> Result<Self, String> {
+        if text == "forever" {
+            return Ok(Self(Duration::MAX));
+        }
         units::time(text).map(Self)
     }
 }
@@ -177,6 +180,56 @@ impl Value for Count {
     fn integer(number: i64) -> Option<Result<Self, String>> {
         let count = usize::try_from(number).ok().filter(|count| (1..=1_000_000).contains(count));
         Some(count.map(Self).ok_or_else(String::new))
+    }
+}
+
+/// Bytes in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rate(pub u64);
+
+impl Value for Rate {
+    const EXPECTED: &'static str = "a size per second such as \"10MiB\", at least \"1KiB\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let size = units::size(text.trim().trim_end_matches("/s"))?;
+        if size < 1024 { Err(String::new()) } else { Ok(Self(size)) }
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        Some(u64::try_from(number).ok().filter(|rate| *rate >= 1024).map(Self).ok_or_else(String::new))
+    }
+}
+
+impl Value for Reserve {
+    const EXPECTED: &'static str = "a number of pulls such as 20, or a share of the quota such as \"10%\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let number = text.trim().strip_suffix('%').ok_or_else(|| "numbers have no quotes, shares end with '%'".to_owned())?;
+        match number.trim_end().parse() {
+            Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self::Percent(percent)),
+            _ => Err("a share is from 0% to 100%".into()),
+        }
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        Some(u64::try_from(number).map(Self::Pulls).map_err(|_| String::new()))
+    }
+}
+
+impl Value for BlobOutage {
+    const EXPECTED: &'static str = "503, 429 or 404";
+
+    fn text(_: &str) -> Result<Self, String> {
+        Err("numbers have no quotes".into())
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        Some(match number {
+            503 => Ok(Self::Unavailable),
+            429 => Ok(Self::TooManyRequests),
+            404 => Ok(Self::NotFound),
+            _ => Err(String::new()),
+        })
     }
 }
 
@@ -291,6 +344,34 @@ impl Value for RepositoryGlob {
     }
 }
 
+/// The beginning of repository names, without slashes around it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Prefix(pub String);
+
+impl Value for Prefix {
+    const EXPECTED: &'static str = "the beginning of repository names, such as \"team\" or \"team/project\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        // What no repository can begin with would never match, without a word.
+        let prefix = text.strip_suffix('/').unwrap_or(text);
+        prefix.parse::<Repository>().map(|_| Self(prefix.to_owned())).map_err(|_| String::new())
+    }
+}
+
+/// The `NAME` of a program `docker-credential-NAME`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HelperName(pub String);
+
+impl Value for HelperName {
+    const EXPECTED: &'static str = "the NAME of a program docker-credential-NAME, such as \"ecr-login\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        let valid = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+        let good = (1..=64).contains(&text.len()) && text.bytes().all(valid) && !text.starts_with(['.', '-']);
+        if good { Ok(Self(text.to_owned())) } else { Err(String::new()) }
+    }
+}
+
 impl Value for PathBuf {
     const EXPECTED: &'static str = "the path of a file or folder";
 
@@ -308,6 +389,14 @@ impl Value for Abandoned {
             "abort" => Ok(Self::Abort),
             _ => Err(String::new()),
         }
+    }
+}
+
+impl Value for Eviction {
+    const EXPECTED: &'static str = "\"s3-fifo\", \"sieve\", \"lru\", \"lfu-da\" or \"gdsf\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|known| known.name() == text).ok_or_else(String::new)
     }
 }
 

@@ -13,16 +13,23 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::table::{Entry, Fills};
 use super::writer::Writer;
 use super::{Fill, FillError, Source};
-use crate::cache::index::Reservation;
+use crate::cache::index::{self, Reservation};
 use crate::cache::store::Ingest;
 use crate::config::Abandoned;
-use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError};
+use crate::oci::Scope;
+use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError, jittered};
 
 /// Attempts in a row that brought no byte before a fill gives up.
 const FRUITLESS: u32 = 4;
 
+/// How long a fill that has begun waits at once for an upstream that is held back or down.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Bytes reserved at a time where the upstream does not tell the size.
 const STEP: u64 = 16 << 20;
+
+/// Bytes received between two looks at the file system's free space: others write to it, too (I8).
+const CHECK: u64 = 32 << 20;
 
 /// Everything one fill needs.
 pub(super) struct Run {
@@ -90,7 +97,7 @@ impl Run {
             return Ok(());
         }
         let digest = self.fill.digest;
-        let reservation = self.fills.cache.take_leftover(&digest).await;
+        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await;
         let cache = self.fills.cache.clone();
         let ingest = spawn_blocking(move || cache.store().ingest(&digest)).await.map_err(std::io::Error::other)??;
         if !ingest.is_empty() {
@@ -175,6 +182,12 @@ impl Run {
         Ok((Incoming { body, skip: ingest.len() - start }, total))
     }
 
+    /// Which quota the blob counts for.
+    fn class(&self) -> index::Class {
+        let Source { upstream, repository, .. } = &self.source;
+        self.fills.cache.class(&Scope { upstream: upstream.name().clone(), repository: repository.clone() })
+    }
+
     async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
         let Source { upstream, repository, .. } = &self.source;
         tokio::select! {
@@ -185,7 +198,7 @@ impl Run {
 
     async fn reserve(&self, wanted: u64, reservation: &mut Reservation) -> Result<(), FillError> {
         if wanted > reservation.bytes() {
-            reservation.absorb(self.fills.cache.reserve(wanted - reservation.bytes()).await?);
+            reservation.absorb(self.fills.cache.reserve_for(wanted - reservation.bytes(), self.class()).await?);
         }
         Ok(())
     }
@@ -219,7 +232,7 @@ impl Run {
                     return Err(broken);
                 }
                 tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
-                self.pause(fruitless).await?;
+                self.pause(fruitless, &broken).await?;
                 self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
                 match self.resume(writer.received(), total).await {
                     Ok(body) => break body,
@@ -240,9 +253,15 @@ impl Run {
         Ok(Incoming { body, skip: from - start })
     }
 
-    /// Waits before the next attempt: at once after progress, then longer and longer.
-    async fn pause(&mut self, fruitless: u32) -> Result<(), FillError> {
-        let pause = Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless });
+    /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
+    /// upstream that is not asked just now is waited for, within bounds.
+    async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
+        let pause = jittered(Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless }));
+        let told = match broken {
+            FillError::Upstream(error) => error.retry_in().unwrap_or_default().min(PATIENCE),
+            _ => Duration::ZERO,
+        };
+        let pause = pause.max(told);
         tokio::select! {
             () = sleep(pause) => Ok(()),
             () = stopped(&mut self.stopping) => Err(FillError::Stopping),
@@ -262,6 +281,7 @@ impl Run {
         let mut look = interval((self.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unread = 0;
+        let mut checked = writer.received();
         let mut stopping = self.stopping.clone();
         loop {
             tokio::select! {
@@ -278,6 +298,11 @@ impl Run {
                             }
                         }
                         writer.push(chunk);
+                        if received - checked >= CHECK {
+                            checked = received;
+                            let cache = self.fills.cache.clone();
+                            spawn_blocking(move || cache.keep_free()).await.map_err(std::io::Error::other)??;
+                        }
                     }
                     None => return Ok(()),
                 },

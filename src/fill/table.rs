@@ -12,6 +12,7 @@ use super::run::Run;
 use super::{Fill, Source};
 use crate::cache::Cache;
 use crate::config;
+use crate::hop;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
@@ -73,7 +74,7 @@ impl Fills {
         self.metrics.fills_in_flight.inc();
         self.running.send_modify(|running| *running += 1);
         let entry = Entry { fills: self.clone(), fill };
-        self.runtime.spawn(Run::new(self.clone(), entry.fill.clone(), source).run(entry));
+        self.runtime.spawn(hop::carried(Run::new(self.clone(), entry.fill.clone(), source).run(entry)));
         join
     }
 

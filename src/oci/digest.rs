@@ -93,6 +93,18 @@ impl Digest {
         self.algorithm
     }
 
+    /// The hash itself: 32 or 64 bytes.
+    pub fn raw(&self) -> &[u8] {
+        &self.bytes[..self.algorithm.len()]
+    }
+
+    /// The digest whose hash is `raw`; `None` if it has not the algorithm's length.
+    pub fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 64];
+        bytes.get_mut(..algorithm.len()).filter(|target| target.len() == raw.len())?.copy_from_slice(raw);
+        Some(Self { algorithm, bytes })
+    }
+
     /// The lower-case hexadecimal form after the colon.
     pub fn hex(&self) -> String {
         self.with_hex(str::to_owned)

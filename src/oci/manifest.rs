@@ -1,6 +1,17 @@
 //! A view of a manifest: what it is and what it refers to. The bytes stay as they came (I10).
+//!
+//! Owns the reading of all kinds that are mirrored (OCI image-spec *manifest.md* and *image-index.md*, Docker schema 2 and
+//! lists, artifact manifests) and the checks against type confusion (CVE-2021-41190): whatever two readers could take for
+//! two different things is refused here, before it is cached. Never writes a manifest, and never repeats one in an error.
+//! Called wherever a manifest enters, and where a cached one is read whose type is not known any more.
 
-use serde::Deserialize;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
 
 use super::digest::Digest;
 use super::media::MediaType;
@@ -9,18 +20,40 @@ use super::media::MediaType;
 pub const MAX_MANIFEST: u64 = 8 << 20;
 
 /// A reference from a manifest to content. Its `urls` are not read: a mirror never fetches them (CVE-2020-15157).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// What it names.
     pub digest: Digest,
-    /// In bytes.
+    /// In bytes, as claimed.
     pub size: u64,
+    /// For what machine, where an index says so.
+    pub platform: Option<Platform>,
+}
+
+/// A machine that an image of an index is for (OCI image-spec, *image-index.md*).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// As `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// As `arm64`.
+    #[serde(default)]
+    pub architecture: String,
+    /// As `v8`.
+    pub variant: Option<String>,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
 }
 
 /// What a manifest says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What it is.
+    /// What it is, never a vague type: to be kept with the digest and served as `Content-Type`.
     pub media_type: MediaType,
     /// The manifests of an index.
     pub manifests: Vec<Descriptor>,
@@ -28,12 +61,26 @@ pub struct Manifest {
     pub blobs: Vec<Descriptor>,
 }
 
-/// Why bytes are not a manifest that the mirror passes on.
+/// Why bytes are not a manifest that the mirror passes on. Short, and without anything of the document but its type: it goes
+/// into answers and logs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Not JSON, or fields of the wrong kind.
-    #[error("it is not a manifest: {0}")]
-    Json(String),
+    #[error("it is not a manifest: {problem} at line {line}, column {column}")]
+    Json {
+        /// What is wrong.
+        problem: &'static str,
+        /// Where, from 1.
+        line: usize,
+        /// Where in the line.
+        column: usize,
+    },
+    /// Said to be something that cannot be a manifest.
+    #[error("it is said to be {0}, which is no type of a manifest")]
+    NoManifestType(MediaType),
+    /// Its own `mediaType` is not a media type.
+    #[error("its mediaType is not a media type")]
+    MediaType,
     /// The header and the document disagree (CVE-2021-41190).
     #[error("its Content-Type is {header}, but it says of itself that it is {body}")]
     TypeMismatch {
@@ -42,9 +89,21 @@ pub enum ManifestError {
         /// What the document says.
         body: MediaType,
     },
-    /// It is an index and an image at once (CVE-2021-41190).
-    #[error("it is an index and an image at once")]
-    Ambiguous,
+    /// It could be read as two kinds of document (CVE-2021-41190).
+    #[error("it has both {0:?} and {1:?}, and could be taken for two different things")]
+    Ambiguous(&'static str, &'static str),
+    /// A key that some readers take for another one, which differs in case.
+    #[error("it has a key that some readers take for {0:?}, and others do not")]
+    Spelling(&'static str),
+    /// A part that its kind does not have.
+    #[error("it is {0}, which has no {1:?}")]
+    Unexpected(MediaType, &'static str),
+    /// Lacks the part that makes it what it is.
+    #[error("it is {0}, but has no {1:?}")]
+    Missing(MediaType, &'static str),
+    /// An error body, sent with status 200.
+    #[error("it is an error message and no manifest")]
+    ErrorBody,
     /// Docker's schema 1.
     #[error("it is a schema 1 manifest, which no present client takes; push the image again with a present client")]
     Schema1,
@@ -53,121 +112,223 @@ pub enum ManifestError {
     Untyped,
 }
 
+impl Manifest {
+    /// Looks at a manifest that came with `content_type`, parameters included. Where that is missing, malformed or vague
+    /// ([`MediaType::is_vague`]), the type comes from `mediaType`, else from the structure, as moby's
+    /// `detectManifestBlobMediaType` has it.
+    ///
+    /// Costs time in proportion to the bytes: some milliseconds for [`MAX_MANIFEST`] of them.
+    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
+        let header = content_type.and_then(|text| text.parse::<MediaType>().ok()).filter(|header| !header.is_vague());
+        if let Some(header) = header.as_ref().filter(|header| !header.is_application()) {
+            return Err(ManifestError::NoManifestType(header.clone()));
+        }
+        let keys: Keys = serde_json::from_slice(bytes).map_err(json)?;
+        keys.check()?;
+        // Before the parts are read: those of schema 1 have another shape.
+        if keys.has("fsLayers") || header.as_ref().is_some_and(MediaType::is_schema1) {
+            return Err(ManifestError::Schema1);
+        }
+        let document: Document = serde_json::from_slice(bytes).map_err(json)?;
+        if document.schema_version == Some(serde_json::Value::from(1)) {
+            return Err(ManifestError::Schema1);
+        }
+        let body = match document.media_type.filter(|body| !body.is_empty()) {
+            None => None,
+            Some(body) => Some(body.parse::<MediaType>().map_err(|_| ManifestError::MediaType)?),
+        };
+        let media_type = match (header, body) {
+            (Some(header), Some(body)) if header != body => return Err(ManifestError::TypeMismatch { header, body }),
+            (Some(known), _) => known,
+            // What it says of itself is served, to browsers too.
+            (None, Some(body)) if body.is_vague() || !body.is_application() => return Err(ManifestError::NoManifestType(body)),
+            (None, Some(body)) => body,
+            (None, None) => keys.media_type()?,
+        };
+        keys.fit(&media_type)?;
+        if media_type.is_image() && document.config.is_none() {
+            return Err(ManifestError::Missing(media_type, "config"));
+        }
+        let blobs = document.config.into_iter().chain(document.layers.into_iter().flatten());
+        let blobs = blobs.chain(document.blobs.into_iter().flatten()).map(|Object(blob)| blob.into()).collect();
+        let manifests = document.manifests.into_iter().flatten().map(|Object(manifest)| manifest.into()).collect();
+        Ok(Self { media_type, manifests, blobs })
+    }
+}
+
 /// The fields that matter. Unknown ones are nobody's business here; the bytes carry them.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
-    schema_version: Option<u64>,
-    media_type: Option<MediaType>,
-    manifests: Option<Vec<Descriptor>>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    blobs: Option<Vec<Descriptor>>,
-    fs_layers: Option<serde::de::IgnoredAny>,
+    schema_version: Option<serde_json::Value>,
+    media_type: Option<String>,
+    manifests: Option<Vec<Object<RawDescriptor>>>,
+    config: Option<Object<RawDescriptor>>,
+    layers: Option<Vec<Object<RawDescriptor>>>,
+    blobs: Option<Vec<Object<RawDescriptor>>>,
+    /// Read to see that it is a descriptor.
+    #[serde(rename = "subject")]
+    _subject: Option<Object<RawDescriptor>>,
 }
 
-impl Manifest {
-    /// Looks at a manifest that came with `content_type`. Costs time in proportion to the bytes: at most
-    /// [`MAX_MANIFEST`] of them.
-    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
-        let document: Document = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
-        let header = content_type.map(MediaType::new).filter(|header| !header.is_vague());
-        let is_schema1 = document.schema_version == Some(1) || document.fs_layers.is_some();
-        if is_schema1 || [&header, &document.media_type].into_iter().flatten().any(MediaType::is_schema1) {
-            return Err(ManifestError::Schema1);
-        }
-        let is_image = document.config.is_some() || document.layers.is_some();
-        if document.manifests.is_some() && (is_image || document.blobs.is_some()) {
-            return Err(ManifestError::Ambiguous);
-        }
-        let media_type = match (header, document.media_type) {
-            (Some(header), Some(body)) if header != body => return Err(ManifestError::TypeMismatch { header, body }),
-            (Some(known), _) | (None, Some(known)) => known,
-            // As moby's detectManifestBlobMediaType: by what the document has.
-            (None, None) if document.manifests.is_some() => MediaType::OCI_INDEX,
-            (None, None) if is_image => MediaType::OCI_MANIFEST,
-            (None, None) => return Err(ManifestError::Untyped),
-        };
-        // A type that belongs to one shape does not go with the other.
-        let wants_index = [MediaType::OCI_INDEX, MediaType::DOCKER_LIST].contains(&media_type);
-        let wants_image = [MediaType::OCI_MANIFEST, MediaType::DOCKER_MANIFEST].contains(&media_type);
-        if wants_index && (is_image || document.blobs.is_some()) || wants_image && document.manifests.is_some() {
-            return Err(ManifestError::Ambiguous);
-        }
-        let blobs =
-            document.config.into_iter().chain(document.layers.into_iter().flatten()).chain(document.blobs.into_iter().flatten());
-        Ok(Self { media_type, manifests: document.manifests.unwrap_or_default(), blobs: blobs.collect() })
+#[derive(Deserialize)]
+struct RawDescriptor {
+    digest: Digest,
+    size: u64,
+    /// For people and pins: a strange one refuses no manifest.
+    platform: Option<serde_json::Value>,
+}
+
+impl From<RawDescriptor> for Descriptor {
+    fn from(RawDescriptor { digest, size, platform }: RawDescriptor) -> Self {
+        Self { digest, size, platform: platform.and_then(|platform| serde_json::from_value(platform).ok()) }
     }
+}
+
+/// A JSON object. What serde derives takes an array of the fields' values as well, which no other reader does.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Read(PhantomData))
+    }
+}
+
+/// Which of the keys that decide the kind stand in the document, be their value `null` or empty: Go writes an empty list so.
+struct Keys {
+    present: Vec<&'static str>,
+    misspelt: Option<&'static str>,
+    has_errors: bool,
+}
+
+impl Keys {
+    const DECISIVE: [&'static str; 7] = ["mediaType", "manifests", "config", "layers", "fsLayers", "blobs", "subject"];
+
+    fn has(&self, key: &str) -> bool {
+        self.present.contains(&key)
+    }
+
+    /// The document can be read in one way only.
+    fn check(&self) -> Result<(), ManifestError> {
+        if let Some(known) = self.misspelt {
+            return Err(ManifestError::Spelling(known));
+        }
+        let rivals = [
+            ("manifests", "config"),
+            ("manifests", "layers"),
+            ("manifests", "fsLayers"),
+            ("manifests", "blobs"),
+            ("layers", "fsLayers"),
+            ("config", "fsLayers"),
+            ("layers", "blobs"),
+        ];
+        if let Some((one, other)) = rivals.into_iter().find(|(one, other)| self.has(one) && self.has(other)) {
+            return Err(ManifestError::Ambiguous(one, other));
+        }
+        // Whatever type it was sent as: of a type unknown here nothing else is demanded.
+        if self.has_errors && self.present.iter().all(|key| *key == "mediaType") { Err(ManifestError::ErrorBody) } else { Ok(()) }
+    }
+
+    /// The kind that the structure alone tells. Moby takes what has none of these for an index; here that is an error, or else
+    /// any JSON would be stored as one.
+    fn media_type(&self) -> Result<MediaType, ManifestError> {
+        if self.has("manifests") {
+            Ok(MediaType::OCI_INDEX)
+        } else if self.has("config") || self.has("layers") {
+            Ok(MediaType::OCI_MANIFEST)
+        } else if self.has("blobs") {
+            Ok(MediaType::OCI_ARTIFACT)
+        } else {
+            Err(ManifestError::Untyped)
+        }
+    }
+
+    /// The structure is that of the kind. Of a kind unknown here nothing is demanded.
+    fn fit(&self, media_type: &MediaType) -> Result<(), ManifestError> {
+        let unexpected: &[&'static str] = match media_type {
+            media_type if media_type.is_schema1() => return Err(ManifestError::Schema1),
+            media_type if media_type.is_index() && !self.has("manifests") => {
+                return Err(ManifestError::Missing(media_type.clone(), "manifests"));
+            }
+            media_type if media_type.is_image() => &["manifests", "blobs"],
+            media_type if media_type.is_artifact() => &["manifests", "layers"],
+            _ => &[],
+        };
+        match unexpected.iter().find(|key| self.has(key)) {
+            Some(key) => Err(ManifestError::Unexpected(media_type.clone(), key)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = Keys { present: Vec::new(), misspelt: None, has_errors: false };
+                while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    keys.has_errors |= key == "errors";
+                    match Keys::DECISIVE.into_iter().find(|known| folded(&key).eq(folded(known))) {
+                        Some(known) if known == key => {
+                            // Some readers take the first, some the last.
+                            if keys.has(known) {
+                                return Err(serde::de::Error::duplicate_field(known));
+                            }
+                            keys.present.push(known);
+                        }
+                        Some(known) => keys.misspelt = Some(known),
+                        None => {}
+                    }
+                }
+                Ok(keys)
+            }
+        }
+
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A key as Go's `encoding/json`, in which most clients are written, compares it: without regard to case, with the two
+/// characters beyond ASCII that fold into it.
+fn folded(key: &str) -> impl Iterator<Item = char> {
+    key.chars().map(|c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    })
+}
+
+/// Where and what, but not serde's own text: that repeats the value it did not like, however long.
+fn json(error: serde_json::Error) -> ManifestError {
+    let problem = match error.classify() {
+        Category::Io | Category::Syntax => "it is not JSON",
+        Category::Eof => "it ends early",
+        Category::Data => "a field is missing, or not what it must be, or there twice",
+    };
+    ManifestError::Json { problem, line: error.line(), column: error.column() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Algorithm;
-    use proptest::prelude::*;
-
-    fn descriptor(n: u8) -> String {
-        format!(r#"{{"mediaType":"x/y","digest":"{}","size":{n}}}"#, Digest::of(Algorithm::Sha256, &[n]))
-    }
-
-    fn sizes(descriptors: &[Descriptor]) -> Vec<u64> {
-        descriptors.iter().map(|descriptor| descriptor.size).collect()
-    }
-
-    #[test]
-    fn images_and_indexes() {
-        let image = format!(
-            r#"{{"schemaVersion":2,"config":{},"layers":[{},{}],"annotations":{{"a":"b"}}}}"#,
-            descriptor(1),
-            descriptor(2),
-            descriptor(3)
-        );
-        let parsed =
-            Manifest::parse(image.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).unwrap();
-        assert_eq!((parsed.media_type, sizes(&parsed.blobs)), (MediaType::OCI_MANIFEST, vec![1, 2, 3]));
-        let index = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, descriptor(4), descriptor(5));
-        let parsed = Manifest::parse(index.as_bytes(), None).unwrap();
-        assert_eq!((parsed.media_type, sizes(&parsed.manifests)), (MediaType::OCI_INDEX, vec![4, 5]));
-        let artifact = format!(r#"{{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[{}]}}"#, descriptor(6));
-        let parsed = Manifest::parse(artifact.as_bytes(), Some("text/plain")).unwrap();
-        assert_eq!((parsed.media_type, sizes(&parsed.blobs)), (MediaType::OCI_ARTIFACT, vec![6]));
-    }
-
-    #[test]
-    fn t13_what_is_two_things_is_refused() {
-        let both = format!(r#"{{"manifests":[],"layers":[{}]}}"#, descriptor(1));
-        assert_eq!(Manifest::parse(both.as_bytes(), None), Err(ManifestError::Ambiguous));
-        let config = format!(r#"{{"manifests":[],"config":{}}}"#, descriptor(1));
-        assert_eq!(Manifest::parse(config.as_bytes(), None), Err(ManifestError::Ambiguous));
-        let image = format!(r#"{{"mediaType":"{}","config":{}}}"#, MediaType::DOCKER_MANIFEST, descriptor(1));
-        assert!(matches!(
-            Manifest::parse(image.as_bytes(), Some(MediaType::OCI_MANIFEST.as_str())),
-            Err(ManifestError::TypeMismatch { .. })
-        ));
-        let untyped = format!(r#"{{"config":{}}}"#, descriptor(1));
-        assert_eq!(Manifest::parse(untyped.as_bytes(), Some(MediaType::OCI_INDEX.as_str())), Err(ManifestError::Ambiguous));
-    }
-
-    #[test]
-    fn what_no_client_takes_is_refused() {
-        assert_eq!(Manifest::parse(br#"{"schemaVersion":1,"fsLayers":[]}"#, None), Err(ManifestError::Schema1));
-        assert_eq!(
-            Manifest::parse(b"{}", Some("application/vnd.docker.distribution.manifest.v1+prettyjws")),
-            Err(ManifestError::Schema1)
-        );
-        assert_eq!(Manifest::parse(b"{}", None), Err(ManifestError::Untyped));
-        assert!(matches!(Manifest::parse(b"<html>", Some("text/html")), Err(ManifestError::Json(_))));
-        assert!(matches!(
-            Manifest::parse(br#"{"layers":[{"digest":"sha256:../..","size":1}]}"#, None),
-            Err(ManifestError::Json(_))
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in any::<Vec<u8>>(), json in "[{}\\[\\]\",:a-z0-9]{0,60}", content_type in any::<Option<String>>()) {
-            let _ = Manifest::parse(&bytes, content_type.as_deref());
-            let _ = Manifest::parse(json.as_bytes(), content_type.as_deref());
-        }
-    }
-}
+mod tests;

@@ -149,9 +149,10 @@ name!(Repository, is_repository, Repository);
 name!(Tag, is_tag, Tag);
 
 impl Repository {
-    /// Docker Hub's official images have an invisible `library/` before their one-component name.
-    pub fn with_library(self) -> Self {
-        if self.0.contains('/') { self } else { Self(format!("library/{}", self.0).into()) }
+    /// Docker Hub's official images have an invisible `library/` before their one-component name. With it, too, a name has
+    /// 255 characters at most.
+    pub fn with_library(self) -> Result<Self, NameError> {
+        if self.0.contains('/') { Ok(self) } else { format!("library/{}", self.0).parse() }
     }
 }
 
@@ -224,9 +225,12 @@ mod tests {
 
     #[test]
     fn official_images_get_their_library() {
-        let with = |name: &str| name.parse::<Repository>().unwrap().with_library().to_string();
-        assert_eq!(with("alpine"), "library/alpine");
-        assert_eq!(with("grafana/loki"), "grafana/loki");
+        let with = |name: &str| name.parse::<Repository>().unwrap().with_library().map(|name| name.to_string());
+        assert_eq!(with("alpine").as_deref(), Ok("library/alpine"));
+        assert_eq!(with("grafana/loki").as_deref(), Ok("grafana/loki"));
+        assert_eq!(with(&"a".repeat(247)).map(|name| name.len()), Ok(255));
+        assert_eq!(with(&"a".repeat(248)), Err(NameError::Repository));
+        assert!(with(&format!("a/{}", "b".repeat(253))).is_ok());
     }
 
     proptest! {

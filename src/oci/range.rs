@@ -57,8 +57,12 @@ impl RangeHeader {
         (!parsed.is_empty()).then_some(Self(parsed))
     }
 
-    /// What it selects of a blob of `size` bytes.
+    /// What it selects of a blob of `size` bytes. An empty blob is always answered whole: containerd, when it splits layers,
+    /// puts `bytes=0-` on every request, and a 416 would fail its pull.
     pub fn resolve(&self, size: u64) -> Selection {
+        if size == 0 {
+            return Selection::Whole;
+        }
         let mut ranges: Vec<_> = self.0.iter().filter_map(|spec| spec.resolve(size)).collect();
         match ranges.len() {
             0 => Selection::Unsatisfiable,
@@ -172,7 +176,13 @@ mod tests {
         ] {
             assert_eq!(select(header, 2048), expected, "{header}");
         }
-        assert_eq!(select("bytes=0-", 0), Selection::Unsatisfiable);
+    }
+
+    #[test]
+    fn an_empty_blob_is_always_whole() {
+        for header in ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0", "bytes=5-", "bytes=0-1,2-3", "bytes=500-0"] {
+            assert_eq!(select(header, 0), Selection::Whole, "{header}");
+        }
     }
 
     #[test]

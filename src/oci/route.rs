@@ -4,15 +4,18 @@
 //! `/v2/`, or as the first component after it; the Host header, where an upstream lists it; the default upstream.
 //! A name that is no configured upstream leads nowhere: the mirror is no open proxy.
 
+mod query;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use percent_encoding::percent_decode_str;
+pub use query::{Page, ReferrersQuery, next_link};
 
-use super::digest::{Digest, DigestError};
+use super::digest::Digest;
 use super::error::ErrorCode;
-use super::name::{NameError, Reference, Repository, Scope, UpstreamName};
+use super::name::{Reference, Repository, Scope, Tag, UpstreamName};
 use crate::metrics::Kind;
+use query::Parameters;
 
 /// Docker Hub's name, under which one-component repositories mean `library/…`.
 const DOCKER_HUB: &str = "docker.io";
@@ -37,9 +40,14 @@ impl Directory {
         Self { names, hosts, default }
     }
 
-    /// An upstream by its name, or by another name it is known under (`index.docker.io`).
+    /// An upstream by its name, or by another name it is known under (`index.docker.io`). Hosts have no case (RFC 9110
+    /// § 4.2.3).
     fn find(&self, name: &str) -> Option<&UpstreamName> {
-        self.names.get(name).or_else(|| self.hosts.get(name))
+        let name = match name.bytes().any(|c| c.is_ascii_uppercase()) {
+            true => Cow::Owned(name.to_ascii_lowercase()),
+            false => Cow::Borrowed(name),
+        };
+        self.names.get(&*name).or_else(|| self.hosts.get(&*name))
     }
 
     fn by_host(&self, host: &str) -> Option<&UpstreamName> {
@@ -84,45 +92,6 @@ pub enum Wanted {
     Referrers(Digest, ReferrersQuery),
 }
 
-/// The page of a tag list.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Page {
-    /// `n`: at most so many.
-    pub n: Option<u64>,
-    /// `last`: those after this one.
-    pub last: Option<String>,
-    /// Everything else: an upstream's own way of naming the next page, encoded.
-    pub rest: String,
-}
-
-impl Page {
-    /// The query for the upstream.
-    pub fn query(&self) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(self.rest.clone());
-        query.extend_pairs(self.n.map(|n| ("n", n.to_string())));
-        query.extend_pairs(self.last.as_ref().map(|last| ("last", last)));
-        query.finish()
-    }
-}
-
-/// The parameters of a referrers request that reach the upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ReferrersQuery {
-    /// `artifactType`
-    pub artifact_type: Option<String>,
-    /// Everything else: an upstream's own way of naming the next page, encoded.
-    pub rest: String,
-}
-
-impl ReferrersQuery {
-    /// The whole query for the upstream, if it asks for a page that an earlier answer named.
-    pub fn page(&self) -> Option<String> {
-        let mut query = url::form_urlencoded::Serializer::new(self.rest.clone());
-        query.extend_pairs(self.artifact_type.as_ref().map(|artifact_type| ("artifactType", artifact_type)));
-        (!self.rest.is_empty()).then(|| query.finish())
-    }
-}
-
 /// A URL that asks for nothing a mirror has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -140,38 +109,19 @@ pub struct RouteError {
 impl Route {
     /// Parses the path and query of a request line, and the Host header. The method is not looked at.
     pub fn parse(path: &str, query: Option<&str>, host: Option<&str>, directory: &Directory) -> Result<Self, RouteError> {
-        let fail = |code, message: String| RouteError { code, message, kind: Kind::Other, upstream: None };
-        let (prefix, rest) = split_base(path)
-            .ok_or_else(|| fail(ErrorCode::NameUnknown, format!("{path} is not a path of a registry; its API is under /v2/")))?;
-        let rest = decode(rest).map_err(|message| fail(ErrorCode::NameInvalid, message))?;
-        let query = Query::parse(query);
-        let unknown = |name: &str| {
-            fail(
-                ErrorCode::NameUnknown,
-                format!("{name:?} is not an upstream of this mirror; add [upstream.{name:?}] to its configuration"),
-            )
+        let path = decode(path);
+        let Some((prefix, rest)) = split_base(&path) else {
+            let message = format!("{} is not a path of a registry; its API is under /v2/", clip(&path));
+            return Err(RouteError { code: ErrorCode::NameUnknown, message, kind: Kind::Other, upstream: None });
         };
-        let by_ns = match query.ns.as_deref() {
-            Some(ns) => Some(directory.find(ns).ok_or_else(|| unknown(ns))?),
-            None => None,
-        };
-        let (by_path, rest) = match prefix {
-            Some(prefix) => (Some(directory.find(prefix).ok_or_else(|| unknown(prefix))?), rest.as_ref()),
-            None => match first_component(&rest, directory) {
-                Some((upstream, rest)) => (Some(upstream), rest),
-                None => (None, rest.as_ref()),
-            },
-        };
-        if let (Some(ns), Some(path)) = (by_ns, by_path)
-            && ns != path
-        {
-            return Err(fail(ErrorCode::NameInvalid, format!("ns says {ns}, the path says {path}")));
-        }
-        let upstream = by_ns.or(by_path).or_else(|| directory.by_host(host?)).unwrap_or(&directory.default).clone();
-        let (kind, target) = target(rest, &upstream, &query);
-        match target {
-            Ok(target) => Ok(Self { upstream, namespace: query.ns, target }),
-            Err((code, message)) => Err(RouteError { code, message, kind, upstream: Some(upstream) }),
+        let kind = Endpoint::of(rest).kind();
+        let parameters = Parameters(query.unwrap_or_default());
+        let fail = |(code, message), upstream| RouteError { code, message, kind, upstream };
+        let Address { upstream, namespace, rest } =
+            address(prefix, rest, parameters, host, directory).map_err(|refusal| fail(refusal, None))?;
+        match Endpoint::of(rest).target(upstream, parameters) {
+            Ok(target) => Ok(Self { upstream: upstream.clone(), namespace, target }),
+            Err(refusal) => Err(fail(refusal, Some(upstream.clone()))),
         }
     }
 
@@ -195,13 +145,49 @@ impl Route {
     }
 }
 
-/// The `Link` header that leads from `path`, as the client wrote it, to the upstream's next page. Relative, so that the
-/// client stays with the mirror, and in the form in which it addresses it.
-pub fn next_link(path: &str, namespace: Option<&str>, query: &str) -> String {
-    let namespace = namespace.map_or_else(String::new, |ns| {
-        format!("&ns={}", url::form_urlencoded::byte_serialize(ns.as_bytes()).collect::<String>())
-    });
-    format!("<{path}?{query}{namespace}>; rel=\"next\"")
+type Refusal = (ErrorCode, String);
+
+/// What an error says of a URL: quoted, escaped, and not much of it.
+fn clip(text: &str) -> String {
+    format!("{:?}", text.chars().take(100).collect::<String>())
+}
+
+/// Whose a request is.
+struct Address<'a, 'd> {
+    upstream: &'d UpstreamName,
+    /// `ns` as it was given.
+    namespace: Option<String>,
+    /// What stands behind `/v2/` and an upstream's name.
+    rest: &'a str,
+}
+
+fn address<'a, 'd>(
+    prefix: Option<&str>,
+    rest: &'a str,
+    parameters: Parameters<'_>,
+    host: Option<&str>,
+    directory: &'d Directory,
+) -> Result<Address<'a, 'd>, Refusal> {
+    let find = |name: &str| {
+        let add = "is not an upstream of this mirror; add it to the [upstream] tables of its configuration";
+        directory.find(name).ok_or_else(|| (ErrorCode::NameUnknown, format!("{} {add}", clip(name))))
+    };
+    let namespace = parameters.namespace()?;
+    let by_ns = namespace.as_deref().map(find).transpose()?;
+    let before = prefix.map(find).transpose()?;
+    let mut after = if prefix.is_none() { first_component(rest, directory) } else { None };
+    if let (Some(ns), Some(path)) = (by_ns, before.or(after.map(|(upstream, _)| upstream)))
+        && ns != path
+    {
+        // Registries other than Docker Hub have repositories whose first component is a host: Harbor names its caches so.
+        if before.is_some() || ns.as_str() == DOCKER_HUB {
+            return Err((ErrorCode::NameInvalid, format!("ns says {ns}, the path says {path}")));
+        }
+        after = None;
+    }
+    let (after, rest) = after.map_or((None, rest), |(upstream, rest)| (Some(upstream), rest));
+    let upstream = by_ns.or(before).or(after).or_else(|| directory.by_host(host?)).unwrap_or(&directory.default);
+    Ok(Address { upstream, namespace: namespace.map(Cow::into_owned), rest })
 }
 
 /// Splits `/v2/rest` and `/prefix/v2/rest`.
@@ -215,20 +201,29 @@ fn split_base(path: &str) -> Option<(Option<&str>, &str)> {
     Some((Some(prefix), rest.strip_prefix('/').unwrap_or_default()))
 }
 
-/// Decodes `%`-escapes once. What would change the shape of the path is refused.
-fn decode(path: &str) -> Result<Cow<'_, str>, String> {
-    if path.contains('\\') || path.bytes().any(|c| c.is_ascii_control()) {
-        return Err("a path has no backslashes and no control characters".into());
-    }
+/// A path with its escapes decoded once. An encoded slash stays encoded: it separates nothing, and as a `%` is in no grammar it
+/// is refused as part of whatever it stands in. So is everything else that changes the shape of a path.
+fn decode(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
-        return Ok(Cow::Borrowed(path));
+        return Cow::Borrowed(path);
     }
-    let decoded = percent_decode_str(path).decode_utf8().map_err(|_| "the path is not UTF-8".to_owned())?;
-    let slashes = |text: &str| text.matches('/').count();
-    if slashes(&decoded) != slashes(path) || decoded.contains('\\') || decoded.bytes().any(|c| c.is_ascii_control()) {
-        return Err("a path has no encoded slashes, backslashes or control characters".into());
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut parts = path.split('%');
+    bytes.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        let hex = part.get(..2).filter(|hex| hex.bytes().all(|c| c.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if byte != b'/' => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            Some(_) | None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
     }
-    Ok(decoded)
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `docker.io/library/alpine/…`: a first component that names an upstream.
@@ -238,96 +233,75 @@ fn first_component<'a, 'd>(rest: &'a str, directory: &'d Directory) -> Option<(&
     is_host.then(|| directory.find(first)).flatten().map(|upstream| (upstream, rest))
 }
 
-type Refusal = (ErrorCode, String);
-
-/// The last two segments tell what is asked for; what stands before them is the repository, which may itself have
-/// components named `manifests` or `blobs`.
-fn target(rest: &str, upstream: &UpstreamName, query: &Query) -> (Kind, Result<Target, Refusal>) {
-    if rest.is_empty() {
-        return (Kind::Other, Ok(Target::Base));
-    }
-    let mut parts = rest.rsplitn(3, '/');
-    let (last, section, name) = (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or_default());
-    let content = |wanted: Result<Wanted, Refusal>| {
-        let repository: Repository =
-            name.parse().map_err(|error: NameError| (ErrorCode::NameInvalid, format!("{name:?}: {error}")))?;
-        let repository = if upstream.as_str() == DOCKER_HUB { repository.with_library() } else { repository };
-        Ok(Target::Content(repository, wanted?))
-    };
-    let digest = || last.parse().map_err(|error: DigestError| (ErrorCode::DigestInvalid, format!("{last:?}: {error}")));
-    match section {
-        Some("manifests") => {
-            let reference = if last.contains(':') {
-                digest().map(Reference::Digest)
-            } else {
-                // A tag that cannot exist does not exist.
-                last.parse()
-                    .map(Reference::Tag)
-                    .map_err(|error: NameError| (ErrorCode::ManifestUnknown, format!("{last:?}: {error}")))
-            };
-            (Kind::Manifest, content(reference.map(Wanted::Manifest)))
-        }
-        Some("blobs") => (Kind::Blob, content(digest().map(Wanted::Blob))),
-        Some("referrers") => (Kind::Referrers, content(digest().map(|digest| Wanted::Referrers(digest, query.referrers())))),
-        Some("tags") if last == "list" => (Kind::Tags, content(query.page().map(Wanted::Tags))),
-        _ => {
-            let (code, what) = match rest {
-                "_catalog" => (ErrorCode::Unsupported, "a mirror does not list repositories".to_owned()),
-                _ => (ErrorCode::NameUnknown, format!("/v2/{rest} names no manifest, blob, tag list or referrers")),
-            };
-            (Kind::Other, Err((code, what)))
-        }
-    }
+/// A path taken apart, and nothing checked: the last two segments tell what is asked for. What stands before them is the
+/// repository, which may itself have components named `manifests` or `blobs`.
+enum Endpoint<'a> {
+    Base,
+    /// Repository and reference.
+    Manifest(&'a str, &'a str),
+    /// Repository and digest.
+    Blob(&'a str, &'a str),
+    /// Repository and digest.
+    Referrers(&'a str, &'a str),
+    Tags(&'a str),
+    Catalog,
+    /// All of the path.
+    Unknown(&'a str),
 }
 
-/// The parameters of a query that mean something here.
-#[derive(Debug, Default)]
-struct Query {
-    ns: Option<String>,
-    n: Option<String>,
-    last: Option<String>,
-    artifact_type: Option<String>,
-    rest: String,
-}
-
-impl Query {
-    fn parse(query: Option<&str>) -> Self {
-        let mut parsed = Self::default();
-        let Some(query) = query else { return parsed };
-        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            match &*key {
-                "ns" => parsed.ns = Some(value.into_owned()),
-                "n" => parsed.n = Some(value.into_owned()),
-                "last" => parsed.last = Some(value.into_owned()),
-                "artifactType" => parsed.artifact_type = Some(value.into_owned()),
-                _ => {
-                    let pair = url::form_urlencoded::Serializer::new(String::new()).append_pair(&key, &value).finish();
-                    parsed.rest.extend([if parsed.rest.is_empty() { "" } else { "&" }, &pair]);
-                }
-            }
+impl<'a> Endpoint<'a> {
+    fn of(rest: &'a str) -> Self {
+        let mut parts = rest.rsplitn(3, '/');
+        let (last, section, name) = (parts.next().unwrap_or_default(), parts.next(), parts.next().unwrap_or_default());
+        match (section, last) {
+            (None, "") => Self::Base,
+            (None, "_catalog") => Self::Catalog,
+            (Some("manifests"), reference) => Self::Manifest(name, reference),
+            (Some("blobs"), digest) => Self::Blob(name, digest),
+            (Some("referrers"), digest) => Self::Referrers(name, digest),
+            (Some("tags"), "list") => Self::Tags(name),
+            _ => Self::Unknown(rest),
         }
-        parsed
     }
 
-    fn page(&self) -> Result<Page, Refusal> {
-        let n = match &self.n {
-            Some(n) => {
-                Some(n.parse().map_err(|_| (ErrorCode::PaginationNumberInvalid, format!("n is a number of tags, not {n:?}")))?)
-            }
-            None => None,
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Manifest(..) => Kind::Manifest,
+            Self::Blob(..) => Kind::Blob,
+            Self::Referrers(..) => Kind::Referrers,
+            Self::Tags(_) => Kind::Tags,
+            Self::Base | Self::Catalog | Self::Unknown(_) => Kind::Other,
+        }
+    }
+
+    /// Checks every part of what is asked, the repository first.
+    fn target(self, upstream: &UpstreamName, parameters: Parameters<'_>) -> Result<Target, Refusal> {
+        let repository = |name: &str| {
+            let parsed = name.parse::<Repository>();
+            let parsed = if upstream.as_str() == DOCKER_HUB { parsed.and_then(Repository::with_library) } else { parsed };
+            parsed.map_err(|error| (ErrorCode::NameInvalid, format!("{}: {error}", clip(name))))
         };
-        Ok(Page { n, last: self.last.clone(), rest: self.rest.clone() })
-    }
-
-    fn referrers(&self) -> ReferrersQuery {
-        // `n` and `last` may be an upstream's way of paging here.
-        let mut rest = url::form_urlencoded::Serializer::new(self.rest.clone());
-        for (key, value) in [("n", &self.n), ("last", &self.last)] {
-            if let Some(value) = value {
-                rest.append_pair(key, value);
+        let digest =
+            |text: &str| text.parse::<Digest>().map_err(|error| (ErrorCode::DigestInvalid, format!("{}: {error}", clip(text))));
+        // A tag that cannot exist does not exist.
+        let tag =
+            |text: &str| text.parse::<Tag>().map_err(|error| (ErrorCode::ManifestUnknown, format!("{}: {error}", clip(text))));
+        let (repository, wanted) = match self {
+            Self::Base => return Ok(Target::Base),
+            Self::Manifest(name, text) if text.contains(':') => {
+                (repository(name)?, Wanted::Manifest(Reference::Digest(digest(text)?)))
             }
-        }
-        ReferrersQuery { artifact_type: self.artifact_type.clone(), rest: rest.finish() }
+            Self::Manifest(name, text) => (repository(name)?, Wanted::Manifest(Reference::Tag(tag(text)?))),
+            Self::Blob(name, text) => (repository(name)?, Wanted::Blob(digest(text)?)),
+            Self::Referrers(name, text) => (repository(name)?, Wanted::Referrers(digest(text)?, parameters.referrers())),
+            Self::Tags(name) => (repository(name)?, Wanted::Tags(parameters.page()?)),
+            Self::Catalog => return Err((ErrorCode::Unsupported, "a mirror does not list repositories".to_owned())),
+            Self::Unknown(rest) => {
+                let message = format!("{} behind /v2/ names no manifest, blob, tag list or referrers", clip(rest));
+                return Err((ErrorCode::NameUnknown, message));
+            }
+        };
+        Ok(Target::Content(repository, wanted))
     }
 }
 

@@ -5,18 +5,24 @@ use std::sync::Arc;
 use super::body::Source as Bytes;
 use super::respond::{Answer, From};
 use super::{Pull, PullError, Request};
+use crate::cache::Content;
+use crate::cache::read::Reader;
 use crate::fill::{FillError, Join, Source};
-use crate::oci::Digest;
+use crate::oci::{Digest, Scope};
 
 impl Pull {
     /// Answers a request for a blob.
     pub(super) async fn blob(self: &Arc<Self>, request: &Request<'_>, digest: &Digest) -> Result<Answer, PullError> {
         if let Some(hit) = self.cache.get(digest).await {
-            return Ok(request.blob(hit.content.into(), Some(hit.size), digest, From::cache(hit.tier)));
+            let content = match hit.content {
+                Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
+                content => content.into(),
+            };
+            return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
         }
         let scope = request.permit.scope();
         let what = format!("blob {digest}");
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what });
         }
         if self.negative.is_remembered(scope, &what) {
@@ -25,10 +31,11 @@ impl Pull {
         let answer = if request.head { self.probe(request, digest).await } else { self.fill(request, digest).await };
         answer.map_err(|error| match self.site(scope) {
             Ok(site) if error.is_not_found() => {
-                self.negative.remember(scope, &what, site.freshness.negative);
+                self.negative.remember(scope, &what, error.believe(site.freshness.negative));
                 PullError::NotFound { scope: scope.clone(), what, remembered: false }
             }
-            _ => error,
+            Ok(site) => error.instead(site.upstream.blob_outage_status()),
+            Err(_) => error,
         })
     }
 
@@ -38,7 +45,7 @@ impl Pull {
         let source = Source {
             upstream: self.site(scope)?.upstream.clone(),
             repository: scope.repository.clone(),
-            size: self.sizes.get(digest),
+            size: self.told_size(scope, digest),
         };
         loop {
             let Join { reader, began } = self.fills.join(digest, source.clone());
@@ -67,7 +74,12 @@ impl Pull {
             async move { Ok(upstream.blob_size(&repository, &digest).await?) }
         };
         let landed = self.probes.join((scope.clone(), *digest), flight).await.ok_or(PullError::Internal)?;
-        let size = landed.value?.or_else(|| self.sizes.get(digest));
+        let size = landed.value?.or_else(|| self.told_size(scope, digest));
         Ok(request.blob(Bytes::None, size, digest, From::uncached(landed.joined)))
+    }
+
+    /// A blob's size, as a manifest of the same repository has it.
+    fn told_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+        self.sizes.get(&(scope.clone(), *digest))
     }
 }

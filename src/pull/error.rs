@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ErrorCode, Scope};
@@ -12,6 +13,9 @@ use crate::upstream::{Class, UpstreamError};
 
 /// How long a client should wait where nobody said.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest time that a client is told to wait: podman does wait so long.
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Why a pull failed before the status line.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum PullError {
         remembered: bool,
     },
     /// The mirror is offline, and it is not cached.
-    #[error("{what} of {scope} is not in the cache, and the mirror is offline (cache.offline)")]
+    #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline)", upstream = .scope.upstream)]
     Offline {
         /// Where it would be looked for.
         scope: Scope,
@@ -50,6 +54,9 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An outage, told in other words because the operator wants it so (`blob_outage_status`).
+    #[error("{0}")]
+    Instead(Box<PullError>, ErrorCode),
     /// A task of the mirror panicked. Logged where it happened.
     #[error("the mirror failed at this request")]
     Internal,
@@ -77,11 +84,45 @@ impl PullError {
     /// It says nothing about the content: a cached tag may stand in.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Upstream(error) => {
-                matches!(error.class(), Class::RateLimited { .. } | Class::Unavailable | Class::Broken | Class::Invalid)
-            }
+            Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
+            Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
             Self::NotFound { .. } | Self::Offline { .. } => false,
+        }
+    }
+
+    /// In a word, for metrics and `Cache-Status`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Offline { .. } => "offline",
+            Self::Upstream(error) => error.label(),
+            Self::Fill(error) => error.reason(),
+            Self::Invalid { .. } => "invalid",
+            Self::Instead(error, _) => error.label(),
+            Self::Internal => "internal",
+        }
+    }
+
+    /// For how long a "not found" may be remembered: as the operator says, and never longer than the upstream.
+    pub fn believe(&self, negative: Duration) -> Duration {
+        match self {
+            Self::Upstream(error) => error.believe().map_or(negative, |own| own.min(negative)),
+            _ => negative,
+        }
+    }
+
+    /// The same, told to a client in the way that the operator has chosen for blobs.
+    pub fn instead(self, choice: BlobOutage) -> Self {
+        let code = match choice {
+            BlobOutage::Unavailable => return self,
+            BlobOutage::TooManyRequests => ErrorCode::TooManyRequests,
+            BlobOutage::NotFound => ErrorCode::BlobUnknown,
+        };
+        // A full disk or a wrong digest is not the upstream's absence.
+        match self {
+            Self::Upstream(_) if self.is_outage() && self.outcome() != Outcome::Offline => Self::Instead(Box::new(self), code),
+            other => other,
         }
     }
 
@@ -93,8 +134,10 @@ impl PullError {
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
                 Class::Denied => Outcome::Denied,
+                Class::Offline => Outcome::Offline,
                 _ => Outcome::Error,
             },
+            Self::Instead(error, _) => error.outcome(),
             Self::Fill(_) | Self::Invalid { .. } | Self::Internal => Outcome::Error,
         }
     }
@@ -112,11 +155,13 @@ impl PullError {
             Self::NotFound { .. } | Self::Offline { .. } => unknown,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => unknown,
+                Class::Offline if kind != Kind::Referrers => unknown,
                 Class::Denied => ErrorCode::Denied,
                 // dockerd sleeps 50 s over a 503 of a blob, and falls back at once over this.
                 Class::RateLimited { .. } if kind == Kind::Blob => ErrorCode::TooManyRequests,
                 _ => ErrorCode::Unavailable,
             },
+            Self::Instead(_, code) => *code,
             Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,
         }
@@ -126,10 +171,8 @@ impl PullError {
     pub fn retry_after(&self, kind: Kind) -> Option<Duration> {
         let waits = matches!(self.code(kind), ErrorCode::Unavailable | ErrorCode::TooManyRequests);
         let told = match self {
-            Self::Upstream(error) => match error.class() {
-                Class::RateLimited { retry_after } => retry_after,
-                _ => None,
-            },
+            Self::Upstream(error) => error.retry_in().map(|wait| wait.clamp(WAIT.0, WAIT.1)),
+            Self::Instead(error, _) => error.retry_after(kind),
             _ => None,
         };
         waits.then(|| told.unwrap_or(RETRY_AFTER))

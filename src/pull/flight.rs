@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::hop;
+
 /// Work under way, by what it is about.
 #[derive(Debug)]
 pub struct Flights<K, V> {
@@ -70,12 +72,12 @@ where
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
         let (work, leave) = (work(), Leave { flights: self.clone(), key });
-        self.runtime.spawn(async move {
+        self.runtime.spawn(hop::carried(async move {
             let value = work.await;
             // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
             drop(leave);
             sender.send_replace(Some(value));
-        });
+        }));
         (result, false)
     }
 }

@@ -36,7 +36,7 @@ impl Pull {
     /// Answers a request for a repository's tags.
     pub(super) async fn tags(self: &Arc<Self>, request: &Request<'_>, page: &route::Page) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
             return self.known_tags(request, page, missing, "the mirror is offline").await;
         }
@@ -90,20 +90,24 @@ impl Pull {
         query: &ReferrersQuery,
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let freshness = &self.site(scope)?.freshness;
-        let filter = query.artifact_type.as_deref();
+        let site = self.site(scope)?;
+        let (freshness, offline) = (&site.freshness, site.upstream.is_offline());
+        let filter = query.filter();
         let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
-            None => self.cache.referrers_record(scope, digest, filter).await,
+            None => self.cache.referrers_record(scope, digest, filter.as_deref()).await,
             Some(_) => None,
         };
         let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
+        // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
+        let empty = record.as_ref().is_some_and(|record| !record.body.contains("\"digest\""));
+        let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
-            (Some(page), Some(age)) if age < freshness.fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
-            (Some(page), _) if self.offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
-            (None, _) if self.offline => {
+            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
+            (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
+            (None, _) if offline => {
                 return Err(PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") });
             }
             _ => {}
@@ -129,12 +133,11 @@ impl Pull {
         digest: &Digest,
         query: &ReferrersQuery,
     ) -> Result<Page, PullError> {
-        let (filter, page) = (query.artifact_type.as_deref(), query.page());
         let upstream = &self.site(scope)?.upstream;
-        let answer = upstream.referrers(&scope.repository, digest, filter, page.as_deref()).await?;
+        let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, query.page().as_deref()).await?;
         let page = match answer {
             Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
-            None => self.referrers_by_tag(scope, digest, filter).await?,
+            None => self.referrers_by_tag(scope, digest, query).await?,
         };
         // A list of several pages is only whole with its upstream.
         if query.rest.is_empty()
@@ -142,22 +145,27 @@ impl Pull {
             && let Ok(body) = String::from_utf8(page.body.to_vec())
         {
             let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: self.clock.now() };
-            self.cache.set_referrers_record(scope, digest, filter, &record).await;
+            self.cache.set_referrers_record(scope, digest, query.filter().as_deref(), &record).await;
         }
         Ok(page)
     }
 
     /// The index that clients push under a tag made of the digest, where there is no referrers API.
-    async fn referrers_by_tag(self: &Arc<Self>, scope: &Scope, digest: &Digest, filter: Option<&str>) -> Result<Page, PullError> {
+    async fn referrers_by_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        query: &ReferrersQuery,
+    ) -> Result<Page, PullError> {
         let manifests = match self.index_by_tag(scope, digest).await {
             Ok(index) => index,
             Err(error) if error.is_not_found() => Vec::new(),
             Err(error) => return Err(error),
         };
-        let matches = |entry: &Value| filter.is_none_or(|filter| entry["artifactType"] == filter);
+        let matches = |entry: &Value| query.wants(entry["artifactType"].as_str());
         let manifests: Vec<Value> = manifests.into_iter().filter(matches).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests });
-        let filters_applied = filter.map(|_| "artifactType".to_owned());
+        let filters_applied = (!query.artifact_types.is_empty()).then(|| "artifactType".to_owned());
         Ok(Page { body: index.to_string().into(), next: None, filters_applied })
     }
 
@@ -166,7 +174,7 @@ impl Pull {
         let hex = digest.hex();
         let tag = format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)]);
         let tag: Tag = tag.parse().map_err(|_| PullError::Internal)?;
-        let resolved = self.resolve(scope, &tag).await?;
+        let resolved = self.resolve(scope, &tag, false).await?;
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
             None => self.fetch_manifest(scope, &resolved.digest).await?.held,

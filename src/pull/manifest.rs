@@ -42,7 +42,7 @@ impl Pull {
     pub(super) async fn manifest(self: &Arc<Self>, request: &Request<'_>, reference: &Reference) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let Resolved { digest, how } = match reference {
-            Reference::Tag(tag) => self.resolve(scope, tag).await?,
+            Reference::Tag(tag) => self.resolve(scope, tag, request.wants_check()).await?,
             Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh },
         };
         let (held, pulled) = match self.held(scope, &digest).await {
@@ -56,7 +56,10 @@ impl Pull {
             (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
             (None, How::Fresh) => From::cache(held.tier),
             (None, How::Revalidated) => From::revalidated(),
-            (None, How::Stale { overdue, why }) => From::stale(overdue, &why),
+            (None, How::Stale { overdue, why, reason }) => {
+                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
+                From::stale(overdue, &why, reason)
+            }
         };
         // A pull that the upstream did not have to count.
         if !request.head && from.outcome != Outcome::Fill {
@@ -74,26 +77,28 @@ impl Pull {
             Content::File(file) => spawn_blocking(move || read::whole(&file, hit.size)).await.ok()?.ok()?,
         };
         if let Some(media_type) = self.cache.media_type(digest) {
+            self.cache.catalog.touch_parts(digest);
             return Some(Held { bytes, media_type, tier });
         }
         let recorded = self.cache.manifest_record(scope, digest).await.map(|record| record.media_type);
         let manifest = Manifest::parse(&bytes, recorded.as_ref().map(MediaType::as_str)).ok()?;
-        self.note(digest, &manifest);
+        self.note(scope, digest, &manifest);
         Some(Held { bytes, media_type: manifest.media_type, tier })
     }
 
     /// Keeps in mind what a manifest says: its type, and the sizes of what it refers to.
-    fn note(&self, digest: &Digest, manifest: &Manifest) {
+    fn note(&self, scope: &Scope, digest: &Digest, manifest: &Manifest) {
         self.cache.set_media_type(digest, &manifest.media_type);
+        self.cache.note_parts(digest, manifest);
         for descriptor in &manifest.blobs {
-            self.sizes.insert(descriptor.digest, descriptor.size);
+            self.sizes.insert((scope.clone(), descriptor.digest), descriptor.size);
         }
     }
 
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
     async fn pull_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
         let what = || format!("manifest {digest}");
-        if self.offline {
+        if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what: what() });
         }
         if self.negative.is_remembered(scope, &what()) {
@@ -104,7 +109,7 @@ impl Pull {
                 return error;
             }
             if let Ok(site) = self.site(scope) {
-                self.negative.remember(scope, &what(), site.freshness.negative);
+                self.negative.remember(scope, &what(), error.believe(site.freshness.negative));
             }
             PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
         })
@@ -152,7 +157,7 @@ impl Pull {
         }
         let manifest =
             Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
-        self.note(digest, &manifest);
+        self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");

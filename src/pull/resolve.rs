@@ -7,9 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::flight::Landed;
 use super::{Pull, PullError, Site};
 use crate::cache::records::TagRecord;
+use crate::config::Terms;
 use crate::oci::{Digest, Reference, Scope, Tag};
+use crate::upstream::Readiness;
 
 /// What a tag stands for, and how that is known.
 #[derive(Clone, Debug)]
@@ -38,6 +41,8 @@ pub enum How {
         overdue: Duration,
         /// Why, for the client's log.
         why: String,
+        /// Why, in a word.
+        reason: &'static str,
     },
 }
 
@@ -48,54 +53,101 @@ pub struct Confirmed {
     filled: bool,
 }
 
+/// What to do about a tag, before anybody is asked. Pure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// Answer from the record: it is fresh.
+    Fresh,
+    /// Answer from the record, and check it behind.
+    Behind,
+    /// Check it; answer from the record if that fails or takes longer than this.
+    Check(Duration),
+    /// Check it; without an answer there is none for the client.
+    Need,
+}
+
+/// `age` is the record's, where there is one. `check`: the client wants to know that it is current.
+fn plan(age: Option<Duration>, terms: &Terms, check: bool) -> Plan {
+    let Some(age) = age else { return Plan::Need };
+    let check = check && terms.no_cache;
+    if age < terms.fresh_for && !check {
+        Plan::Fresh
+    } else if age < terms.fresh_for.saturating_add(terms.stale_while_revalidate) && !check {
+        Plan::Behind
+    } else if age <= terms.fresh_for.saturating_add(terms.stale_if_error) {
+        Plan::Check(terms.revalidate_within)
+    } else {
+        Plan::Need
+    }
+}
+
 impl Pull {
-    /// Resolves a tag. Cancel-safe.
-    pub(super) async fn resolve(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Resolved, PullError> {
+    /// Resolves a tag; `check`: although it may be fresh, if a rule allows that. Cancel-safe.
+    pub(super) async fn resolve(self: &Arc<Self>, scope: &Scope, tag: &Tag, check: bool) -> Result<Resolved, PullError> {
         let site = self.site(scope)?;
-        let freshness = &site.freshness;
+        let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
         let record = self.cached_tag(scope, tag).await;
-        // A record from the future was written under a wrong clock: it is as old as can be.
-        let age = record.as_ref().map(|record| self.clock.now().since(record.checked_at).unwrap_or(Duration::MAX));
-        let overdue = age.map(|age| age.saturating_sub(freshness.fresh_for));
-        let stale = |record: &TagRecord, why: &str| {
-            let how = How::Stale { overdue: overdue.unwrap_or_default(), why: why.to_owned() };
-            Resolved { digest: record.digest, how }
+        // A record from the future was written under a wrong clock, now or then: it is due, and no more is known.
+        let age = record.as_ref().map(|record| self.clock.now().since(record.checked_at).unwrap_or(terms.fresh_for));
+        let plan = plan(age, &terms, check);
+        let overdue = age.map(|age| age.saturating_sub(terms.fresh_for)).unwrap_or_default();
+        let revalidation = || {
+            let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
+            let fallback = matches!(plan, Plan::Behind | Plan::Check(_));
+            move || this.revalidate(scope, tag, fallback)
         };
-        if let (Some(record), Some(age)) = (&record, age) {
-            if age < freshness.fresh_for || freshness.immutable_tags.is_match(tag.as_str()) {
-                return Ok(Resolved { digest: record.digest, how: How::Fresh });
+        let key = (scope.clone(), tag.clone());
+        let within = match (plan, &record) {
+            (Plan::Need, _) | (_, None) => {
+                if site.upstream.is_offline() {
+                    // However old it is: there is nobody to ask.
+                    return record
+                        .map(|record| stale(&record, overdue, "the mirror is offline", "offline"))
+                        .ok_or_else(|| PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+                }
+                if self.negative.is_remembered(scope, tag.as_str()) {
+                    return Err(not_found(scope, tag, true));
+                }
+                let landed = self.revalidations.join(key, revalidation()).await.ok_or(PullError::Internal)?;
+                return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
             }
-            if self.offline {
-                return Ok(stale(record, "the mirror is offline"));
+            (Plan::Fresh, Some(record)) => return Ok(Resolved { digest: record.digest, how: How::Fresh }),
+            (Plan::Behind, Some(record)) => {
+                if let Readiness::Away(error) = site.upstream.readiness() {
+                    return Ok(stale(record, overdue, &error.to_string(), error.label()));
+                }
+                if site.upstream.allows_background() {
+                    self.revalidations.begin(key, revalidation());
+                }
+                return Ok(stale(record, overdue, "it is being revalidated", "revalidating"));
             }
-            if age < freshness.fresh_for.saturating_add(freshness.stale_while_revalidate) {
-                self.revalidations.begin((scope.clone(), tag.clone()), || self.clone().revalidate(scope.clone(), tag.clone()));
-                return Ok(stale(record, "it is being revalidated"));
+            (Plan::Check(within), Some(record)) => {
+                match site.upstream.readiness() {
+                    Readiness::Ready => {}
+                    // Whether it is back is seen without a client's waiting for it.
+                    Readiness::Probe => {
+                        self.revalidations.begin(key, revalidation());
+                        return Ok(stale(record, overdue, "the upstream has failed; it is tried again", "breaker"));
+                    }
+                    Readiness::Away(error) => return Ok(stale(record, overdue, &error.to_string(), error.label())),
+                }
+                within
             }
-        }
-        if self.offline {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
-        }
-        if self.negative.is_remembered(scope, tag.as_str()) {
-            return Err(not_found(scope, tag, true));
-        }
-        let revalidation =
-            self.revalidations.join((scope.clone(), tag.clone()), || self.clone().revalidate(scope.clone(), tag.clone()));
-        let usable =
-            record.filter(|_| age.is_some_and(|age| age <= freshness.stale_if_error.saturating_add(freshness.fresh_for)));
-        let Some(record) = usable else {
-            let landed = revalidation.await.ok_or(PullError::Internal)?;
-            return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
         };
-        match tokio::time::timeout(freshness.revalidate_within, revalidation).await {
-            Ok(Some(landed)) => match landed.value {
-                Ok(confirmed) => Ok(confirmed.resolved(landed.joined)),
-                Err(error) if error.is_outage() => Ok(stale(&record, &error.to_string())),
-                Err(error) => Err(error),
-            },
-            Ok(None) => Ok(stale(&record, "the revalidation failed")),
-            Err(_) => Ok(stale(&record, "the upstream takes long to answer")),
-        }
+        let landed = tokio::time::timeout(within, self.revalidations.join(key, revalidation())).await;
+        let (why, reason) = match landed {
+            Ok(Some(Landed { value: Ok(confirmed), joined })) => return Ok(confirmed.resolved(joined)),
+            Ok(Some(Landed { value: Err(error), .. })) if error.is_outage() => (error.to_string(), error.label()),
+            Ok(Some(Landed { value: Err(error), .. })) => return Err(error),
+            Ok(None) => ("the revalidation failed".to_owned(), "internal"),
+            Err(_) => {
+                site.upstream.is_slow();
+                ("the upstream takes long to answer".to_owned(), "slow")
+            }
+        };
+        // Another one may have confirmed a newer one in the meantime.
+        let latest = self.cached_tag(scope, tag).await.or(record).ok_or(PullError::Internal)?;
+        Ok(stale(&latest, overdue, &why, reason))
     }
 
     /// A tag's record, if its manifest is here.
@@ -106,8 +158,9 @@ impl Pull {
     }
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
-    async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag) -> Result<Confirmed, PullError> {
-        let confirmed = self.ask(&scope, &tag).await;
+    /// `fallback`: what is cached stands in, so that a failing upstream is spared.
+    async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag, fallback: bool) -> Result<Confirmed, PullError> {
+        let confirmed = self.ask(&scope, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now() };
@@ -115,19 +168,26 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 self.cache.remove_tag(&scope, &tag).await;
-                self.negative.remember(&scope, tag.as_str(), self.site(&scope)?.freshness.negative);
+                let negative = self.site(&scope)?.freshness.terms(scope.repository.as_str(), tag.as_str()).negative;
+                self.negative.remember(&scope, tag.as_str(), error.believe(negative));
                 return Err(not_found(&scope, &tag, false));
             }
+            // Told when it began.
+            Err(PullError::Upstream(error)) if error.was_not_asked() => {}
             Err(error) => {
-                tracing::warn!(upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag")
+                tracing::warn!(reason = error.label(), upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag")
             }
         }
         confirmed
     }
 
-    async fn ask(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Confirmed, PullError> {
+    async fn ask(self: &Arc<Self>, scope: &Scope, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
         let site: &Site = self.site(scope)?;
-        let resolved = site.upstream.resolve(&scope.repository, &Reference::Tag(tag.clone())).await?;
+        let reference = Reference::Tag(tag.clone());
+        let resolved = match fallback {
+            true => site.upstream.revalidate(&scope.repository, &reference).await?,
+            false => site.upstream.resolve(&scope.repository, &reference).await?,
+        };
         let digest = resolved.digest;
         if self.held(scope, &digest).await.is_some() {
             return Ok(Confirmed { digest, filled: false });
@@ -146,6 +206,10 @@ impl Confirmed {
         let how = if self.filled { How::Filled { joined } } else { How::Revalidated };
         Resolved { digest: self.digest, how }
     }
+}
+
+fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str) -> Resolved {
+    Resolved { digest: record.digest, how: How::Stale { overdue, why: why.to_owned(), reason } }
 }
 
 fn not_found(scope: &Scope, tag: &Tag, remembered: bool) -> PullError {

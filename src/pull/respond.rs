@@ -3,8 +3,6 @@
 //! Built from what is stored, never copied from an upstream's answer. HEAD gets the same headers as GET.
 
 use std::borrow::Cow;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use super::listing::Page;
 use super::manifest::Held;
 use super::{PullError, Request};
 use crate::cache::Tier;
+use crate::hop;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ContentRange, Digest, ErrorCode, RangeHeader, Selection, route};
 
@@ -82,8 +81,8 @@ impl From {
     }
 
     /// From the cache, `overdue` after its freshness ended, because of `why`.
-    pub fn stale(overdue: Duration, why: &str) -> Self {
-        let status = format!("roadstead; hit; ttl=-{}; detail=stale", overdue.as_secs());
+    pub fn stale(overdue: Duration, why: &str, reason: &str) -> Self {
+        let status = format!("roadstead; hit; ttl=-{}; reason={reason}; detail=stale", overdue.as_secs());
         Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
     }
 
@@ -156,8 +155,7 @@ impl Request<'_> {
 
     /// 206 with several parts, which podman wants exactly as it asked for them (RFC 9110 §15.3.7.2).
     fn parts(&self, source: Source, ranges: Vec<Range<u64>>, size: u64, digest: &Digest, from: From) -> Answer {
-        // Nobody who made the blob can have known it.
-        let boundary = format!("roadstead{:016x}", RandomState::new().hash_one(size));
+        let boundary = boundary(digest);
         let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
         let mut length = 0;
         for range in ranges {
@@ -218,13 +216,13 @@ impl Request<'_> {
         let message = error.to_string();
         let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
         let cache_status = match &error {
-            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative",
-            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404",
-            PullError::Offline { .. } => "roadstead; detail=offline",
-            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied",
-            _ => "roadstead; fwd=miss; detail=error",
+            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".to_owned(),
+            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".to_owned(),
+            _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".to_owned(),
+            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".to_owned(),
+            _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()),
         };
-        self.common(&mut response, cache_status);
+        self.common(&mut response, &cache_status);
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -244,6 +242,13 @@ impl Request<'_> {
             return None;
         }
         RangeHeader::parse(value.to_str().ok()?)
+    }
+
+    /// `Cache-Control: no-cache`: the client wants to know that it is current (RFC 9111 §5.2.1.4).
+    pub(super) fn wants_check(&self) -> bool {
+        let values = self.headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        let mut directives = values.flat_map(|value| value.split(','));
+        directives.any(|directive| directive.trim().eq_ignore_ascii_case("no-cache"))
     }
 
     /// `If-None-Match` names this digest (RFC 9110 §13.1.2); without quotes, too, as distribution takes it.
@@ -270,7 +275,8 @@ impl Request<'_> {
     fn common(&self, response: &mut Response<Body>, cache_status: &str) {
         let headers = response.headers_mut();
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        insert(headers, CACHE_STATUS, cache_status);
+        // Nearest to the origin first (RFC 9211 §2).
+        insert(headers, CACHE_STATUS, &hop::cache_status(cache_status));
         if let Some(namespace) = self.namespace {
             insert(headers, NAMESPACE, namespace);
         }
@@ -322,6 +328,16 @@ fn unchanged(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// The boundary for parts of a blob. No part can contain it, since no bytes are known that contain their own digest; and the
+/// same ranges of the same blob are always the same answer, as its strong ETag says. (An upstream may forge parts in bytes
+/// that are not the blob; such an answer never ends, I5.)
+fn boundary(digest: &Digest) -> String {
+    // 70 characters are allowed (RFC 2046 § 5.1.1): sha512 is cut to what sha256 has.
+    let mut hex = digest.hex();
+    hex.truncate(64);
+    hex
+}
+
 fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
@@ -330,5 +346,22 @@ fn etag(digest: &Digest) -> String {
 fn insert(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn t7_a_boundary_belongs_to_its_blob() {
+        let of = |algorithm, data: &[u8]| boundary(&Digest::of(algorithm, data));
+        for algorithm in Algorithm::ALL {
+            assert_eq!(of(algorithm, b"layer").len(), 64);
+            assert_eq!(of(algorithm, b"layer"), of(algorithm, b"layer"));
+            assert_ne!(of(algorithm, b"layer"), of(algorithm, b"other"));
+            assert!(of(algorithm, b"layer").bytes().all(|c| c.is_ascii_alphanumeric()), "needs no quotes");
+        }
     }
 }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::account::{Account, Counted};
 use super::sendfile::Lane;
+use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
 use crate::policy::Policy;
@@ -51,7 +52,7 @@ impl Handler {
         let started = Instant::now();
         let id = RequestId::from_header_or_new(request.headers());
         let mut account = Account::new(self.metrics.clone(), &request, peer, id, started);
-        let Answer { mut response, outcome, error } = self.answer(&request, &mut account).await;
+        let Answer { mut response, outcome, error } = hop::of(account.id().header(), self.answer(&request, &mut account)).await;
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
             // Nobody reads it; what follows on this connection could be mistaken for a request.

@@ -84,15 +84,19 @@ impl Auth {
         let known = self.known().clone();
         match known {
             Known::Nothing => Ok(Grant::Bare),
-            Known::Basic => Ok(self.credential(client).await?.and_then(|held| held.basic()).map_or(Grant::Bare, Grant::Basic)),
+            Known::Basic => {
+                Ok(self.credential(client, repository).await?.and_then(|held| held.basic()).map_or(Grant::Bare, Grant::Basic))
+            }
             Known::Bearer { realm, service, scopes } => {
-                let scopes = match scopes.get(&kind) {
+                // Some have one scope for everything: what one kind taught holds for the others.
+                let general = || scopes.values().find(|scopes| !scopes.iter().any(|scope| scope.contains(NAME)));
+                let scopes = match scopes.get(&kind).or_else(general) {
                     Some(scopes) => scopes.iter().map(|scope| scope.replace(NAME, repository.as_str())).collect(),
                     None => vec![pull_scope(repository.as_str())],
                 };
-                let credential = self.credential_for(client, &realm).await?;
+                let credential = self.credential_for(client, &realm, repository).await?;
                 let wanted = Wanted { realm, service, scopes, credential };
-                match self.token(client, &wanted).await {
+                match self.token(client, &wanted, repository).await {
                     Ok(token) => Ok(Grant::Bearer(token, wanted)),
                     Err(error) => {
                         // Perhaps the realm has moved; then the next request shall hear so from a new challenge.
@@ -125,16 +129,20 @@ impl Auth {
             Grant::Basic(_) if chosen.is_some_and(|challenge| challenge.scheme != "basic") => {}
             Grant::Basic(sent) => {
                 // Perhaps the credential was remembered and its source has a newer one.
-                self.credentials.forget().await;
-                let newer = self.credential(client).await?.and_then(|credential| credential.basic());
+                self.credentials.forget(repository).await;
+                let newer = self.credential(client, repository).await?.and_then(|credential| credential.basic());
                 if let Some(newer) = newer.filter(|newer| newer != sent) {
                     return Ok(Some(Grant::Basic(newer)));
                 }
                 *self.known() = Known::Nothing;
                 return Err(client.error(&self.url, Reason::CredentialsRefused(refused)));
             }
-            // Made for this very request, and still refused: this account may not.
-            Grant::Bearer(token, _) if token.received >= started => return Err(client.error(&self.url, Reason::Denied(refused))),
+            // Made for this very request, with what the challenge asks for, and still refused: this account may not.
+            Grant::Bearer(token, wanted)
+                if token.received >= started && !chosen.is_some_and(|challenge| asks_for_more(challenge, wanted)) =>
+            {
+                return Err(client.error(&self.url, Reason::Denied(refused)));
+            }
             Grant::Bearer(token, wanted) => {
                 self.tokens.drop(wanted, token).await;
                 let same_realm = chosen
@@ -161,18 +169,18 @@ impl Auth {
         challenge: &Challenge,
     ) -> Result<Grant, UpstreamError> {
         if challenge.scheme == "basic" {
-            let basic = self.credential(client).await?.and_then(|credential| credential.basic());
+            let basic = self.credential(client, repository).await?.and_then(|credential| credential.basic());
             let grant = basic.map(Grant::Basic).ok_or_else(|| client.error(&self.url, Reason::CredentialsMissing))?;
             *self.known() = Known::Basic;
             return Ok(grant);
         }
         let realm = realm::parse(&self.url, challenge.parameter("realm").unwrap_or_default())
             .map_err(|error| client.error(&self.url, Reason::Invalid(error.to_string())))?;
-        let credential = self.credential_for(client, &realm).await?;
+        let credential = self.credential_for(client, &realm, repository).await?;
         let service = challenge.parameter("service").map(ToOwned::to_owned);
         let scopes = scopes(challenge, repository);
         let wanted = Wanted { realm, service, scopes, credential };
-        let token = self.token(client, &wanted).await?;
+        let token = self.token(client, &wanted, repository).await?;
         self.learn(client, kind, repository, &wanted);
         Ok(Grant::Bearer(token, wanted))
     }
@@ -199,22 +207,27 @@ impl Auth {
     }
 
     /// A token; credentials that the realm refuses are looked up again next time.
-    async fn token(&self, client: &Client, wanted: &Wanted) -> Result<Token, UpstreamError> {
+    async fn token(&self, client: &Client, wanted: &Wanted, repository: &Repository) -> Result<Token, UpstreamError> {
         let token = self.tokens.get(client, wanted).await;
         if token.as_ref().is_err_and(|error| matches!(error.reason(), Reason::CredentialsRefused(_))) {
-            self.credentials.forget().await;
+            self.credentials.forget(repository).await;
         }
         token
     }
 
-    async fn credential(&self, client: &Client) -> Result<Option<Arc<Credential>>, UpstreamError> {
-        self.credentials.get().await.map_err(|error| client.error(&self.url, error))
+    async fn credential(&self, client: &Client, repository: &Repository) -> Result<Option<Arc<Credential>>, UpstreamError> {
+        self.credentials.get(repository).await.map_err(|error| client.error(&self.url, error))
     }
 
     /// The credential, if `realm` may see it (I9).
-    async fn credential_for(&self, client: &Client, realm: &Url) -> Result<Option<Arc<Credential>>, UpstreamError> {
+    async fn credential_for(
+        &self,
+        client: &Client,
+        realm: &Url,
+        repository: &Repository,
+    ) -> Result<Option<Arc<Credential>>, UpstreamError> {
         if self.credentials.is_anonymous() || realm::may_receive(&self.url, realm, &self.token_realms) {
-            return self.credential(client).await;
+            return self.credential(client, repository).await;
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -224,6 +237,19 @@ impl Auth {
             );
         }
         Ok(None)
+    }
+
+    /// The credential that a challenge would be answered with, and whether its realm may have it.
+    pub(super) async fn examine(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        challenge: &Challenge,
+    ) -> Result<(Option<Arc<Credential>>, Option<Url>), UpstreamError> {
+        let realm = challenge.parameter("realm").filter(|_| challenge.scheme == "bearer");
+        let realm = realm.and_then(|realm| realm::parse(&self.url, realm).ok());
+        let refused = realm.filter(|realm| !realm::may_receive(&self.url, realm, &self.token_realms));
+        Ok((self.credential(client, repository).await?, refused))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -247,6 +273,12 @@ impl Auth {
         let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None };
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
+}
+
+/// A challenge names a scope that the token was not asked for with: listing tags may need another one than pulling.
+fn asks_for_more(challenge: &Challenge, wanted: &Wanted) -> bool {
+    let asked = challenge.parameter("scope").unwrap_or_default();
+    asked.split_whitespace().any(|scope| !wanted.scopes.iter().any(|held| held == scope))
 }
 
 /// The scopes of a challenge, else the one that pulling needs.

@@ -4,6 +4,7 @@
 //! at: who asked knows what it should be.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,11 +12,14 @@ use http::{HeaderMap, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use prometheus::IntCounter;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
+use super::health::Health;
+use super::pace::Pace;
+use super::queue::Slot;
 use crate::oci::ContentRange;
 
 /// How long the whole of a small body may take, however steadily it drips.
@@ -37,12 +41,17 @@ pub struct BlobAnswer {
 #[derive(Debug)]
 pub struct BlobBody {
     body: Body,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<Slot>,
+    /// Of the address that sends it.
+    health: Arc<Health>,
+    /// `max_bandwidth`, and when to read on.
+    pace: Option<Arc<Pace>>,
+    read_on: Instant,
 }
 
 impl BlobBody {
-    pub(super) fn new(body: Body, slot: OwnedSemaphorePermit) -> Self {
-        Self { body, _slot: slot }
+    pub(super) fn new(body: Body, slot: Option<Slot>, health: Arc<Health>, pace: Option<Arc<Pace>>) -> Self {
+        Self { body, _slot: slot, health, pace, read_on: Instant::now() }
     }
 
     /// The next bytes; `None` at the end, which is also what follows an error. Fails with class `Broken` if no byte
@@ -50,7 +59,24 @@ impl BlobBody {
     ///
     /// Cancel-safe: no byte is lost. The stall time-out begins anew with each call.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
-        self.body.chunk().await
+        if let Some(pace) = &self.pace {
+            tokio::time::sleep_until(self.read_on).await;
+            let chunk = self.body.chunk().await;
+            if let Some(Ok(chunk)) = &chunk {
+                self.read_on = pace.taken(Instant::now(), chunk.len() as u64);
+            }
+            return self.noting(chunk);
+        }
+        let chunk = self.body.chunk().await;
+        self.noting(chunk)
+    }
+
+    /// A break speaks against the address: the rest is asked of another one first.
+    fn noting(&self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
+        if let Some(Err(error)) = &chunk {
+            self.health.broke(error);
+        }
+        chunk
     }
 }
 
@@ -92,7 +118,15 @@ impl Body {
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         loop {
             let incoming = self.incoming.as_mut()?;
-            let reason = match tokio::time::timeout(self.client.stall_timeout, incoming.frame()).await {
+            let frame = tokio::select! {
+                frame = tokio::time::timeout(self.client.stall_timeout, incoming.frame()) => Some(frame),
+                () = self.client.offline() => None,
+            };
+            let Some(frame) = frame else {
+                self.incoming = None;
+                return Some(Err(self.client.error(&self.url, Reason::Offline)));
+            };
+            let reason = match frame {
                 Ok(Some(Ok(frame))) => {
                     // Trailers say nothing that is needed.
                     let Ok(data) = frame.into_data() else { continue };

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 use url::Url;
 
 use super::connect::{ConnectError, Connector};
@@ -40,6 +41,8 @@ pub(super) struct Client {
     proxies: Arc<Matcher>,
     response_timeout: Duration,
     pub(super) stall_timeout: Duration,
+    /// Turns true when not one packet more may go out.
+    pub(super) offline: watch::Receiver<bool>,
 }
 
 /// What to send.
@@ -58,13 +61,26 @@ impl Client {
         connector: Connector,
         proxies: Arc<Matcher>,
         (response_timeout, stall_timeout): (Duration, Duration),
+        offline: watch::Receiver<bool>,
     ) -> Self {
         let pool = |idle: usize| {
             let mut builder = legacy::Client::builder(TokioExecutor::new());
             builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new()).pool_idle_timeout(IDLE);
             builder.pool_max_idle_per_host(idle).build(connector.clone())
         };
-        Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, response_timeout, stall_timeout }
+        Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, response_timeout, stall_timeout, offline }
+    }
+
+    /// Waits until the upstream is offline; for ever, if that does not come.
+    pub(super) async fn offline(&self) {
+        if self.offline.clone().wait_for(|offline| *offline).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Whether a proxy stands between the mirror and `url`.
+    pub(super) fn is_proxied(&self, url: &Url) -> bool {
+        Uri::try_from(url.as_str()).is_ok_and(|uri| self.proxies.intercept(&uri).is_some())
     }
 
     /// An error of this upstream at the host of `url`.
@@ -155,7 +171,7 @@ impl Client {
     pub(super) async fn refusal(&self, url: &Url, response: Response<Incoming>) -> UpstreamError {
         let status = response.status();
         let reason = match status.as_u16() {
-            404 | 410 => Reason::NotFound,
+            404 | 410 => Reason::NotFound { believe: quota::believe(response.headers()) },
             401 | 403 | 451 => Reason::Denied(status),
             429 => {
                 let (head, body) = response.into_parts();

@@ -4,6 +4,7 @@
 //! of this layer; they leave it only through [`Credential::basic`] and the token request (I9). Called by
 //! [`super::auth`], which has checked the receiver first.
 
+mod cloud;
 mod docker;
 mod helper;
 
@@ -17,8 +18,14 @@ use url::Url;
 
 use crate::config;
 use crate::config::Secret;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, Repository};
+use cloud::aws::Ecr;
+use cloud::azure::Acr;
+use cloud::gcp::Gcp;
+pub(super) use cloud::{Env, Ground};
+use cloud::{Fetch, Renewing};
 use docker::DockerConfig;
+use helper::Helper;
 
 /// Something to sign in with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +97,14 @@ pub enum CredentialError {
     /// The helper's output is not the protocol's.
     #[error("{0} printed something that is no credential")]
     HelperOutput(String),
+    /// A cloud's identity service did not give a credential.
+    #[error("{service}: {problem}")]
+    Cloud {
+        /// What was asked, or the file or variable that is wrong.
+        service: String,
+        /// What is wrong, and what to do about it.
+        problem: String,
+    },
 }
 
 impl Credential {
@@ -126,46 +141,96 @@ impl Credential {
     }
 }
 
-/// One upstream address's source of credentials.
+/// One upstream address's sources of credentials, chosen by repository.
 #[derive(Debug)]
-pub(super) enum Credentials {
-    Anonymous,
+pub(super) struct Credentials {
+    /// By prefix, the longest first; at most one without a prefix, at the end.
+    entries: Vec<(String, Source)>,
+}
+
+#[derive(Debug)]
+enum Source {
     Fixed(Arc<Credential>),
     Docker(Box<DockerConfig>),
+    Helper(Box<Helper>),
+    Ecr(Box<Renewing<Ecr>>),
+    Gcp(Box<Renewing<Gcp>>),
+    Acr(Box<Renewing<Acr>>),
 }
 
 impl Credentials {
-    /// The source that `config` names, for the registry at `url`.
-    pub(super) fn new(config: &config::Credentials, url: &Url) -> Self {
-        match config {
-            config::Credentials::Anonymous => Self::Anonymous,
-            config::Credentials::Password { username, password } => {
-                Self::Fixed(Arc::new(Credential::Password { username: username.clone(), password: password.clone() }))
-            }
-            config::Credentials::DockerConfig(path) => Self::Docker(Box::new(DockerConfig::new(path, url))),
-        }
+    /// The sources that `config` names, for the registry at `url`.
+    pub(super) fn new(config: &config::Credentials, url: &Url, ground: &Ground) -> Self {
+        let mut entries: Vec<_> = match config {
+            config::Credentials::ByRepository(list) => list
+                .iter()
+                .filter_map(|entry| Some((entry.prefix.clone(), Source::new(&entry.credentials, url, ground)?)))
+                .collect(),
+            one => Source::new(one, url, ground).map(|source| (String::new(), source)).into_iter().collect(),
+        };
+        entries.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Self { entries }
     }
 
-    /// The credential, if there is one. May read a file or run a helper, both off the reactor (I11). Cancel-safe.
-    pub(super) async fn get(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
-        match self {
-            Self::Anonymous => Ok(None),
-            Self::Fixed(credential) => Ok(Some(Arc::clone(credential))),
-            Self::Docker(config) => config.get().await,
+    fn source(&self, repository: &Repository) -> Option<&Source> {
+        self.entries.iter().find(|(prefix, _)| is_below(repository.as_str(), prefix)).map(|(_, source)| source)
+    }
+
+    /// The credential for `repository`, if there is one. May read a file, run a helper or ask a cloud, all off the reactor
+    /// (I11). Cancel-safe.
+    pub(super) async fn get(&self, repository: &Repository) -> Result<Option<Arc<Credential>>, CredentialError> {
+        match self.source(repository) {
+            None => Ok(None),
+            Some(Source::Fixed(credential)) => Ok(Some(Arc::clone(credential))),
+            Some(Source::Docker(config)) => config.get().await,
+            Some(Source::Helper(helper)) => helper.get().await,
+            Some(Source::Ecr(renewing)) => renewing.get().await.map(Some),
+            Some(Source::Gcp(renewing)) => renewing.get().await.map(Some),
+            Some(Source::Acr(renewing)) => renewing.get().await.map(Some),
         }
     }
 
     /// The upstream refused what [`Self::get`] gave: do not give it again from memory.
-    pub(super) async fn forget(&self) {
-        if let Self::Docker(config) = self {
-            config.forget().await;
+    pub(super) async fn forget(&self, repository: &Repository) {
+        match self.source(repository) {
+            Some(Source::Docker(config)) => config.forget().await,
+            Some(Source::Helper(helper)) => helper.forget().await,
+            Some(Source::Ecr(renewing)) => renewing.forget(),
+            Some(Source::Gcp(renewing)) => renewing.forget(),
+            Some(Source::Acr(renewing)) => renewing.forget(),
+            Some(Source::Fixed(_)) | None => {}
         }
     }
 
     /// Whether there is no source at all, so that nothing can be withheld from anybody.
     pub(super) fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Anonymous)
+        self.entries.is_empty()
     }
+}
+
+impl Source {
+    fn new(config: &config::Credentials, url: &Url, ground: &Ground) -> Option<Self> {
+        fn renewing<S: Fetch>(source: S) -> Box<Renewing<S>> {
+            Box::new(Renewing::new(source))
+        }
+        Some(match config {
+            // Lists are not nested: the configuration has no such form.
+            config::Credentials::Anonymous | config::Credentials::ByRepository(_) => return None,
+            config::Credentials::Password { username, password } => {
+                Self::Fixed(Arc::new(Credential::Password { username: username.clone(), password: password.clone() }))
+            }
+            config::Credentials::DockerConfig(path) => Self::Docker(Box::new(DockerConfig::new(path, url))),
+            config::Credentials::Helper(name) => Self::Helper(Box::new(Helper::new(name, &docker::server(url)))),
+            config::Credentials::Ecr => Self::Ecr(renewing(Ecr::new(ground.clone(), url))),
+            config::Credentials::Gcp { key_file } => Self::Gcp(renewing(Gcp::new(ground.clone(), key_file.clone(), url))),
+            config::Credentials::Acr => Self::Acr(renewing(Acr::new(ground.clone(), url))),
+        })
+    }
+}
+
+/// Whether `repository` is `prefix` or below it, component by component; everything is below the empty one.
+fn is_below(repository: &str, prefix: &str) -> bool {
+    repository.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -181,6 +246,21 @@ mod tests {
         let token = |username: Option<&str>| Credential::Identity { username: username.map(Into::into), token: Secret::new("t") };
         assert_eq!(token(None).basic(), None);
         assert_eq!(token(Some("u")).basic().unwrap(), "Basic dTp0");
+    }
+
+    #[test]
+    fn prefixes_end_at_components() {
+        for (repository, prefix, expected) in [
+            ("team/app", "", true),
+            ("team/app", "team", true),
+            ("team", "team", true),
+            ("teammate/app", "team", false),
+            ("a/team", "team", false),
+            ("team/app", "team/app", true),
+            ("team", "team/app", false),
+        ] {
+            assert_eq!(is_below(repository, prefix), expected, "{repository} {prefix}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::breaker::Fault;
 use super::credentials::CredentialError;
 use super::redirect::RedirectError;
 use crate::oci::UpstreamName;
@@ -31,7 +32,9 @@ pub enum Class {
     NotFound,
     /// The upstream does not let the mirror's account (or anonymous callers) read this.
     Denied,
-    /// Too many requests; not before `retry_after`, where the upstream said it (1 to 60 seconds).
+    /// The operator does not want it to be asked.
+    Offline,
+    /// Too many requests; not before `retry_after`, where the upstream said it (a second to an hour).
     RateLimited {
         /// The upstream's wish.
         retry_after: Option<Duration>,
@@ -49,7 +52,10 @@ pub enum Class {
 pub enum Reason {
     /// 404 or 410.
     #[error("it does not have this")]
-    NotFound,
+    NotFound {
+        /// For how long it wants that believed at most (`Cache-Control`).
+        believe: Option<Duration>,
+    },
     /// 401, 403 or 451 although everything that could be presented was.
     #[error("it refuses access ({0}): this does not exist there, or the mirror's account may not read it")]
     Denied(StatusCode),
@@ -62,6 +68,23 @@ pub enum Reason {
         /// What `Retry-After`, or the body, asks for.
         retry_after: Option<Duration>,
     },
+    /// Not asked, because of an earlier 429.
+    #[error("it has had too many requests from here (429); it is asked again in {}", shown(*.0))]
+    HeldBack(Duration),
+    /// Not asked, because it failed before.
+    #[error("it is not asked, because it failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
+    Resting {
+        /// The last failure.
+        why: String,
+        /// Until the next attempt.
+        retry_in: Duration,
+    },
+    /// Not asked, because too many requests wait already, or for too long.
+    #[error("too many requests wait for it (max_connections, max_queue)")]
+    Busy,
+    /// Not asked, because that is switched off.
+    #[error("the mirror is offline for it (cache.offline, upstream.*.offline or /api/v1/offline)")]
+    Offline,
     /// Name resolution, TCP, a proxy or TLS failed.
     #[error("cannot connect: {0}")]
     Connect(String),
@@ -108,13 +131,17 @@ impl UpstreamError {
     /// What follows from it.
     pub fn class(&self) -> Class {
         match &self.0.reason {
-            Reason::NotFound => Class::NotFound,
+            Reason::NotFound { .. } => Class::NotFound,
+            Reason::Offline => Class::Offline,
+            Reason::HeldBack(wait) => Class::RateLimited { retry_after: Some(*wait) },
             Reason::Denied(_) | Reason::CredentialsMissing => Class::Denied,
             Reason::RateLimited { retry_after } => Class::RateLimited { retry_after: *retry_after },
             Reason::Connect(_)
             | Reason::Timeout(_)
             | Reason::NoAnswer(_)
             | Reason::Failing(_)
+            | Reason::Resting { .. }
+            | Reason::Busy
             | Reason::CredentialsRefused(_)
             | Reason::Credentials(_) => Class::Unavailable,
             Reason::Broken(_) | Reason::Stalled(_) => Class::Broken,
@@ -146,9 +173,61 @@ impl UpstreamError {
         &self.0.host
     }
 
-    /// No address of this host answers just now: later requests should try another one first.
-    pub(super) fn is_outage(&self) -> bool {
-        matches!(self.0.reason, Reason::Connect(_) | Reason::Timeout(_) | Reason::NoAnswer(_))
+    /// In a word, for metrics and `Cache-Status`.
+    pub fn label(&self) -> &'static str {
+        match &self.0.reason {
+            Reason::NotFound { .. } => "not_found",
+            Reason::Denied(_) | Reason::CredentialsMissing => "denied",
+            Reason::RateLimited { .. } => "rate_limited",
+            Reason::HeldBack(_) => "held_back",
+            Reason::Resting { .. } => "breaker",
+            Reason::Busy => "busy",
+            Reason::Offline => "offline",
+            Reason::Connect(_) => "connect",
+            Reason::Timeout(_) => "timeout",
+            Reason::NoAnswer(_) => "no_answer",
+            Reason::Failing(_) => "failing",
+            Reason::CredentialsRefused(_) | Reason::Credentials(_) => "credentials",
+            Reason::Broken(_) | Reason::Stalled(_) => "broken",
+            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Status(_) => "invalid",
+        }
+    }
+
+    /// When it makes sense to ask again, where that is known.
+    pub fn retry_in(&self) -> Option<Duration> {
+        match &self.0.reason {
+            Reason::HeldBack(wait) | Reason::Resting { retry_in: wait, .. } => Some(*wait),
+            Reason::RateLimited { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// For how long a "not found" may be believed, if the upstream said so.
+    pub fn believe(&self) -> Option<Duration> {
+        match &self.0.reason {
+            Reason::NotFound { believe } => *believe,
+            _ => None,
+        }
+    }
+
+    /// No packet went out for it.
+    pub fn was_not_asked(&self) -> bool {
+        matches!(self.0.reason, Reason::HeldBack(_) | Reason::Resting { .. } | Reason::Busy | Reason::Offline)
+    }
+
+    /// What it says about the health of the address: `None` where it answered as a registry does, or was not asked.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match &self.0.reason {
+            Reason::Connect(_) | Reason::Timeout(_) | Reason::NoAnswer(_) => Some(Fault::Unreachable),
+            Reason::Failing(_) => Some(Fault::Failing),
+            Reason::Broken(_) | Reason::Stalled(_) => Some(Fault::Broken),
+            _ => None,
+        }
+    }
+
+    /// Whether asking again within a second may help.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self.0.reason, Reason::Connect(_) | Reason::NoAnswer(_) | Reason::Failing(_))
     }
 
     /// Of several addresses' errors the least decisive one counts: one address that is down hides what it has, so
@@ -158,7 +237,7 @@ impl UpstreamError {
             Class::NotFound => 0,
             Class::Denied => 1,
             Class::RateLimited { .. } => 2,
-            Class::Unavailable | Class::Broken | Class::Invalid => 3,
+            Class::Offline | Class::Unavailable | Class::Broken | Class::Invalid => 3,
         };
         if doubt(&other) > doubt(&self) { other } else { self }
     }
@@ -174,6 +253,11 @@ impl std::error::Error for UpstreamError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.reason.source()
     }
+}
+
+/// A time as people read it: no nanoseconds.
+fn shown(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(time.as_millis().div_ceil(100) as u64 * 100))
 }
 
 /// The text of an error and its causes, without the repetitions that wrapped I/O errors bring.
@@ -214,15 +298,18 @@ mod tests {
         assert!(error(Reason::Failing(StatusCode::BAD_GATEWAY)).retry());
         assert!(error(Reason::RateLimited { retry_after: None }).retry());
         assert!(!error(Reason::CredentialsRefused(StatusCode::UNAUTHORIZED)).retry());
-        assert!(!error(Reason::NotFound).retry());
+        assert!(!error(Reason::NotFound { believe: None }).retry());
         assert!(!error(Reason::Invalid(String::new())).retry());
     }
 
     #[test]
     fn not_found_needs_all_addresses() {
         let down = || error(Reason::Connect(String::new()));
-        assert_eq!(error(Reason::NotFound).or(error(Reason::NotFound)).class(), Class::NotFound);
-        assert_eq!(error(Reason::NotFound).or(down()).class(), Class::Unavailable);
-        assert_eq!(down().or(error(Reason::NotFound)).class(), Class::Unavailable);
+        assert_eq!(
+            error(Reason::NotFound { believe: None }).or(error(Reason::NotFound { believe: None })).class(),
+            Class::NotFound
+        );
+        assert_eq!(error(Reason::NotFound { believe: None }).or(down()).class(), Class::Unavailable);
+        assert_eq!(down().or(error(Reason::NotFound { believe: None })).class(), Class::Unavailable);
     }
 }

@@ -9,6 +9,7 @@ use url::form_urlencoded::Serializer;
 
 use super::Upstream;
 use super::blob::{self, Body};
+use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask};
 use crate::metrics::Kind;
@@ -66,11 +67,12 @@ impl Upstream {
         match bytes {
             Some((bytes, error)) if serde_json::from_slice::<TagList>(&bytes).is_err() => Err(error),
             Some((bytes, _)) => Ok(Listing { bytes, next }),
-            None => Err(UpstreamError::new(&self.name, "", Reason::NotFound)),
+            None => Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None })),
         }
     }
 
-    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*). `page` is an earlier
+    /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*), of any of `artifact_types` if
+    /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
     /// `None`: the upstream has no such API, which it shows by 404, 405, 501 or something that is no index.
@@ -78,10 +80,11 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: &Digest,
-        artifact_type: Option<&str>,
+        artifact_types: &[String],
         page: Option<&str>,
     ) -> Result<Option<Referrers>, UpstreamError> {
-        let filter = || Serializer::new(String::new()).extend_pairs(artifact_type.map(|kind| ("artifactType", kind))).finish();
+        let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
+        let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
         let lacks =
             |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
@@ -109,7 +112,7 @@ impl Upstream {
         lacks: impl Fn(StatusCode) -> bool,
     ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
-        let ask = Ask { kind, method: Method::GET, repository, path, query, accept, range: None };
+        let ask = Ask { kind, method: Method::GET, repository, path, query, accept, range: None, need: Need::Content };
         let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
         let headers = answer.response.headers().clone();
         if lacks(answer.response.status()) {

@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::Upstream;
 use super::blob::{self, Body};
+use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use crate::metrics::Kind;
@@ -44,14 +45,29 @@ impl Upstream {
     /// The digest that a reference stands for, by HEAD, which no registry counts as a pull.
     ///
     /// A GET follows only where HEAD cannot tell: a success without `Docker-Content-Digest`, a 405, or a redirect whose
-    /// target refuses the method (403 or 405: a URL presigned for GET). Never after a 401, 429, 5xx or time-out.
+    /// target refuses the method (403 or 405: a URL presigned for GET). Never after a 401, 429, 5xx or time-out. An
+    /// address that showed such a lack is not asked by HEAD for an hour; each GET in the place of a HEAD is counted.
     pub async fn resolve(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+        self.resolve_for(Need::Content, repository, reference).await
+    }
+
+    /// As [`Self::resolve`], for a reference whose old answer can stand in: not asked at all while the upstream has just
+    /// failed, and asked once.
+    pub async fn revalidate(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+        self.resolve_for(Need::Fallback, repository, reference).await
+    }
+
+    async fn resolve_for(&self, need: Need, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+        // Of several addresses one that can may answer.
+        if !self.origins.iter().any(|origin| origin.health().knows_head()) {
+            return self.resolve_by_get(need, repository, reference).await;
+        }
         let no_head = |answer: &Answer| match answer.response.status() {
             StatusCode::METHOD_NOT_ALLOWED => true,
             StatusCode::FORBIDDEN => answer.redirected,
             _ => false,
         };
-        let (origin, answer) = self.ask_for_manifest(Method::HEAD, repository, reference, no_head).await?;
+        let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
         let headers = answer.response.headers();
         let claimed = claimed(headers);
         let digest = match (claimed, reference) {
@@ -67,14 +83,39 @@ impl Upstream {
             let size = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
             return Ok(Resolved { digest, content_type: content_type(headers), size, fetched: None });
         }
-        let fetched = self.manifest(repository, reference).await?;
+        if origin.health().lacks_head() {
+            tracing::warn!(upstream = %self.name, address = origin.host(), status = answer.response.status().as_u16(),
+                "this registry does not tell a tag's digest by HEAD; tags are checked by GET, which may count as pulls");
+        }
+        // Its place in the queue goes before the next is asked for.
+        drop(answer);
+        self.resolve_by_get(need, repository, reference).await
+    }
+
+    async fn resolve_by_get(
+        &self,
+        need: Need,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Resolved, UpstreamError> {
+        self.metrics.upstream_head_fallbacks_total.with_label_values(&[self.name.as_str()]).inc();
+        let fetched = self.manifest_for(need, repository, reference).await?;
         let (digest, size) = (fetched.digest, Some(fetched.bytes.len() as u64));
         Ok(Resolved { digest, content_type: fetched.content_type.clone(), size, fetched: Some(fetched) })
     }
 
     /// GET of a manifest, whole, at most [`MAX_MANIFEST`] bytes. Counts as a pull at registries that count.
     pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<FetchedManifest, UpstreamError> {
-        let (origin, answer) = self.ask_for_manifest(Method::GET, repository, reference, |_| false).await?;
+        self.manifest_for(Need::Content, repository, reference).await
+    }
+
+    async fn manifest_for(
+        &self,
+        need: Need,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<FetchedManifest, UpstreamError> {
+        let (origin, answer) = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await?;
         let error = |reason| origin.client.error(&answer.url, reason);
         if answer.response.status() != StatusCode::OK {
             return Err(error(Reason::Status(answer.response.status())));
@@ -97,13 +138,15 @@ impl Upstream {
 
     async fn ask_for_manifest(
         &self,
+        need: Need,
         method: Method,
         repository: &Repository,
         reference: &Reference,
         accepts: impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         let path = format!("manifests/{reference}");
-        let ask = Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: MediaType::ACCEPT, range: None };
+        let ask =
+            Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: MediaType::ACCEPT, range: None, need };
         self.ask(&ask, accepts).await
     }
 }

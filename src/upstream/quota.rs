@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, header};
 
 /// The shortest and the longest pause that a `Retry-After` can ask for.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// A pull quota as an upstream last told it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Pulls in one window.
     pub limit: Option<u64>,
@@ -19,6 +19,8 @@ pub struct Quota {
     pub remaining: u64,
     /// The length of the window.
     pub window: Option<Duration>,
+    /// Whose quota it is: `docker-ratelimit-source`, an address or the id of an account.
+    pub source: Option<String>,
 }
 
 /// Reads `ratelimit-limit` and `ratelimit-remaining`; `None` where nothing is said, which means no limit.
@@ -31,15 +33,32 @@ pub(super) fn quota(headers: &HeaderMap) -> Option<Quota> {
     };
     let limit = read("ratelimit-limit");
     let (remaining, window) = read("ratelimit-remaining")?;
-    Some(Quota { limit: limit.map(|(count, _)| count), remaining, window: window.or(limit.and_then(|(_, window)| window)) })
+    let source = headers.get("docker-ratelimit-source").and_then(|source| source.to_str().ok()).map(|source| {
+        // It is shown to people and in JSON; what is no word is not worth it.
+        source.chars().filter(|c| c.is_ascii_graphic()).take(100).collect()
+    });
+    let window = window.or(limit.and_then(|(_, window)| window));
+    Some(Quota { limit: limit.map(|(count, _)| count), remaining, window, source })
 }
 
-/// When a 429 wants the next request, between one second and a minute: from `Retry-After` (seconds, also fractional, or
+/// When a 429 wants the next request, between a second and an hour: from `Retry-After` (seconds, also fractional, or
 /// a date), else from a `retry-after: 880.092µs` inside the body.
 pub(super) fn retry_after(headers: &HeaderMap, body: &[u8]) -> Option<Duration> {
     let header = headers.get(header::RETRY_AFTER).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let pause = header.and_then(|text| seconds(text).or_else(|| until(text))).or_else(|| in_text(&String::from_utf8_lossy(body)));
     pause.map(|pause| pause.clamp(PAUSE.0, PAUSE.1))
+}
+
+/// For how long a "not found" may be believed: `Cache-Control` of the answer. `None` where nothing is said.
+pub(super) fn believe(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives = values.flat_map(|value| value.split(',')).map(|directive| directive.trim().to_ascii_lowercase());
+    let age = |directive: String| match directive.split_once('=') {
+        None => matches!(&*directive, "no-store" | "no-cache").then_some(Duration::ZERO),
+        Some(("s-maxage" | "max-age", seconds)) => seconds.trim_matches('"').parse().ok().map(Duration::from_secs),
+        Some(_) => None,
+    };
+    directives.filter_map(age).min()
 }
 
 fn seconds(text: &str) -> Option<Duration> {
@@ -93,13 +112,34 @@ mod tests {
     fn t40_ratelimit_headers() {
         let hub = headers(&[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "76;w=21600")]);
         let window = Some(Duration::from_secs(21600));
-        assert_eq!(quota(&hub), Some(Quota { limit: Some(100), remaining: 76, window }));
+        assert_eq!(quota(&hub), Some(Quota { limit: Some(100), remaining: 76, window, source: None }));
         let bare = headers(&[("ratelimit-remaining", " 0 ")]);
-        assert_eq!(quota(&bare), Some(Quota { limit: None, remaining: 0, window: None }));
+        assert_eq!(quota(&bare), Some(Quota { limit: None, remaining: 0, window: None, source: None }));
         for bad in ["", "-1", "many", "1e3;w=1"] {
             assert_eq!(quota(&headers(&[("ratelimit-remaining", bad)])), None, "{bad}");
         }
         assert_eq!(quota(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn t40_whose_quota() {
+        let hub = headers(&[("ratelimit-remaining", "7"), ("docker-ratelimit-source", "203.0.113.7")]);
+        assert_eq!(quota(&hub).unwrap().source.as_deref(), Some("203.0.113.7"));
+    }
+
+    #[test]
+    fn how_long_a_not_found_is_believed() {
+        let believed = |value: &str| believe(&headers(&[("cache-control", value)])).map(|time| time.as_secs());
+        for (value, expected) in [
+            ("max-age=3", Some(3)),
+            ("public, max-age=\"30\", s-maxage=5", Some(5)),
+            ("No-Store", Some(0)),
+            ("private, no-cache", Some(0)),
+            ("private", None),
+            ("max-age=soon", None),
+        ] {
+            assert_eq!(believed(value), expected, "{value}");
+        }
     }
 
     #[test]
@@ -108,9 +148,10 @@ mod tests {
         assert_eq!(after("7"), Some(7000));
         assert_eq!(after("0"), Some(1000));
         assert_eq!(after("2.5"), Some(2500));
-        assert_eq!(after("86400"), Some(60_000));
+        assert_eq!(after("300"), Some(300_000));
+        assert_eq!(after("86400"), Some(3_600_000));
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(1000));
-        assert_eq!(after(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600))), Some(60_000));
+        assert_eq!(after(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(7200))), Some(3_600_000));
         for bad in ["soon", "-1", "NaN", "inf", ""] {
             assert_eq!(after(bad), None, "{bad}");
         }
@@ -120,7 +161,7 @@ mod tests {
     fn t40_when_the_body_says_it() {
         let body = |text: &str| retry_after(&HeaderMap::new(), text.as_bytes()).map(|pause| pause.as_millis());
         assert_eq!(body("toomanyrequests: retry-after: 880.092µs, allowed: 44000/minute"), Some(1000));
-        assert_eq!(body(r#"{"errors":[{"message":"Retry-After: 1m0.5s"}]}"#), Some(60_000));
+        assert_eq!(body(r#"{"errors":[{"message":"Retry-After: 1m0.5s"}]}"#), Some(60_500));
         assert_eq!(body("retry-after: 3s"), Some(3000));
         assert_eq!(body("<html>429 Too Many Requests</html>"), None);
         assert_eq!(body("retry-after: "), None);

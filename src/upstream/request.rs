@@ -5,24 +5,28 @@
 //! again once a redirect has left it (I9). What comes back is an answer of any status; [`super::Upstream`] decides
 //! what it means. Redirects are never remembered: the URLs they lead to live for minutes.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use url::Url;
 
 use super::auth::{Auth, Grant};
+use super::breaker::Need;
 use super::challenge;
-use super::client::{Client, Exchange, remark};
+use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
+use super::health::{Health, Temper};
+use super::queue::Slot;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
+use crate::config;
+use crate::hop;
 use crate::metrics::Kind;
 use crate::oci::Repository;
 
-/// For how long an address that could not be reached is tried after the others.
-const AVOID: Duration = Duration::from_secs(10);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A question, independent of which address it goes to.
 #[derive(Clone, Debug)]
@@ -36,6 +40,18 @@ pub(super) struct Ask<'a> {
     pub(super) query: Option<String>,
     pub(super) accept: &'static str,
     pub(super) range: Option<HeaderValue>,
+    pub(super) need: Need,
+}
+
+impl Ask<'_> {
+    /// Which limit of the upstream it falls under.
+    pub(super) fn temper(&self) -> Temper {
+        match (&self.method, self.kind) {
+            (&Method::HEAD, _) => Temper::Check,
+            (_, Kind::Blob) => Temper::Layer,
+            _ => Temper::Pull,
+        }
+    }
 }
 
 /// The head of an answer, and where it comes from. Not to be printed: the URL may be a presigned one (I9).
@@ -46,6 +62,8 @@ pub(super) struct Answer {
     pub(super) redirected: bool,
     /// And that was another place than the upstream.
     pub(super) foreign: bool,
+    /// The request's place in the upstream's queue, kept as long as its body is read.
+    pub(super) slot: Option<Slot>,
 }
 
 /// One address of an upstream.
@@ -54,39 +72,46 @@ pub(super) struct Origin {
     url: Url,
     pub(super) client: Client,
     auth: Auth,
-    avoid_until: Mutex<Option<Instant>>,
+    health: Arc<Health>,
 }
 
 impl Origin {
-    pub(super) fn new(url: Url, client: Client, auth: Auth) -> Self {
-        Self { url, client, auth, avoid_until: Mutex::default() }
+    pub(super) fn new(url: Url, client: Client, auth: Auth, breaker: config::Breaker) -> Self {
+        Self { url, client, auth, health: Arc::new(Health::new(breaker)) }
     }
 
-    /// Could not be reached a moment ago.
-    pub(super) fn is_avoided(&self) -> bool {
-        self.avoided().is_some_and(|until| Instant::now() < until)
+    pub(super) fn url(&self) -> &Url {
+        &self.url
     }
 
-    fn avoided(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.avoid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// What is known of its health; shared with the bodies that come from it.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Host and port, for people.
+    pub(super) fn host(&self) -> String {
+        authority(&self.url)
     }
 
     /// Sends a question and follows redirects. A presigned URL that is refused gets one more chance from the start,
     /// because it may have expired between its making and its use.
     pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
         let mut again = ask.method == Method::GET;
-        let answer = loop {
+        loop {
             let answer = self.follow(ask).await;
             match answer {
                 Ok(answer) if again && answer.redirected && matches!(answer.response.status().as_u16(), 400 | 401 | 403) => {
                     again = false;
                     drop(remark(answer.response.into_body()).await);
                 }
-                other => break other,
+                other => return other,
             }
-        };
-        *self.avoided() = answer.as_ref().err().filter(|error| error.is_outage()).map(|_| Instant::now() + AVOID);
-        answer
+        }
     }
 
     async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
@@ -96,7 +121,10 @@ impl Origin {
             foreign |= !redirect::same_origin(&self.url, &url);
             let response = if foreign { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
             if !redirect::is_redirect(response.status()) {
-                return Ok(Answer { response, url, redirected: hop > 0, foreign });
+                if !foreign {
+                    hop::learn(response.headers());
+                }
+                return Ok(Answer { response, url, redirected: hop > 0, foreign, slot: None });
             }
             let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
             drop(remark(response.into_body()).await);
@@ -173,6 +201,10 @@ impl Origin {
     ) -> Result<Response<Incoming>, UpstreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
+        // The id is no secret, and of no use to whoever only stores blobs.
+        if redirect::same_origin(&self.url, url) {
+            headers.extend(hop::request_id().map(|id| (REQUEST_ID, id)));
+        }
         headers.extend(ask.range.clone().map(|range| (header::RANGE, range)));
         headers.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let exchange = Exchange { kind: ask.kind, method: ask.method.clone(), url, headers, body: Bytes::new() };

@@ -2,11 +2,14 @@
 
 mod auth;
 mod blob;
+mod internet;
 mod manifest;
 mod proxy;
 mod redirect;
+mod registries;
 mod server;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +39,13 @@ fn config(urls: &[&Server]) -> config::Upstream {
         response_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_secs(5),
         max_connections: 4,
+        max_fills: None,
+        max_queue: 100,
+        max_bandwidth: None,
+        quota_reserve: config::Reserve::Pulls(0),
+        breaker: config::Breaker::default(),
+        blob_outage_status: config::BlobOutage::Unavailable,
+        offline: false,
         repositories: config::RepositoryRule::default(),
         freshness: config::Freshness {
             fresh_for: Duration::ZERO,
@@ -44,14 +54,24 @@ fn config(urls: &[&Server]) -> config::Upstream {
             stale_if_error: Duration::ZERO,
             negative: Duration::ZERO,
             immutable_tags: config::TagPatterns::default(),
+            no_cache: false,
+            rules: Vec::new(),
         },
     }
+}
+
+/// An upstream in an environment of its own.
+fn within(config: &config::Upstream, proxies: Matcher, variables: &[(&str, &str)]) -> Upstream {
+    let variables: HashMap<String, String> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let env = Env::new(move |name| variables.get(name).cloned());
+    Upstream::within("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), proxies, env).unwrap()
 }
 
 fn build(config: &config::Upstream) -> Upstream {
     // The environment's proxies are no business of these tests.
     let none = Matcher::builder().build();
-    Upstream::with_proxies("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), none).unwrap()
+    within(config, none, &[])
 }
 
 fn anonymous(server: &Server) -> Upstream {
@@ -122,7 +142,7 @@ fn all_calls_can_be_spawned() {
         send(upstream.blob_size(name, digest));
         send(upstream.tags(name, None, None));
         send(upstream.tags_page(name, ""));
-        send(upstream.referrers(name, digest, None, None));
+        send(upstream.referrers(name, digest, &[], None));
         send(body.chunk());
     }
     let _ = all;

@@ -20,6 +20,7 @@ use super::blob::{self, Body};
 use super::client::{self, Client, Exchange};
 use super::credentials::Credential;
 use super::error::{Class, Reason, UpstreamError};
+use super::jwt;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
 use crate::metrics::Kind;
 use crate::oci::Digest;
@@ -34,6 +35,9 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 const REFRESH_AT: f64 = 0.85;
 /// After a failed replacement: how long the old token, which still lives, is used before the next attempt.
 const REFRESH_PAUSE: Duration = Duration::from_secs(5);
+/// Token services whose anonymous tokens are good for every public repository, and which count requests for tokens
+/// against the same limit as pulls: one token does for all.
+const UNBOUND: [&str; 1] = ["ghcr.io"];
 /// Who we say we are to OAuth2 token services.
 const CLIENT_ID: &str = "roadstead";
 
@@ -95,10 +99,12 @@ impl Expiry<Key, Result<Token, UpstreamError>> for Life {
 
 impl Wanted {
     fn key(&self) -> Key {
+        let host = self.realm.host_str().unwrap_or_default();
+        let unbound = self.credential.is_none() && self.realm.scheme() == "https" && UNBOUND.contains(&host);
         Key {
             realm: self.realm.as_str().to_owned(),
             service: self.service.clone(),
-            scopes: self.scopes.clone(),
+            scopes: if unbound { Vec::new() } else { self.scopes.clone() },
             credential: self.credential.as_ref().map(|credential| credential.fingerprint()),
         }
     }
@@ -256,7 +262,9 @@ impl Answer {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
         let seconds = self.expires_in.as_f64().or_else(|| self.expires_in.as_str().and_then(|text| text.trim().parse().ok()));
-        let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
+        let told = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        // Azure's say it only inside.
+        let life = told.or_else(|| jwt::life(&text)).unwrap_or_default();
         let life = life.clamp(min_life, MAX_LIFE);
         Some(Token { authorization, received, refresh_at: received + life.mul_f64(REFRESH_AT), dies_at: received + life })
     }

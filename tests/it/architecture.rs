@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Used by all, use none but each other.
-const LEAVES: [&str; 4] = ["oci", "config", "metrics", "clock"];
+const LEAVES: [&str; 5] = ["oci", "config", "metrics", "clock", "hop"];
 
 /// Beyond the leaves: which module may use which.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "telemetry"]),
+    ("cli", &["app", "cache", "telemetry", "upstream"]),
     ("app", &["admin", "cache", "fill", "policy", "pull", "server", "upstream"]),
     ("server", &["policy", "pull", "telemetry"]),
-    ("admin", &["cache"]),
+    ("admin", &["cache", "upstream"]),
     ("pull", &["cache", "fill", "policy", "upstream"]),
     ("fill", &["cache", "upstream"]),
     ("cache", &[]),

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
 mod architecture;
+mod care;
 mod cli;
 mod coalesce;
 mod faults;
 mod kit;
+mod outages;
 mod protocol;
 mod range;
 mod restart;

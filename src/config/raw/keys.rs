@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor, value::UnitDeserializer};
 use serde::forward_to_deserialize_any;
 
-use super::{Admin, Cache, CredentialsTable, Fill, Freshness, Log, Raw, Server, Upstream};
+use super::{Admin, Breaker, Cache, CredentialsTable, Fill, Freshness, Log, Quota, Raw, Server, Upstream};
 
 /// The keys that may stand in the table at `path`; `None` where any key may, or where there is no table of ours.
 pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'static str]> {
@@ -15,7 +15,9 @@ pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'stati
         ["server"] => keys_of::<Server>(),
         ["admin"] => keys_of::<Admin>(),
         ["cache"] => keys_of::<Cache>(),
+        ["cache", "quota", _] => keys_of::<Quota>(),
         ["freshness"] | ["upstream", _, "freshness"] => keys_of::<Freshness>(),
+        ["upstream", _, "breaker"] => keys_of::<Breaker>(),
         ["upstream", _] => keys_of::<Upstream>(),
         ["upstream", _, "credentials"] => keys_of::<CredentialsTable>(),
         ["fill"] => keys_of::<Fill>(),

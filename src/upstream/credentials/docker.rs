@@ -21,9 +21,9 @@ use super::{Credential, CredentialError, helper};
 use crate::config::Secret;
 
 /// How long a helper's answer is believed. The helpers keep caches of their own.
-const KEEP: Duration = Duration::from_secs(300);
+pub(super) const KEEP: Duration = Duration::from_secs(300);
 /// How long a failure is repeated to those who ask next, instead of starting the helper for each of them.
-const KEEP_FAILURE: Duration = Duration::from_secs(5);
+pub(super) const KEEP_FAILURE: Duration = Duration::from_secs(5);
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -100,6 +100,11 @@ impl DockerConfig {
         let credential = entry.transpose().map_err(|problem| CredentialError::Malformed { file, problem: problem.to_owned() })?;
         Ok(credential.flatten().map(Arc::new))
     }
+}
+
+/// What a helper is asked for.
+pub(super) fn server(registry: &Url) -> String {
+    keys(registry).into_iter().next().unwrap_or_default()
 }
 
 /// How a key for this registry may be written, the canonical form first.

@@ -5,12 +5,15 @@
 //! from it (`AWS_*`, `HOME`, `GNUPGHOME`).
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
+use super::docker::{KEEP, KEEP_FAILURE};
 use super::{Credential, CredentialError};
 use crate::config::Secret;
 
@@ -21,6 +24,50 @@ const MAX_OUTPUT: u64 = 256 * 1024;
 const NOTHING: [&str; 2] = ["credentials not found in native keychain", "no credentials server URL"];
 /// The user name by which a helper says that its secret is an identity token.
 const IDENTITY: &str = "<token>";
+
+/// A configured helper (`credentials = { helper = "NAME" }`) and what it said last.
+#[derive(Debug)]
+pub(in crate::upstream) struct Helper {
+    name: String,
+    server: String,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    outcome: Outcome,
+    asked: Instant,
+    until: Instant,
+}
+
+type Outcome = Result<Option<Arc<Credential>>, CredentialError>;
+
+impl Helper {
+    pub(in crate::upstream) fn new(name: &str, server: &str) -> Self {
+        Self { name: name.to_owned(), server: server.to_owned(), held: Mutex::new(None) }
+    }
+
+    /// The helper's credential. Those who ask at one time share one run of it.
+    pub(in crate::upstream) async fn get(&self) -> Outcome {
+        let mut held = self.held.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| Instant::now() < held.until) {
+            return held.outcome.clone();
+        }
+        let outcome = get(&self.name, &self.server).await.map(|credential| credential.map(Arc::new));
+        let asked = Instant::now();
+        let until = asked + if outcome.is_ok() { KEEP } else { KEEP_FAILURE };
+        *held = Some(Held { outcome: outcome.clone(), asked, until });
+        outcome
+    }
+
+    /// Ask again next time, unless it was asked a moment ago.
+    pub(in crate::upstream) async fn forget(&self) {
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_some_and(|held| held.asked.elapsed() >= KEEP_FAILURE) {
+            *held = None;
+        }
+    }
+}
 
 /// Asks helper `name` for `server`'s credential; `None` if it has none. Cancel-safe: the child dies with the future.
 pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credential>, CredentialError> {
@@ -63,7 +110,7 @@ async fn run(program: &str, server: &str, limit: Duration) -> Result<Option<Cred
     Err(CredentialError::HelperFailed { program, status, server })
 }
 
-async fn spawn(mut command: Command) -> std::io::Result<tokio::process::Child> {
+pub(super) async fn spawn(mut command: Command) -> std::io::Result<tokio::process::Child> {
     // The child is registered with the runtime of the handle that is entered.
     let runtime = tokio::runtime::Handle::current();
     let spawned = tokio::task::spawn_blocking(move || {

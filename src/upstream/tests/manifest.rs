@@ -245,11 +245,13 @@ async fn t22_referrers() {
     let good = Reply::new(200).header("content-type", "application/vnd.oci.image.index.v1+json; charset=utf-8").body(body);
     let server = always(good.header("oci-filters-applied", "artifactType")).await;
     let upstream = anonymous(&server);
-    let referrers = upstream.referrers(&repository("a/b"), &digest, Some("a/b+c"), None).await.unwrap().unwrap();
+    let referrers = upstream.referrers(&repository("a/b"), &digest, &["a/b+c".into()], None).await.unwrap().unwrap();
     assert_eq!((referrers.bytes, referrers.filters_applied.as_deref()), (body.into(), Some("artifactType")));
     assert_eq!(server.seen()[0].target, format!("/v2/a/b/referrers/{digest}?artifactType=a%2Fb%2Bc"));
-    upstream.referrers(&repository("a/b"), &digest, Some("ignored"), Some("page=2")).await.unwrap();
+    upstream.referrers(&repository("a/b"), &digest, &["ignored".into()], Some("page=2")).await.unwrap();
     assert_eq!(server.seen()[1].target, format!("/v2/a/b/referrers/{digest}?page=2"));
+    upstream.referrers(&repository("a/b"), &digest, &["a/b".into(), "c/d".into()], None).await.unwrap();
+    assert_eq!(server.seen()[2].target, format!("/v2/a/b/referrers/{digest}?artifactType=a%2Fb&artifactType=c%2Fd"));
 
     for reply in [
         Reply::new(404),
@@ -259,7 +261,7 @@ async fn t22_referrers() {
         Reply::new(200).body(body),
     ] {
         let server = always(reply.clone()).await;
-        assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, None, None).await.unwrap(), None, "{reply:?}");
+        assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap(), None, "{reply:?}");
     }
     for (reply, class) in [
         (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Invalid),
@@ -267,7 +269,7 @@ async fn t22_referrers() {
         (Reply::new(403), Class::Denied),
     ] {
         let server = always(reply).await;
-        let error = anonymous(&server).referrers(&repository("a/b"), &digest, None, None).await.unwrap_err();
+        let error = anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
 }

@@ -43,7 +43,7 @@ async fn proxy(target: String) -> (String, Arc<Mutex<Vec<Seen>>>) {
 }
 
 fn proxied(config: &config::Upstream, matcher: Matcher) -> Upstream {
-    Upstream::with_proxies("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), matcher).unwrap()
+    within(config, matcher, &[])
 }
 
 /// An https registry for `name` and the PEM file of its root.

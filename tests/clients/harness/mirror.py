@@ -13,9 +13,11 @@ from .process import Process, free_port, wait_until
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
-def _toml(value):
+def toml(value):
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(value)
 
 
@@ -45,7 +47,7 @@ class Mirror:
         } | tables
         lines = []
         for table, keys in [*tables.items(), *((f"upstream.{json.dumps(name)}", keys) for name, keys in upstreams.items())]:
-            lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in keys.items()), ""]
+            lines += [f"[{table}]", *(f"{key} = {toml(value)}" for key, value in keys.items()), ""]
         self._config.write_text("\n".join(lines))
         self.start()
 

@@ -92,11 +92,12 @@ class ClientTest(unittest.TestCase):
         self.addCleanup(proxy.stop)
         return proxy
 
-    def mirror(self, upstreams, **options):
-        """A mirror with an empty cache; `upstreams` maps a name to a proxy or to a table of configuration."""
+    def mirror(self, upstreams, called="mirror", **options):
+        """A mirror with an empty cache; `upstreams` maps a name to a proxy or to a table of configuration. A test with
+        several gives each a name."""
         upstreams = {name: upstream if isinstance(upstream, dict) else {"url": f"http://127.0.0.1:{upstream.port}"}
                      for name, upstream in upstreams.items()}
-        mirror = Mirror(BINARY, f"{self.name}.mirror", self.folder / "mirror", upstreams, **options)
+        mirror = Mirror(BINARY, f"{self.name}.{called}", self.folder / called, upstreams, **options)
         self.addCleanup(mirror.stop)
         return mirror
 

@@ -24,7 +24,7 @@ pub struct Settings(toml::Table);
 
 impl Settings {
     /// Loopback, free ports, `dir`, and `upstream` as `docker.io`. Its time-outs are far off: what must time out says so.
-    fn new(upstream: &Upstream, dir: &str) -> Self {
+    pub fn new(upstream: &Upstream, dir: &str) -> Self {
         let mut settings = Self(toml::Table::new());
         settings.set("server", "listen", "127.0.0.1:0").set("server", "shutdown_timeout", "1s");
         settings.set("admin", "listen", "127.0.0.1:0");
@@ -116,6 +116,11 @@ impl Mirror {
     /// Where clients pull.
     pub fn address(&self) -> SocketAddr {
         self.running.addresses()[0]
+    }
+
+    /// Where health, metrics and the switches are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.running.admin_address().expect("an admin address")
     }
 
     /// Its cache folder.

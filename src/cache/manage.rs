@@ -1,0 +1,283 @@
+//! What operators ask of the cache and tell it: list, explain, purge, clean up.
+//!
+//! Answers come from the index and the catalog in memory, never from a walk of the tree. Knows nothing of HTTP or of
+//! upstreams; called by `admin`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::Cache;
+use super::catalog::{Part, Tagged};
+use super::index::{Known, Place, Victim};
+use super::selector::{Selector, image_name};
+use crate::oci::{Digest, Reference};
+
+/// An image in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageRow {
+    /// Its name in full.
+    pub image: String,
+    /// What its tag stands for.
+    pub digest: Digest,
+    /// Bytes of it that are here.
+    pub bytes: u64,
+    /// Bytes of it that are not here, as far as its manifests that are here tell.
+    pub missing_bytes: u64,
+    /// Seconds since 1970: when its manifest came.
+    pub since: u32,
+    /// Seconds since 1970: its last use.
+    pub used: u32,
+    /// Seconds since 1970: when the upstream last confirmed the tag.
+    pub checked: u64,
+    /// A pin protects it.
+    pub pinned: bool,
+    /// Its manifest is here.
+    pub cached: bool,
+}
+
+/// A part of an image, explained.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartRow {
+    /// What.
+    pub digest: Digest,
+    /// `manifest` or `blob`.
+    pub kind: &'static str,
+    /// For what machine.
+    pub platform: Option<String>,
+    /// Bytes.
+    pub bytes: u64,
+    /// It is here.
+    pub cached: bool,
+    /// Seconds since 1970: when it came. 0 where it is not here.
+    pub since: u32,
+    /// Seconds since 1970: its last use. 0 where it is not here.
+    pub used: u32,
+    /// A pin protects it.
+    pub pinned: bool,
+    /// How many other manifests here need it.
+    pub shared_by: u32,
+}
+
+/// What became of a purge, or would become of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Removed {
+    /// Images whose tags were forgotten.
+    pub images: Vec<String>,
+    /// Objects removed.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Images that a pin protects: left alone.
+    pub pinned: Vec<String>,
+    /// Objects that other images need: left alone.
+    pub shared: u64,
+}
+
+/// What a cleaning-up removed, or would remove.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Collected {
+    /// Unfinished downloads that nobody continues.
+    pub leftovers: u64,
+    /// Damaged files that were set apart.
+    pub quarantined: u64,
+    /// Bytes of both.
+    pub spare_bytes: u64,
+    /// Objects beyond their quota's time.
+    pub expired: u64,
+    /// Records of manifests that are gone.
+    pub records: u64,
+    /// What has to go for `free`: in this order.
+    pub evicted: Vec<(Digest, u64)>,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+fn held(parts: &[Part]) -> (u64, u64) {
+    parts.iter().fold((0, 0), |(here, missing), part| match part.known.present {
+        true => (here + part.known.size, missing),
+        false => (here, missing + part.known.size),
+    })
+}
+
+impl Cache {
+    /// The images a selector names, by name; at most `limit`.
+    pub fn images(&self, selector: Option<&Selector>, limit: usize) -> Vec<ImageRow> {
+        self.catalog.tags(selector, limit).iter().map(|tagged| self.row(tagged)).collect()
+    }
+
+    fn row(&self, tagged: &Tagged) -> ImageRow {
+        let Tagged { scope, tag, record } = tagged;
+        let parts = self.catalog.closure(&record.digest, &[]);
+        let (bytes, missing_bytes) = held(&parts);
+        let known = self.index.known(&record.digest);
+        ImageRow {
+            image: image_name(scope, &Reference::Tag(tag.clone())),
+            digest: record.digest,
+            bytes,
+            missing_bytes,
+            since: known.map_or(0, |known| known.since),
+            used: known.map_or(0, |known| known.used),
+            checked: record.checked_at.0 / 1000,
+            pinned: known.is_some_and(|known| known.pinned),
+            cached: known.is_some_and(|known| known.present),
+        }
+    }
+
+    /// A manifest and everything below it.
+    pub fn explain(&self, root: &Digest) -> Vec<PartRow> {
+        let parts = self.catalog.closure(root, &[]);
+        let rows = parts.into_iter().map(|part| {
+            let Known { size, present, used, since, pinned, .. } = part.known;
+            let owners = self.catalog.owners_of(&part.digest).len() as u32;
+            PartRow {
+                digest: part.digest,
+                kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) {
+                    "manifest"
+                } else {
+                    "blob"
+                },
+                platform: part.platform.map(|platform| platform.to_string()),
+                bytes: size,
+                cached: present,
+                since: if present { since } else { 0 },
+                used: if present { used } else { 0 },
+                pinned,
+                // One of them is the image's own.
+                shared_by: owners.saturating_sub(1),
+            }
+        });
+        rows.collect()
+    }
+
+    /// Removes images and what only they need, or one object. What pins protect stays.
+    pub async fn purge(self: &Arc<Self>, selector: Selector, dry_run: bool) -> Removed {
+        let this = self.clone();
+        spawn_blocking(move || this.purge_now(&selector, dry_run)).await.unwrap_or_default()
+    }
+
+    fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
+        let mut removed = Removed::default();
+        let mut roots: Vec<Digest> = match selector {
+            Selector::Digest(digest) | Selector::Image(_, Reference::Digest(digest)) => vec![*digest],
+            _ => Vec::new(),
+        };
+        let is_pinned = |digest: &Digest| self.index.known(digest).is_some_and(|known| known.pinned);
+        for tagged in self.catalog.tags(Some(selector), usize::MAX) {
+            let name = image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone()));
+            if is_pinned(&tagged.record.digest) {
+                removed.pinned.push(name);
+                continue;
+            }
+            roots.push(tagged.record.digest);
+            removed.images.push(name);
+            if !dry_run {
+                self.records.forget_tag(&tagged.scope, &tagged.tag);
+                self.catalog.set_tag(&tagged.scope, &tagged.tag, None);
+            }
+        }
+        // Manifests that another tag names stay, unless they were named by their digest.
+        let named: HashSet<Digest> = if matches!(selector, Selector::Digest(_) | Selector::Image(_, Reference::Digest(_))) {
+            HashSet::new()
+        } else {
+            let purged: HashSet<&String> = removed.images.iter().collect();
+            let others = self
+                .catalog
+                .tags(None, usize::MAX)
+                .into_iter()
+                .filter(|tagged| !purged.contains(&image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone()))));
+            others.map(|tagged| tagged.record.digest).collect()
+        };
+        let wanted: Vec<Digest> = roots.into_iter().filter(|root| !named.contains(root) && !is_pinned(root)).collect();
+        let below: Vec<Part> = wanted.iter().flat_map(|root| self.catalog.closure(root, &[])).collect();
+        let mut gone: HashSet<Digest> = wanted.iter().copied().collect();
+        // Manifests of indexes first, since what they name can go only with them.
+        for manifests in [true, false] {
+            let parts: Vec<Digest> = below
+                .iter()
+                .filter(|part| part.is_manifest == manifests && !gone.contains(&part.digest))
+                .map(|part| part.digest)
+                .collect();
+            let unshared = self.catalog.unshared(&parts, &gone);
+            removed.shared +=
+                parts.iter().collect::<HashSet<_>>().len() as u64 - unshared.iter().collect::<HashSet<_>>().len() as u64;
+            gone.extend(unshared.into_iter().filter(|digest| !is_pinned(digest) && !named.contains(digest)));
+        }
+        for digest in gone {
+            let bytes = match dry_run {
+                true => self.index.known(&digest).filter(|known| known.present).map(|known| known.size),
+                false => self.remove(&digest, "purged"),
+            };
+            if let Some(bytes) = bytes {
+                removed.objects += 1;
+                removed.bytes += bytes;
+            }
+        }
+        removed
+    }
+
+    /// Blocks. Removes an object from both tiers; its size, if it was here.
+    fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
+        self.memory.forget(digest);
+        let victim: Victim = self.index.expel(digest)?;
+        if let Err(error) = self.unlink(&victim) {
+            tracing::error!(%digest, %error, "cannot remove a cached file");
+            self.index.stayed(victim);
+            return None;
+        }
+        self.index.left(victim);
+        self.count_eviction(&victim, reason);
+        Some(victim.size)
+    }
+
+    /// Removes what nobody would miss: leftovers, damaged files, what is expired; and evicts until `free` more bytes fit.
+    pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Collected {
+        self.until_scanned().await;
+        let this = self.clone();
+        spawn_blocking(move || this.collect_now(free, dry_run)).await.unwrap_or_default()
+    }
+
+    fn collect_now(&self, free: u64, dry_run: bool) -> Collected {
+        let (leftovers, quarantined) = self.index.spares();
+        let mut collected = Collected {
+            leftovers: leftovers.len() as u64,
+            quarantined: quarantined.len() as u64,
+            spare_bytes: leftovers.iter().chain(&quarantined).map(|(_, bytes)| bytes).sum(),
+            ..Collected::default()
+        };
+        collected.bytes = collected.spare_bytes;
+        if let Ok(space) = self.store.space() {
+            collected.evicted = self.index.preview(free, space);
+            collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        if dry_run {
+            return collected;
+        }
+        while let Some(victim) = self.index.spare() {
+            debug_assert!(victim.place != Place::Blobs);
+            if self.evict(victim).is_err() {
+                break;
+            }
+        }
+        let (expired, bytes) = self.expire(true);
+        collected.expired = expired;
+        collected.bytes += bytes;
+        collected.records = self.prune_records();
+        // The claim evicts; what it set aside is given back at once.
+        drop(self.make_room(free, 0));
+        collected
+    }
+
+    /// Whether an object is here, and what is known of it.
+    pub fn known(&self, digest: &Digest) -> Option<Known> {
+        self.index.known(digest)
+    }
+
+    /// Bytes that pins keep, of each quota, and of memory that the index takes.
+    pub fn account(&self) -> (u64, Vec<(String, u64)>, usize) {
+        let patterns = self.quotas.iter().map(|quota| quota.patterns().join(" "));
+        (self.index.pinned(), patterns.zip(self.index.quotas()).collect(), self.index.memory())
+    }
+}

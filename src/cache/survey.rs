@@ -1,0 +1,168 @@
+//! Reads records and manifests into the catalog after the start, and keeps house every minute: expiry, lost records,
+//! free space.
+//!
+//! Blocks; runs while the mirror serves. What pulls note meanwhile is newer than what is found here, and stays.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
+
+use super::index::seconds;
+use super::records::{ManifestRecord, TagRecord};
+use super::store::Store;
+use super::{Cache, read};
+use crate::oci::{Digest, MAX_MANIFEST, Manifest, Reference, Scope};
+
+/// Index numbers looked at under one lock.
+const CHUNK: usize = 4096;
+
+fn record<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+impl Cache {
+    /// Reads what pins protect, so that it is protected before anything can be evicted.
+    pub(super) fn survey_pins(&self) {
+        for (scope, reference) in self.pins.all().iter().filter_map(super::pins::Pin::target) {
+            let root = match reference {
+                Reference::Digest(digest) => digest,
+                Reference::Tag(tag) => {
+                    let Some(found) = record::<TagRecord>(&self.records.tag_path(&scope, &tag)) else { continue };
+                    let digest = found.digest;
+                    self.catalog.found_tag(&scope, tag, found);
+                    digest
+                }
+            };
+            self.survey_manifest(&scope, &root, None);
+            for part in self.catalog.parts(&root).into_iter().flatten().filter(|part| part.is_manifest) {
+                self.survey_manifest(&scope, &part.digest, None);
+            }
+        }
+        self.reprotect();
+    }
+
+    /// Reads all records, and all manifests they name.
+    pub(super) fn survey(&self) {
+        let started = Instant::now();
+        for upstream in fs::read_dir(self.records.root()).into_iter().flatten().flatten() {
+            if let Some(name) = upstream.file_name().to_str().and_then(|name| name.parse().ok()) {
+                self.survey_folder(&name, &upstream.path(), "");
+            }
+        }
+        self.reprotect();
+        let (repositories, tags, manifests) = self.catalog.totals();
+        tracing::info!(
+            repositories,
+            tags,
+            manifests,
+            duration_ms = started.elapsed().as_millis() as u64,
+            "cache catalog is complete"
+        );
+    }
+
+    fn survey_folder(&self, upstream: &crate::oci::UpstreamName, folder: &Path, repository: &str) {
+        let scope = repository.parse().ok().map(|repository| Scope { upstream: upstream.clone(), repository });
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            match (name.to_str(), &scope) {
+                (Some("_tags"), Some(scope)) => self.survey_tags(scope, &entry.path()),
+                (Some("_manifests"), Some(scope)) => self.survey_manifests(scope, &entry.path()),
+                (Some(name), _) if !name.starts_with('_') && entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                    let inner = if repository.is_empty() { name.to_owned() } else { format!("{repository}/{name}") };
+                    self.survey_folder(upstream, &entry.path(), &inner);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn survey_tags(&self, scope: &Scope, folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let tag = entry.file_name().to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            if let (Some(tag), Some(found)) = (tag, record::<TagRecord>(&entry.path())) {
+                self.catalog.found_tag(scope, tag, found);
+            }
+        }
+    }
+
+    fn survey_manifests(&self, scope: &Scope, folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let digest = entry.file_name().to_str().and_then(|name| Store::ingest_digest(name.strip_suffix(".json")?));
+            if let Some(digest) = digest {
+                let media_type = record::<ManifestRecord>(&entry.path()).map(|record| record.media_type);
+                self.survey_manifest(scope, &digest, media_type.as_ref().map(crate::oci::MediaType::as_str));
+            }
+        }
+    }
+
+    /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
+    fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) {
+        self.catalog.set_manifest(scope, digest, self.class(scope));
+        if self.catalog.is_manifest(digest) {
+            return;
+        }
+        let Ok(Some((file, size))) = self.store.read(digest) else { return };
+        let Ok(bytes) = read::whole(&file, size.min(MAX_MANIFEST)) else { return };
+        let Ok(manifest) = Manifest::parse(&bytes, media_type) else { return };
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            // A request for it, or the verification, sets it apart.
+            return;
+        }
+        self.catalog.set_parts(digest, &manifest);
+        manifest.manifests.iter().chain(&manifest.blobs).for_each(|part| self.check_size(&part.digest, part.size));
+    }
+
+    /// What is due every minute. On the blocking pool.
+    pub(super) async fn keep_house(self: &Arc<Self>) {
+        let this = self.clone();
+        let _ = spawn_blocking(move || {
+            this.expire(false);
+            this.prune_records();
+            // Only complains where a fill would, too.
+            let _ = this.keep_free();
+        })
+        .await;
+    }
+
+    /// Removes what its quota has no more time for; how many objects and bytes.
+    pub(super) fn expire(&self, quiet: bool) -> (u64, u64) {
+        let now = seconds(SystemTime::now());
+        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+        while let Some(at) = from {
+            let (victims, next) = self.index.expire(now, at, CHUNK);
+            from = next;
+            for victim in victims {
+                if self.unlink(&victim).is_err() {
+                    self.index.stayed(victim);
+                    continue;
+                }
+                self.index.left(victim);
+                self.memory.forget(&victim.digest);
+                self.count_eviction(&victim, "expired");
+                objects += 1;
+                bytes += victim.size;
+            }
+        }
+        if objects > 0 && !quiet {
+            tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
+        }
+        (objects, bytes)
+    }
+
+    /// Removes the records of manifests that are gone.
+    pub(super) fn prune_records(&self) -> u64 {
+        // Before the survey, a manifest may only look gone.
+        if !self.is_surveyed() {
+            return 0;
+        }
+        let records = self.catalog.prune();
+        for (scope, digest) in &records {
+            let _ = fs::remove_file(self.records.manifest_path(scope, digest));
+        }
+        records.len() as u64
+    }
+}

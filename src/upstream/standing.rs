@@ -1,0 +1,153 @@
+//! How an upstream stands: whether to ask it, what is left of its quota, whether it is switched off; for the pull path,
+//! background work, metrics and the admin interface.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::breaker::{Condition, Need, Verdict};
+use super::error::{Reason, UpstreamError};
+use super::health::{Readiness, Temper};
+use super::queue::Crowd;
+use super::{Quota, Upstream};
+use std::sync::PoisonError;
+
+/// At a quota's end: how often work that nobody waits for is done all the same. It also shows when the quota is back.
+const SLOWED: Duration = Duration::from_secs(60);
+
+/// The quota as last told, and when a piece of background work was last let through in spite of it.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    pub(super) quota: Option<Quota>,
+    pub(super) told_at: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Upstream {
+    /// What the upstream last said of its pull quota, if it has one.
+    pub fn quota(&self) -> Option<Quota> {
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).quota.clone()
+    }
+
+    /// Whether a piece of work that no client waits for may be done now: always, unless the quota has come down to
+    /// `quota_reserve`; then once a minute.
+    pub fn allows_background(&self) -> bool {
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(quota) = &allowance.quota else { return true };
+        let now = Instant::now();
+        let reserve = self.config.quota_reserve.of(quota.limit);
+        // After a whole window the figure means nothing any more.
+        let outdated = quota.window.zip(allowance.told_at).is_some_and(|(window, at)| now >= at + window);
+        if quota.remaining > reserve || reserve == 0 || outdated {
+            return true;
+        }
+        let due = allowance.last.is_none_or(|last| now >= last + SLOWED);
+        if due {
+            allowance.last = Some(now);
+        }
+        due
+    }
+
+    /// Whether nothing is to be asked of it.
+    pub fn is_offline(&self) -> bool {
+        *self.offline.borrow()
+    }
+
+    /// Switches it off, or on again. Off: from now on not one packet goes out; what is under way is broken off.
+    pub fn set_offline(&self, offline: bool) {
+        if self.offline.send_replace(offline) != offline {
+            let state = if offline { "offline" } else { "online" };
+            tracing::warn!(upstream = %self.name, state, "switched by an operator");
+        }
+    }
+
+    /// Whether to ask for a tag that could be answered from the cache, too.
+    pub fn readiness(&self) -> Readiness {
+        if self.is_offline() {
+            return Readiness::Away(self.error(Reason::Offline));
+        }
+        let mut probe = false;
+        let mut away: Option<UpstreamError> = None;
+        for origin in &self.origins {
+            match origin.health().peek(Temper::Check, Need::Fallback) {
+                Ok(Verdict::Go) => return Readiness::Ready,
+                Ok(_) => probe = true,
+                Err(reason) => away = Some(UpstreamError::new(&self.name, origin.host(), reason)),
+            }
+        }
+        match away {
+            Some(error) if !probe => Readiness::Away(error),
+            _ => Readiness::Probe,
+        }
+    }
+
+    /// A client did not wait for its answer to the end: the next ones, who have something cached, need not begin to.
+    pub fn is_slow(&self) {
+        self.origins.iter().for_each(|origin| origin.health().slow());
+    }
+
+    /// Requests under way and waiting.
+    pub fn crowd(&self) -> Crowd {
+        self.queue.crowd()
+    }
+
+    /// Brings the gauges up to date.
+    pub fn measure(&self) {
+        let upstream = self.name.as_str();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for origin in &self.origins {
+            let open = match origin.health().condition() {
+                Condition::Closed => 0,
+                Condition::Suspect => 1,
+                Condition::Open => 2,
+            };
+            self.metrics.upstream_breaker.with_label_values(&[upstream, &origin.host()]).set(open);
+        }
+        let held = |temper| self.origins.iter().filter_map(|origin| origin.health().held(temper)).max();
+        let held = [Temper::Check, Temper::Pull, Temper::Layer].into_iter().filter_map(held).max();
+        self.metrics.upstream_held_back_seconds.with_label_values(&[upstream]).set(held.map_or(0, |held| held.as_secs() as i64));
+        let crowd = self.crowd();
+        self.metrics.upstream_requests_running.with_label_values(&[upstream]).set(gauge(crowd.running));
+        self.metrics.upstream_requests_waiting.with_label_values(&[upstream]).set(gauge(crowd.waiting));
+        self.metrics.upstream_offline.with_label_values(&[upstream]).set(i64::from(self.is_offline()));
+    }
+
+    /// All of it as JSON.
+    pub fn status(&self) -> Value {
+        let held = |origin: &super::Origin, temper| origin.health().held(temper).map(|held| held.as_secs_f64());
+        let addresses: Vec<Value> = self
+            .origins
+            .iter()
+            .map(|origin| {
+                json!({
+                    "host": origin.host(),
+                    "state": origin.health().condition().label(),
+                    "why": origin.health().why(),
+                    "head": origin.health().knows_head(),
+                    "held_back_seconds": {
+                        "checks": held(origin, Temper::Check),
+                        "manifests": held(origin, Temper::Pull),
+                        "blobs": held(origin, Temper::Layer),
+                    },
+                })
+            })
+            .collect();
+        let quota = self.quota().map(|quota| {
+            json!({
+                "limit": quota.limit,
+                "remaining": quota.remaining,
+                "window_seconds": quota.window.map(|window| window.as_secs()),
+                "source": quota.source,
+            })
+        });
+        let crowd = self.crowd();
+        json!({
+            "upstream": self.name.as_str(),
+            "offline": self.is_offline(),
+            "addresses": addresses,
+            "quota": quota,
+            "requests": { "running": crowd.running, "waiting": crowd.waiting },
+        })
+    }
+}
