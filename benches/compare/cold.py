@@ -25,7 +25,8 @@ class Cold:
     def run(self):
         limit = self._options.limit
         alone = f"One client, a cold blob of {self._mib} MiB"
-        for title, rate, bound in ((f"upstream limited to {limit} MB/s", limit * MB, 1.03), ("upstream at loopback speed", None, 1.3)):
+        for title, rate, bound in ((f"upstream limited to {limit} MB/s", limit * MB, 1.03),
+                                   ("upstream at loopback speed", None, 1.3)):
             seconds = self._table.row(alone, f"{title}, seconds", "{:.2f}")
             share = self._table.row(alone, f"{title}, ÷ direct", "{:.3f}", False, ("<=", bound))
             cost = self._table.row(alone, f"{title}, server CPU-s per GB", "{:.2f}")

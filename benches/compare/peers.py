@@ -62,10 +62,12 @@ def nginx(folder, upstream):
     """proxy_cache with two ports on one cache: `port` writes no access log, `logging.port` writes one."""
     folder.mkdir()
     ports = free_port(), free_port()
+    logs = zip(ports, ("off", folder / "access.log"))
     servers = "".join(f"""
   server {{ listen 127.0.0.1:{port} backlog=4096; access_log {log};
     location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_cache z; proxy_cache_lock on; proxy_cache_lock_age 1h;
-      proxy_cache_lock_timeout 1h; proxy_cache_valid 200 1h; proxy_cache_key $uri$http_accept; proxy_read_timeout 1h; }} }}""" for port, log in zip(ports, ("off", folder / "access.log")))
+      proxy_cache_lock_timeout 1h; proxy_cache_valid 200 1h; proxy_cache_key $uri$http_accept;
+      proxy_read_timeout 1h; }} }}""" for port, log in logs)
     temporary = "".join(f"  {kind}_temp_path {folder}/{kind};\n"
                         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(f"""

@@ -60,6 +60,15 @@ class Table:
         return [f"{row.label}: {row.failures['Roadstead']}" for rows in self.sections.values() for row in rows.values()
                 if "Roadstead" in row.failures]
 
+    def missed(self):
+        """Lines that name what was not met, and by how much."""
+        for section, rows in self.sections.items():
+            for row in rows.values():
+                words, verdict = row.verdict()
+                if verdict == "missed":
+                    figure = f"{row.share():.2f} × nginx's" if row.ratio else row.cell("Roadstead")
+                    yield f"- {section}: {row.label}: {figure}, wanted {words}"
+
     def tally(self):
         """How many targets there are of each verdict."""
         verdicts = [row.verdict()[1] for rows in self.sections.values() for row in rows.values() if row.target]
