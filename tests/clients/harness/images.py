@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 OCI = "application/vnd.oci.image."
 DOCKER = "application/vnd.docker."
 HOST_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+_PART = 64 * 1024 * 1024
 
 
 def digest_of(data):
@@ -60,7 +61,9 @@ class Studio:
     def layer(self, seed, size):
         """A gzipped tar with one file of `size` random bytes; a seed always gives one and the same layer."""
         if (seed, size) not in self._made:
-            content = random.Random(seed).randbytes(size)
+            numbers = random.Random(seed)
+            # In parts of whole words, which give the same bytes as one call, and that cannot make more than 255 MiB.
+            content = b"".join(numbers.randbytes(min(_PART, size - at)) for at in range(0, size, _PART))
             plain = io.BytesIO()
             with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 entry = tarfile.TarInfo(f"data-{seed}")

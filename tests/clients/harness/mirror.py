@@ -56,6 +56,11 @@ class Mirror:
         self._process = Process(self.name, [self._binary, "serve", "--config", self._config], env=self._environment)
         wait_until(self._ready, "the mirror is ready", process=self._process)
 
+    @property
+    def process(self):
+        """The process that runs now; another one after the next start."""
+        return self._process
+
     def kill(self):
         """SIGKILL."""
         self._process.kill()

@@ -63,6 +63,10 @@ class Process:
                 env={**os.environ, **(env or {})}, start_new_session=True, preexec_fn=_die_with_parent)
         atexit.register(self.kill)
 
+    @property
+    def pid(self):
+        return self._child.pid
+
     def poll(self):
         return self._child.poll()
 

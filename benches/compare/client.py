@@ -1,0 +1,45 @@
+"""Runs `load`, the client of the cold cases and the crowds."""
+
+import subprocess
+from contextlib import contextmanager
+
+
+class Failed(Exception):
+    """A server did not do what was asked of it; the table says what."""
+
+
+def pulls(load, address, path, reference, clients=1, killed=0, after=0, timeout=240):
+    """[(first byte, total, bytes)] of every client; any that fails, or receives a wrong byte, fails the case."""
+    try:
+        done = subprocess.run([str(word) for word in (load, "get", address, path, reference, clients, killed, after)],
+                              capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"not done after {timeout} s") from None
+    lines = done.stdout.splitlines()
+    wrong = [line for line in lines if line.startswith("error")]
+    if done.returncode or wrong or len(lines) != clients:
+        raise Failed(f"{len(wrong)} of {clients} failed: {(wrong or [done.stderr.strip()])[0]}")
+    return [(float(first), float(total), int(size)) for first, total, size in map(str.split, lines)]
+
+
+@contextmanager
+def held(load, words):
+    """Keeps the connections of `load slow` or `load idle` open inside the block; its lines are complete after it."""
+    child = subprocess.Popen([str(word) for word in (load, *words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    said = []
+    try:
+        said.append(child.stdout.readline().strip())
+        if not said[0].startswith("open"):
+            raise Failed(child.stderr.read().strip())
+        yield said
+        out, err = child.communicate(timeout=60)
+        if child.returncode:
+            raise Failed(err.strip())
+        said += out.splitlines()
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            pipe.close()

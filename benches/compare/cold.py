@@ -1,0 +1,118 @@
+"""What is not in the cache: one client and fifty, against an upstream that counts and can be slow."""
+
+import shutil
+import time
+
+from client import Failed, pulls
+
+MB = 1_000_000
+CROWD = 50
+
+
+class Cold:
+    """Every measurement starts its server anew, with an empty cache."""
+
+    def __init__(self, table, peers, origin, image, folder, load, options):
+        self._table, self._peers, self._origin, self._options = table, peers, origin, options
+        self._folder, self._load = folder, load
+        layer = image.layers[0]
+        self._digest, self._size = layer.digest, layer.size
+        self._path = f"/v2/{image.repository}/blobs/{layer.digest}"
+        self._reference = image.folder / layer.digest.removeprefix("sha256:")
+        self._number = 0
+        self._mib = round(layer.size / 2**20)
+
+    def run(self):
+        limit = self._options.limit
+        alone = f"One client, a cold blob of {self._mib} MiB"
+        for title, rate, bound in ((f"upstream limited to {limit} MB/s", limit * MB, 1.03),
+                                   ("upstream at loopback speed", None, 1.3)):
+            seconds = self._table.row(alone, f"{title}, seconds", "{:.2f}")
+            share = self._table.row(alone, f"{title}, ÷ direct", "{:.3f}", False, ("<=", bound))
+            cost = self._table.row(alone, f"{title}, server CPU-s per GB", "{:.2f}")
+            self._alone(title, rate, seconds, share, cost)
+            if rate:
+                limited = seconds
+        crowd = f"{CROWD} clients at once, the same blob, upstream limited to {limit} MB/s a connection"
+        self._crowd(crowd, limited, 0, "")
+        self._crowd(crowd, limited, CROWD - 1, f"with {CROWD - 1} killed in the body: ")
+
+    def _alone(self, title, rate, seconds, share, cost):
+        print(f"  cold, one client, {title}", flush=True)
+        # Limited, it is the limit that is measured, and rounds differ little.
+        for number in range(self._options.cold_rounds if rate else self._options.rounds):
+            took = pulls(self._load, f"127.0.0.1:{self._origin_at(rate)}", self._path, self._reference)[0][1]
+            seconds.add("direct", took)
+            names = self._peers.names()
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                try:
+                    with _Fresh(self, name, rate) as server:
+                        took = pulls(self._load, server.address, self._path, self._reference)[0][1]
+                        # A download that is still being stored has not cost all yet.
+                        time.sleep(0.3)
+                        used = server.cpu() - server.cpu_at_start
+                    seconds.add(name, took)
+                    cost.add(name, used / (self._size / 1e9))
+                except (Failed, OSError) as failure:
+                    seconds.failures[name] = str(failure)
+        for name in self._peers.names():
+            for took in seconds.values.get(name, []):
+                share.add(name, took / seconds.median("direct"))
+
+    def _crowd(self, section, limited, killed, prefix):
+        print(f"  cold, {CROWD} clients at once, {killed} killed", flush=True)
+        gets = self._table.row(section, f"{prefix}upstream GETs", "{:.0f}")
+        sent = self._table.row(section, f"{prefix}upstream bytes ÷ size", "{:.2f}", False, ("<=", 1.0))
+        if not killed:
+            first = self._table.row(section, "first byte of the first client, ms", "{:.0f}")
+            behind = self._table.row(section, "first byte of the last client after that, ms", "{:.0f}", False, ("<=", 50))
+        total = self._table.row(section, f"{prefix}last client done, seconds", "{:.2f}")
+        share = self._table.row(section, f"{prefix}÷ one client's time", "{:.2f}", False, ("<=", 1.1))
+        for number in range(1 if killed else self._options.cold_rounds):
+            for name in self._peers.names():
+                # A peer that downloads or waits fifty times takes minutes: once is enough to see it.
+                if number and name not in ("Roadstead", "nginx"):
+                    continue
+                try:
+                    with _Fresh(self, name, self._options.limit * MB) as server:
+                        done = pulls(self._load, server.address, self._path, self._reference, CROWD, killed, self._size // 4)
+                        time.sleep(0.2)
+                        gets.add(name, self._origin.gets[self._digest])
+                        sent.add(name, round(self._origin.sent[self._digest] / self._size, 4))
+                    if not killed:
+                        firsts = [each[0] for each in done]
+                        first.add(name, min(firsts) * 1e3)
+                        behind.add(name, (max(firsts) - min(firsts)) * 1e3)
+                    last = max(each[1] for each in done if each[2] == self._size)
+                    total.add(name, last)
+                    if alone := limited.median(name):
+                        share.add(name, last / alone)
+                except (Failed, OSError) as failure:
+                    total.failures[name] = str(failure)
+
+    def _origin_at(self, rate):
+        self._origin.rate = rate
+        self._origin.reset()
+        return self._origin.port
+
+
+class _Fresh:
+    """One server with an empty cache, gone afterwards."""
+
+    def __init__(self, cold, name, rate):
+        self._cold, self._name = cold, name
+        cold._number += 1
+        self._folder = cold._folder / f"cold-{cold._number}"
+        self._port = cold._origin_at(rate)
+
+    def __enter__(self):
+        self._server = self._cold._peers.start(self._name, self._folder, self._port)
+        # What a server does at its start, and the kernel with what the one before has written, is not of this pull.
+        time.sleep(0.2)
+        self._server.cpu_at_start = self._server.cpu()
+        return self._server
+
+    def __exit__(self, *_):
+        self._server.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""The machine, and docs/PERFORMANCE.md."""
+
+import hashlib
+import os
+import platform
+import time
+from pathlib import Path
+
+_TEXT = """# Performance
+
+Written by `benches/compare/run --write`; do not edit it by hand, run it again.
+
+One local registry with Roadstead, nginx `proxy_cache`, Debian's docker-registry as a proxy and drayage in front of it, all on
+loopback, in one run. Absolute figures are of this machine and this hour; **the ratios are what counts**.
+
+## The machine and the versions
+
+{facts}
+
+{versions}
+
+## The figures
+
+A figure is the median of the rounds, with the least and the greatest in brackets. A bracket as wide as the difference between
+two servers means that the run cannot tell them apart. The targets are the project's own, for Roadstead's ratio to nginx where
+one is given and else for its own figure. This run: {tally}.
+
+{table}
+
+## What was missed
+
+{missed}
+
+## How it is measured
+
+**Cached objects.** Every server fetches every object, and each body's sha256 is checked, before the measurement and after it.
+Then wrk ({seconds} s a round, {rounds} rounds) asks each server in turn, and each round begins with another one, so that a slow
+minute of the machine hits all of them. wrk has one thread; servers and wrk share the {cores} cores, so a server that uses less
+CPU leaves more to wrk, and throughput here is the cost of both ends. *Server CPU* is user and system time of the server's own
+processes, as the kernel counts it in ticks of 10 ms: that is what a real network card makes the limit. Bytes are counted as
+they arrive, so that a blob that takes longer than the round counts too.
+
+**As shipped.** Roadstead runs with its defaults: metrics on, its log at `info` into a file, tags believed for a minute. nginx
+has sendfile, tcp_nopush, two workers, tags for an hour, and a cache lock that waits as long as it takes (by default it gives up
+after 5 s and goes upstream); its access log is off in the column "nginx", to which the ratios are, and on in the column beside
+it (small objects alone). docker-registry and drayage run with their defaults, docker-registry with its access log off; it asks
+the upstream for each tag.
+
+**Cold objects.** The upstream is a small registry that counts requests and bytes, sends files with sendfile, and can limit each
+connection's rate, as object stores do. Each measurement starts its server with an empty cache; those with a limited upstream
+have {cold_rounds} rounds, the fifty clients one for docker-registry and drayage, and the killed ones one for all. *Direct* is
+the same client against the upstream itself. The client (`load.rs`) compares every byte with the original as it arrives. Fifty
+of them cost CPU too: where nothing is limited by the upstream, client, mirror and upstream share the cores. The time of a
+mirror at loopback speed against a direct download holds writing and hashing the blob, for which a direct download has no need.
+
+**Killed.** {killed} of the fifty clients close their connection after a quarter of the blob. The last one must get all of it.
+
+**Memory.** RSS is the sum over a server's processes, so what nginx's workers share counts in each. A slow stream reads at most
+64 KiB a second. Each growth is that of a server which was started for it and has served the object twice, against the moment
+before; the streams ran for {crowd_seconds} s and the idle connections for 1 s after the last one was open.
+
+**What it cannot say.** Loopback has no latency, no loss and no packets of 1,500 bytes. With {rounds} rounds the spread is a
+hint, not a confidence interval. p99 at {cores} cores shared with the load generator is mostly the scheduler's. A hypervisor's
+other guests are not seen here.
+"""
+
+
+def machine(options):
+    """Lines that describe the machine and the moment."""
+    info = Path("/proc/cpuinfo").read_text()
+    names = (line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
+    model = next(names, platform.machine())
+    memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    release = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    hypervisor = ", in a virtual machine" if " hypervisor" in info else ""
+    binary = hashlib.sha256(options.binary.read_bytes()).hexdigest()[:12]
+    return [f"- {time.strftime('%Y-%m-%d %H:%M')}: {options.cores} cores of {model}{hypervisor}, {memory / 2**20:.0f} GiB, "
+            f"Linux {platform.release()}, {release}; caches on {_file_system('/tmp')}.",
+            f"- Load average before the run: {os.getloadavg()[0]:.1f} (0 would be a machine that does nothing else).",
+            f"- Rounds of each case: {options.rounds} of {options.seconds} s; the measured binary's sha256 begins with {binary}."]
+
+
+def _file_system(folder):
+    """The type of the file system that holds it."""
+    best = ("", "unknown")
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, kind, *_ = line.split()
+        if (folder == point or folder.startswith(point.rstrip("/") + "/")) and len(point) > len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+def log_lines(log, requests):
+    """Whether the log kept up: it drops lines rather than hold up a request."""
+    with open(log, "rb") as file:
+        written = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+    dropped = "what it lacks was dropped under load, so that no request waited"
+    verdict = "every request is in it" if written >= requests else dropped
+    return f"Roadstead's log has {written:,} lines for {requests:,.0f} requests: {verdict}."
+
+
+def write(path, facts, versions, table, options):
+    path.write_text(_TEXT.format(
+        cold_rounds=options.cold_rounds,
+        facts="\n".join(facts), versions="\n".join(f"- {name}: `{version}`" for name, version in versions.items()),
+        tally=table.tally(), missed="\n".join(table.missed()) or "Nothing.", table="\n".join(table.lines()), seconds=options.seconds,
+        rounds=options.rounds, cores=options.cores,
+        killed=49, crowd_seconds=options.crowd_seconds))
