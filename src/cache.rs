@@ -141,7 +141,7 @@ impl Cache {
         let limits = Limits { max_size: config.max_size.of(space.total), min_free: config.min_free.of(space.total) };
         metrics.cache_limit_bytes.with_label_values(&["disk"]).set(limits.max_size as i64);
         metrics.cache_limit_bytes.with_label_values(&["memory"]).set(config.memory as i64);
-        let pins = store.root().join("pins.json");
+        let pins = store.root().join(pins::Pins::FILE);
         let pins = Pins::open(pins.clone()).map_err(|source| StoreError::Io { action: "read", path: pins, source })?;
         let quota = |quota: &config::Quota| Quota {
             max_size: quota.max_size.map(|amount| amount.of(space.total)),

@@ -48,6 +48,9 @@ pub struct Pins {
 }
 
 impl Pins {
+    /// The file's name in the cache folder.
+    pub const FILE: &str = "pins.json";
+
     /// Reads the file. A damaged one is an error: what was to be kept must not be evicted for it.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let pins = match std::fs::read(&path) {

@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::site::{SiteArgs, size};
+use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
 use crate::transfer::bundle::{read_since, write_lock};
 use crate::transfer::export::{self, Plan};
@@ -25,6 +26,7 @@ use crate::transfer::{Platforms, Wish};
 #[command(after_help = "\
 Examples:
   roadstead export -o site.tar --all
+  roadstead export -o site.tar --pinned
   roadstead export -o site.tar.zst --since last.tar.zst.lock --sign site.key alpine:3.20 'registry.k8s.io/pause:3.*'
   roadstead export -o site.tar --split 4GiB --all          site.tar.000, site.tar.001, …
   roadstead export -o - --all | ssh gapped roadstead import -
@@ -39,12 +41,16 @@ pub(super) struct Export {
     output: PathBuf,
 
     /// Images, and patterns of tags such as registry.k8s.io/pause:3.*
-    #[arg(value_name = "IMAGE", required_unless_present = "all")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "pinned"])]
     images: Vec<String>,
 
     /// Every tag of the cache
     #[arg(long, conflicts_with = "images")]
     all: bool,
+
+    /// Every image that is pinned (roadstead pin)
+    #[arg(long, conflicts_with_all = ["images", "all"])]
+    pinned: bool,
 
     /// Only these platforms (linux/amd64,linux/arm64), which every image must have; "all": all that an index names.
     /// Without it: those that are in the cache whole
@@ -71,7 +77,8 @@ pub(super) struct Export {
 impl Export {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.site.config()?;
-        let wishes = self.images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
+        let images = if self.pinned { pinned(&config.cache.dir)? } else { self.images.clone() };
+        let wishes = images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
         let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;
         let since = self.since.as_deref().map(read_since).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
         let tree = Tree::open(&config.cache.dir).with_context(|| format!("{} is no cache", config.cache.dir.display()))?;
@@ -123,6 +130,16 @@ impl Export {
         );
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The pinned images of a cache, by name.
+fn pinned(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let path = dir.join(Pins::FILE);
+    let pins = Pins::open(path.clone()).with_context(|| format!("cannot read {}", path.display()))?.all();
+    if pins.is_empty() {
+        bail!("no image is pinned in {}; pin some with roadstead pin IMAGE", dir.display());
+    }
+    Ok(pins.into_iter().map(|pin| pin.image).collect())
 }
 
 fn bar(plan: &Plan) -> ProgressBar {

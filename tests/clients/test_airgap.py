@@ -165,6 +165,10 @@ class TwoSites(ClientTest):
         roadstead("prefetch", "--config", connected._config, image.reference(), SITE.docker.reference())
         bundle = self.folder / "one.tar"
         roadstead("export", "--config", connected._config, image.reference(), "-o", bundle)
+        roadstead("pin", "--config", connected._config, image.reference())
+        pinned = self.folder / "pinned.tar"
+        roadstead("export", "--config", connected._config, "--pinned", "-o", pinned)
+        self.assertEqual(pinned.read_bytes(), bundle.read_bytes(), "what is pinned is the one image")
         docker = self.folder / "docker.tar"
         roadstead("export", "--config", connected._config, SITE.docker.reference(), "-o", docker)
 
