@@ -45,6 +45,8 @@ struct State {
     holds: [Holdback; 3],
     /// The last failure.
     why: String,
+    /// When it last answered: what was sent before that and fails now says nothing of how it is now.
+    answered: Option<Instant>,
     no_head: Option<Instant>,
     no_head_told: bool,
 }
@@ -57,6 +59,7 @@ pub(super) struct Health(Mutex<State>);
 pub(super) struct Admitted {
     health: Arc<Health>,
     temper: Temper,
+    sent: Instant,
     /// The breaker's probe, the hold's probe.
     probes: (bool, bool),
     settled: bool,
@@ -75,7 +78,8 @@ pub(super) enum Turn {
 impl Health {
     pub(super) fn new(breaker: config::Breaker) -> Self {
         let (holds, why) = Default::default();
-        Self(Mutex::new(State { breaker: Breaker::new(breaker), holds, why, no_head: None, no_head_told: false }))
+        let breaker = Breaker::new(breaker);
+        Self(Mutex::new(State { breaker, holds, why, answered: None, no_head: None, no_head_told: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,7 +125,7 @@ impl Health {
         let breaker = state.breaker.admit(now, need) == Verdict::Probe;
         let hold = state.holds[temper as usize].admit(now) == Verdict::Probe;
         drop(state);
-        Ok(Admitted { health: self.clone(), temper, probes: (breaker, hold), settled: false })
+        Ok(Admitted { health: self.clone(), temper, sent: now, probes: (breaker, hold), settled: false })
     }
 
     /// It takes long: until the next probe nobody waits for it who has a choice.
@@ -188,10 +192,14 @@ impl Admitted {
         } else {
             state.holds[self.temper as usize].answered(self.probes.1);
         }
+        state.answered = Some(now);
         if state.breaker.success() { Turn::Closed } else { Turn::None }
     }
 
     fn faulted(&self, mut state: MutexGuard<'_, State>, error: Option<&UpstreamError>, fault: super::breaker::Fault) -> Turn {
+        if state.answered.is_some_and(|answered| answered > self.sent) {
+            return Turn::None;
+        }
         state.why = error.map_or_else(String::new, |error| error.reason().to_string());
         if state.breaker.failure(Instant::now(), fault) { Turn::Opened } else { Turn::None }
     }
@@ -209,5 +217,27 @@ impl Drop for Admitted {
         if self.probes.1 {
             state.holds[self.temper as usize].abandon(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request that hung in an outage fails when that is long over.
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_from_before_the_last_answer_changes_nothing() {
+        let health = Arc::new(Health::new(config::Breaker { failures: 1, ..config::Breaker::default() }));
+        let timeout = UpstreamError::new(&"r.example".parse().unwrap(), "r.example", Reason::Timeout(Duration::from_secs(15)));
+        let hung = health.admit(Temper::Check, Need::Content).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        health.admit(Temper::Check, Need::Content).unwrap().answered(None, 0.5);
+        assert_eq!(hung.answered(Some(&timeout), 0.5), Turn::None);
+        assert_eq!(health.condition(), Condition::Closed);
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let hung = health.admit(Temper::Check, Need::Content).unwrap();
+        assert_eq!(hung.answered(Some(&timeout), 0.5), Turn::Opened);
+        assert_eq!(health.condition(), Condition::Open);
     }
 }
