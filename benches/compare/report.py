@@ -6,6 +6,8 @@ import platform
 import time
 from pathlib import Path
 
+from warm import OTHERS as LIMIT
+
 _TEXT = """# Performance
 
 Written by `benches/compare/run --write`; do not edit it by hand, run it again.
@@ -13,7 +15,7 @@ Written by `benches/compare/run --write`; do not edit it by hand, run it again.
 One local registry with Roadstead, nginx `proxy_cache`, Debian's docker-registry as a proxy and drayage in front of it, all on
 loopback, in one run. Absolute figures are of this machine and this hour; **the ratios are what counts**.
 
-## The machine and the versions
+{warning}## The machine and the versions
 
 {facts}
 
@@ -55,13 +57,18 @@ mirror at loopback speed against a direct download holds writing and hashing the
 
 **Killed.** {killed} of the fifty clients close their connection after a quarter of the blob. The last one must get all of it.
 
-**Memory.** RSS is the sum over a server's processes, so what nginx's workers share counts in each. A slow stream reads at most
+**Memory.** A run of fewer than three rounds measures it for Roadstead and nginx alone. RSS is the sum over a server's processes, so what nginx's workers share counts in each. A slow stream reads at most
 64 KiB a second. Each growth is that of a server which was started for it and has served the object twice, against the moment
 before; the streams ran for {crowd_seconds} s and the idle connections for 1 s after the last one was open.
 
 **What it cannot say.** Loopback has no latency, no loss and no packets of 1,500 bytes. With {rounds} rounds the spread is a
 hint, not a confidence interval. p99 at {cores} cores shared with the load generator is mostly the scheduler's. A hypervisor's
 other guests are not seen here.
+"""
+
+_DISTURBED = """**This run is provisional: the machine was not quiet.** Other work took up to {most:.0%} of its CPU time in rounds that
+are in the table. Ratios near a target, and every p99, may come out otherwise when nothing else runs.
+
 """
 
 
@@ -101,6 +108,7 @@ def log_lines(log, requests):
 
 def write(path, facts, versions, table, options):
     path.write_text(_TEXT.format(
+        warning=_DISTURBED.format(most=table.others) if table.others > LIMIT else "",
         cold_rounds=options.cold_rounds,
         facts="\n".join(facts), versions="\n".join(f"- {name}: `{version}`" for name, version in versions.items()),
         tally=table.tally(), missed="\n".join(table.missed()) or "Nothing.", table="\n".join(table.lines()), seconds=options.seconds,

@@ -50,6 +50,7 @@ class Table:
     def __init__(self, columns, missing):
         self.columns, self.missing = columns, missing
         self.sections, self.notes = {}, []
+        self.others = 0.0  # the greatest share of the machine's CPU time that others took in a round that counts
 
     def row(self, section, label, form="{:.2f}", ratio=False, target=None):
         rows = self.sections.setdefault(section, {})
