@@ -19,13 +19,14 @@
 //!
 //! # The vocabulary
 //!
-//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`] and [`clock`] are used by all and
-//! use none. The invariants I1 to I12, cited where they are upheld, stand in `docs/ARCHITECTURE.md`.
+//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`], [`clock`] and [`hop`] (what a request
+//! shares with the next mirror in a chain) are used by all and use none. The invariants I1 to I12, cited where they are upheld, stand in `docs/ARCHITECTURE.md`.
 //!
 //! # The program
 //!
 //! [`cli`] reads the command line, [`app`] builds a mirror from a configuration and takes it down again, [`admin`] shows
-//! its health and figures, [`telemetry`] its log.
+//! its health and figures and changes what operators may change, [`telemetry`] its log. [`transfer`] brings images in and
+//! out without a client: prefetch, and the bundles of a site without a connection.
 
 pub mod admin;
 pub mod app;
