@@ -1,0 +1,104 @@
+use super::*;
+use crate::oci::Algorithm;
+use proptest::prelude::*;
+
+fn digest(n: u8) -> Digest {
+    Digest::of(Algorithm::Sha256, &[n])
+}
+
+fn index(max_size: u64) -> Arc<Index> {
+    Arc::new(Index::with(Limits { max_size, min_free: 10 }, &[], Kind::Lru))
+}
+
+const ROOMY: Space = Space { free: 1 << 40, total: 1 << 40 };
+
+/// Makes a claim and evicts what it names, as the cache does.
+fn claim(index: &Arc<Index>, bytes: u64, space: &mut Space) -> (Option<Reservation>, Vec<Victim>) {
+    let mut victims = Vec::new();
+    loop {
+        match index.claim(bytes, 0, *space) {
+            Claim::Granted(reservation) => return (Some(reservation), victims),
+            Claim::Impossible => return (None, victims),
+            Claim::Wait => panic!("nobody else evicts here"),
+            Claim::Evict(victim) => {
+                space.free += victim.size;
+                index.left(victim);
+                victims.push(victim);
+            }
+        }
+    }
+}
+
+#[test]
+fn room_is_made_by_use_leftovers_first() {
+    let index = index(100);
+    for n in 0..3 {
+        index.insert(digest(n), 30);
+    }
+    index.insert_leftover(digest(9), 10);
+    index.touch(&digest(0));
+    let (reservation, victims) = claim(&index, 40, &mut ROOMY.clone());
+    assert!(reservation.is_some());
+    assert_eq!(
+        victims,
+        [
+            Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest },
+            Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs }
+        ]
+    );
+    assert_eq!(index.totals(), (100, 2));
+}
+
+#[test]
+fn what_cannot_fit_evicts_nothing() {
+    let index = index(100);
+    index.insert(digest(0), 50);
+    let held = claim(&index, 40, &mut ROOMY.clone()).0.unwrap();
+    let (refused, victims) = claim(&index, 70, &mut ROOMY.clone());
+    assert!(refused.is_none() && victims.is_empty());
+    drop(held);
+    assert!(claim(&index, 70, &mut ROOMY.clone()).0.is_some());
+}
+
+#[test]
+fn min_free_counts_other_writers() {
+    let index = index(1000);
+    index.insert(digest(0), 50);
+    index.insert(digest(1), 50);
+    let mut space = Space { free: 30, total: 1000 };
+    let (reservation, victims) = claim(&index, 60, &mut space);
+    assert!(reservation.is_some());
+    assert_eq!(victims.len(), 1);
+    assert!(claim(&index, 500, &mut space).0.is_none());
+}
+
+proptest! {
+    /// I8: whatever fills do, held plus promised never exceeds the limit, and nothing leaks.
+    #[test]
+    fn i8_the_limit_holds(steps in prop::collection::vec((0..12u8, 0..80u64, 0..4u8), 0..300)) {
+        let index = index(200);
+        let mut fills: HashMap<u8, Reservation> = HashMap::new();
+        for (n, bytes, what) in steps {
+            match (what, fills.remove(&n)) {
+                (0, None) => {
+                    let mut taken = index.take_leftover(&digest(n), 0);
+                    if let (Some(more), _) = claim(&index, bytes, &mut ROOMY.clone()) {
+                        taken.absorb(more);
+                        fills.insert(n, taken);
+                    }
+                }
+                (1, Some(fill)) => { let size = fill.bytes(); fill.published(digest(n), size); }
+                (2, Some(fill)) => { let size = fill.bytes() / 2; fill.left_over(digest(n), size); }
+                (3, Some(fill)) => drop(fill),
+                (_, Some(fill)) => { fills.insert(n, fill); }
+                (_, None) => index.touch(&digest(n)),
+            }
+            prop_assert!(index.totals().0 <= 200, "{:?}", index.totals());
+            let promised: u64 = fills.values().map(Reservation::bytes).sum();
+            prop_assert!(index.totals().0 >= promised);
+        }
+        fills.clear();
+        prop_assert_eq!(index.lock().reserved(), 0);
+        prop_assert_eq!(index.lock().leaving, 0);
+    }
+}
