@@ -1,5 +1,6 @@
 """Two sites: what the connected one prefetches and exports, the gapped one imports, and clients pull it with no upstream."""
 
+import http.client
 import json
 import os
 import random
@@ -9,7 +10,8 @@ import tarfile
 import unittest
 
 from harness.engines import Containerd, Podman, Skopeo
-from harness.process import REPOSITORY, free_port, run
+from harness.images import digest_of
+from harness.process import REPOSITORY, free_port, run, wait_until
 from harness.site import BASE, BINARY, KIB, MIB, SITE, ClientTest
 
 TWO_SITES = REPOSITORY / "deploy" / "airgap" / "two-sites"
@@ -241,6 +243,53 @@ class TwoSites(ClientTest):
         done = roadstead("prefetch", "--config", stopped, "--from-compose", compose, "--from-manifests", pod,
                          "--from-server", f"http://127.0.0.1:{mirror.admin_port}")
         self.assertIn("4 images, 0 missing", done.stdout)
+
+    def test_a_schedule_brings_what_refers_to_an_image(self):
+        """`[[prefetch]]` of a running mirror, with a signature as clients without a referrers API push it; carried along."""
+        image = SITE.push("rs-signed", [("signed", 200 * KIB)])
+        payload, signature = self.sign(image)
+        connected, gapped = self.sites()
+        connected.stop()
+        with connected._config.open("a") as config:
+            config.write(f'\n[[prefetch]]\nimages = "{image.reference()}"\nwith_referrers = true\nevery = "1h"\n')
+        connected.start()
+        wanted = {digest[7:] for digest in (image.digest, signature, payload, *image.blobs)}
+        wait_until(lambda: wanted <= {path.name for path in connected.published()}, "the schedule has brought all of it")
+        bundle = self.folder / "signed.tar"
+        roadstead("export", "--config", connected._config, image.reference(), "-o", bundle, "--sign", self.sign_key)
+        roadstead("import", "--config", gapped._config, bundle)
+        status, _, body = gapped.get(f"/v2/{image.repository}/referrers/{image.digest}")
+        self.assertEqual((status, [entry["digest"] for entry in json.loads(body)["manifests"]]), (200, [signature]))
+        for path in (f"manifests/{signature}", f"blobs/{payload}"):
+            self.assertEqual(gapped.get(f"/v2/{image.repository}/{path}")[0], 200, path)
+
+    def sign(self, image):
+        """Pushes a signature of an image under the tag made of its digest: the digests of its payload and manifest."""
+        oci = "application/vnd.oci.image."
+
+        def put(path, data, kind, method="PUT"):
+            connection = http.client.HTTPConnection("127.0.0.1", SITE.registry.port, timeout=60)
+            connection.request(method, path, body=data, headers={"Content-Type": kind})
+            answer = connection.getresponse()
+            answer.read()
+            self.assertIn(answer.status, (201, 202), path)
+            return answer.headers["Location"]
+
+        def blob(data):
+            place = put(f"/v2/{image.repository}/blobs/uploads/", b"", "application/octet-stream", "POST")
+            place = place[place.index("/v2/"):]
+            put(f"{place}&digest={digest_of(data)}", data, "application/octet-stream")
+            return {"mediaType": oci + "layer.v1.tar", "digest": digest_of(data), "size": len(data)}
+
+        payload = blob(random.randbytes(1000))
+        manifest = json.dumps({
+            "schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": blob(b"{}") | {"mediaType": oci + "config.v1+json"},
+            "layers": [payload]}).encode()
+        put(f"/v2/{image.repository}/manifests/{digest_of(manifest)}", manifest, oci + "manifest.v1+json")
+        entry = {"mediaType": oci + "manifest.v1+json", "digest": digest_of(manifest), "size": len(manifest)}
+        index = json.dumps({"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": [entry]}).encode()
+        put(f"/v2/{image.repository}/manifests/{image.digest.replace(':', '-')}", index, oci + "index.v1+json")
+        return payload["digest"], digest_of(manifest)
 
 
 if __name__ == "__main__":
