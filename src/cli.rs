@@ -9,6 +9,7 @@ pub mod exit;
 mod export;
 mod import;
 mod prefetch;
+mod progress;
 mod remote;
 mod serve;
 mod site;

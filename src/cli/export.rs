@@ -1,19 +1,18 @@
 //! `roadstead export`: images of the cache in a file that can be carried.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress;
 use super::site::{SiteArgs, size};
 use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
 use crate::transfer::bundle::{read_since, write_lock};
-use crate::transfer::export::{self, Plan};
+use crate::transfer::export;
 use crate::transfer::output::Output;
 use crate::transfer::sign::Signer;
 use crate::transfer::{Platforms, Wish};
@@ -92,7 +91,7 @@ impl Export {
         if self.split.is_some_and(|split| split.as_u64() < 1 << 20) {
             bail!("--split: parts of less than 1MiB are no use");
         }
-        let bar = bar(&plan);
+        let bar = progress::bar(Some(plan.bytes));
         let mut links = 0;
         let written = if to_folder {
             links = plan.write_folder(&tree, signer.as_ref(), &self.output, |bytes| bar.inc(bytes))?;
@@ -140,14 +139,4 @@ fn pinned(dir: &Path) -> anyhow::Result<Vec<String>> {
         bail!("no image is pinned in {}; pin some with roadstead pin IMAGE", dir.display());
     }
     Ok(pins.into_iter().map(|pin| pin.image).collect())
-}
-
-fn bar(plan: &Plan) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(plan.bytes);
-    let style = ProgressStyle::with_template("{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }

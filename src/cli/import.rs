@@ -12,8 +12,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::print;
 use super::site::{Remote, Site, SiteArgs, block_on, size};
+use super::{print, progress};
 use crate::transfer::import::{self, Options, Report};
 use crate::transfer::sign::Verifier;
 use crate::transfer::{ImageRef, Platforms, input};
@@ -73,7 +73,7 @@ impl Import {
                     let maintain = tokio::spawn(workshop.cache.clone().maintain());
                     let mut failed = Ok(());
                     for files in &bundles {
-                        let opened = input::open(files).with_context(|| label(files));
+                        let opened = progress::open(files).with_context(|| label(files));
                         let imported = match opened {
                             Ok(opened) => import::import(workshop.cache.clone(), opened, options.clone())
                                 .await
@@ -111,7 +111,7 @@ impl Import {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.platform.as_ref().map(|platforms| ("platform", platforms.to_string())));
         query.extend_pairs(self.name.as_ref().map(|name| ("name", name.to_string())));
-        let mut opened = input::open(files)?;
+        let mut opened = progress::open(files)?;
         let (sender, receiver) = mpsc::channel(8);
         tokio::task::spawn_blocking(move || {
             loop {

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import unittest
 
-from harness.engines import Containerd, Podman, Skopeo
+from harness.engines import Containerd, Docker, Podman, Skopeo
 from harness.images import digest_of
 from harness.process import REPOSITORY, free_port, run, wait_until
 from harness.site import BASE, BINARY, KIB, MIB, SITE, ClientTest
@@ -205,6 +205,11 @@ class TwoSites(ClientTest):
         exported = self.folder / "ctr.tar"
         run([*ctr, "images", "export", exported, image.reference()])
         theirs["containerd"] = exported
+        engine = Docker(f"{self.name}.dockerd", self.folder / "d", f"http://{connected.address}", containerd)
+        self.addCleanup(engine.process.stop)
+        engine.pull(SITE.docker)
+        theirs["docker save"] = self.folder / "saved.tar"
+        engine._docker("save", "--output", theirs["docker save"], SITE.docker.reference())
         theirs["packed"] = packed
         for name, archive in theirs.items():
             cache = self.folder / f"cache-{name}"
