@@ -22,7 +22,7 @@ use crate::transfer::{Platforms, Wish, sources};
 /// Fill the cache with images before anybody asks for them
 ///
 /// Through the mirror that runs on this cache folder, or, where none does, by itself. What is here already is not
-/// downloaded again, and what was interrupted is resumed. Leaves the last tenth of an upstream's quota to clients.
+/// downloaded again, and what was interrupted is resumed. Leaves quota_reserve of an upstream's quota to clients.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::fill::{FillError, Source};
 use crate::oci::route::ReferrersQuery;
 use crate::oci::{Digest, Scope, Tag};
-use crate::upstream::{Quota, Upstream};
+use crate::upstream::Upstream;
 
 /// Longest list of tags that is followed from page to page.
 const MAX_PAGES: usize = 1000;
@@ -38,9 +38,9 @@ impl Pull {
         self.sites.contains_key(&scope.upstream)
     }
 
-    /// What an upstream last said of its quota.
-    pub fn quota(&self, scope: &Scope) -> Option<Quota> {
-        self.sites.get(&scope.upstream)?.upstream.quota()
+    /// The pulls that an upstream has left, if they are kept for clients (`quota_reserve`).
+    pub fn kept_for_clients(&self, scope: &Scope) -> Option<u64> {
+        self.sites.get(&scope.upstream)?.upstream.kept_for_clients()
     }
 
     /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.

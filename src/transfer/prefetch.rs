@@ -1,7 +1,7 @@
 //! From upstreams into the cache, before anybody asks.
 //!
 //! Images in parallel, their blobs in parallel under one limit, through the same fills as clients' pulls: what is here
-//! is not asked for again, and what was interrupted is resumed. Leaves the last tenth of an upstream's quota to clients.
+//! is not asked for again, and what was interrupted is resumed. Leaves `quota_reserve` of an upstream's quota to clients.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -174,15 +174,12 @@ impl Job {
 
     /// Whether the upstream's quota allows one more manifest.
     fn afford(&self, scope: &Scope) -> Result<(), String> {
-        match self.pull.quota(scope) {
-            Some(quota) if quota.remaining.saturating_mul(10) <= quota.limit.unwrap_or(0) => Err(format!(
-                "{} allows {} more pulls of {}; the last tenth is left to clients. Run it again later: it goes on from here",
-                scope.upstream,
-                quota.remaining,
-                quota.limit.unwrap_or(0)
-            )),
-            _ => Ok(()),
-        }
+        self.pull.kept_for_clients(scope).map_or(Ok(()), |left| {
+            Err(format!(
+                "{} allows {left} more pulls, which quota_reserve keeps for clients. Run it again later: it goes on from here",
+                scope.upstream
+            ))
+        })
     }
 
     async fn image(self: Arc<Self>, image: &ImageRef) -> Outcome {

@@ -30,18 +30,23 @@ impl Upstream {
         self.allowance.lock().unwrap_or_else(PoisonError::into_inner).quota.clone()
     }
 
+    /// The pulls that are left, if they are no more than `quota_reserve` keeps for clients.
+    pub fn kept_for_clients(&self) -> Option<u64> {
+        let allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let quota = allowance.quota.as_ref()?;
+        let reserve = self.config.quota_reserve.of(quota.limit);
+        // After a whole window the figure means nothing any more.
+        let outdated = quota.window.zip(allowance.told_at).is_some_and(|(window, at)| Instant::now() >= at + window);
+        (quota.remaining <= reserve && reserve > 0 && !outdated).then_some(quota.remaining)
+    }
+
     /// Whether a piece of work that no client waits for may be done now: always, unless the quota has come down to
     /// `quota_reserve`; then once a minute.
     pub fn allows_background(&self) -> bool {
-        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(quota) = &allowance.quota else { return true };
-        let now = Instant::now();
-        let reserve = self.config.quota_reserve.of(quota.limit);
-        // After a whole window the figure means nothing any more.
-        let outdated = quota.window.zip(allowance.told_at).is_some_and(|(window, at)| now >= at + window);
-        if quota.remaining > reserve || reserve == 0 || outdated {
+        if self.kept_for_clients().is_none() {
             return true;
         }
+        let (mut allowance, now) = (self.allowance.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         let due = allowance.last.is_none_or(|last| now >= last + SLOWED);
         if due {
             allowance.last = Some(now);
