@@ -3,10 +3,14 @@
 //! Owns the operator's `allow` and `deny` globs. Never looks into the cache or asks an upstream. Called by `server`
 //! for every pull.
 
+mod caller;
+
 use std::collections::BTreeMap;
 
 use crate::config::{RepositoryRule, Upstream};
 use crate::oci::{Repository, Scope, UpstreamName};
+
+pub use caller::{Caller, Login, Peer};
 
 /// The rules of one mirror.
 #[derive(Debug)]
@@ -16,12 +20,20 @@ pub struct Policy {
 
 /// Proof that the caller may pull from a repository. Only [`Policy::admit`] makes one.
 #[derive(Clone, Debug)]
-pub struct Permit(Scope);
+pub struct Permit {
+    scope: Scope,
+    login: Option<Login>,
+}
 
 impl Permit {
     /// What may be pulled from.
     pub fn scope(&self) -> &Scope {
-        &self.0
+        &self.scope
+    }
+
+    /// The caller's own login at the upstream, where the request brought one. Not checked by anybody yet.
+    pub fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
     }
 }
 
@@ -36,13 +48,14 @@ impl Policy {
         Self { rules: upstreams.into_iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect() }
     }
 
-    /// Whether anybody may pull from the repository.
-    pub fn admit(&self, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
+    /// Whether the caller may pull from the repository.
+    pub fn admit(&self, caller: &Caller<'_>, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
         let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
         let allowed = self
             .rules
             .get(upstream)
             .is_some_and(|rule| rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str()));
-        if allowed { Ok(Permit(scope)) } else { Err(Refused(scope)) }
+        let login = || Login::from_headers(caller.headers);
+        if allowed { Ok(Permit { scope, login: login() }) } else { Err(Refused(scope)) }
     }
 }

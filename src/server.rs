@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config;
+use crate::policy::Peer;
 pub use handle::Handler;
 use sendfile::Socket;
 use stream::Stream;
@@ -106,9 +107,10 @@ impl Server {
         let socket = Socket::new(socket);
         let lane = socket.lane();
         let stream = TokioIo::new(Stream::new(socket, self.config.write_timeout));
+        let caller = Arc::new(Peer { address: Some(peer) });
         let service = service_fn(|request| {
-            let (handler, lane) = (self.handler.clone(), lane.clone());
-            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, peer, Some(lane)).await) }
+            let (handler, caller, lane) = (self.handler.clone(), caller.clone(), lane.clone());
+            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, &caller, Some(lane)).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder

@@ -2,7 +2,6 @@
 //!
 //! A request ends when its body is dropped: after its last byte, or because the client left or the body failed.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +13,7 @@ use http_body::{Frame, SizeHint};
 use super::handle::Subject;
 use super::sendfile::{Chunk, Lane};
 use crate::metrics::{Kind, Metrics, Outcome};
+use crate::policy::Peer;
 use crate::pull::body::{Body, BodyError, Piece};
 use crate::telemetry::RequestId;
 
@@ -22,7 +22,7 @@ use crate::telemetry::RequestId;
 pub struct Account {
     metrics: Arc<Metrics>,
     id: RequestId,
-    peer: SocketAddr,
+    peer: Arc<Peer>,
     method: Method,
     started: Instant,
     subject: Option<Subject>,
@@ -35,7 +35,7 @@ pub struct Account {
 }
 
 impl Account {
-    pub(super) fn new<B>(metrics: Arc<Metrics>, request: &Request<B>, peer: SocketAddr, id: RequestId, started: Instant) -> Self {
+    pub(super) fn new<B>(metrics: Arc<Metrics>, request: &Request<B>, peer: Arc<Peer>, id: RequestId, started: Instant) -> Self {
         Self {
             metrics,
             id,

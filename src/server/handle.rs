@@ -1,6 +1,5 @@
 //! One request: refused here, or handed to the pull path.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use super::sendfile::Lane;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
-use crate::policy::Policy;
+use crate::policy::{Caller, Peer, Policy};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull};
 use crate::telemetry::RequestId;
@@ -48,11 +47,12 @@ impl Handler {
 
     /// Answers. Counted and logged when the last byte of the answer has gone, or the client has (I12).
     /// `lane`: where a connection that can send files by itself queues them.
-    pub async fn handle(&self, request: Request<Incoming>, peer: SocketAddr, lane: Option<Lane>) -> Response<Counted> {
+    pub async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>, lane: Option<Lane>) -> Response<Counted> {
         let started = Instant::now();
         let id = RequestId::from_header_or_new(request.headers());
-        let mut account = Account::new(self.metrics.clone(), &request, peer, id, started);
-        let Answer { mut response, outcome, error } = hop::of(account.id().header(), self.answer(&request, &mut account)).await;
+        let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
+        let Answer { mut response, outcome, error } =
+            hop::of(account.id().header(), self.answer(&request, peer, &mut account)).await;
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
             // Nobody reads it; what follows on this connection could be mistaken for a request.
@@ -64,7 +64,7 @@ impl Handler {
         response.map(|body| Counted::new(body, account, lane))
     }
 
-    async fn answer(&self, request: &Request<Incoming>, account: &mut Account) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>, peer: &Peer, account: &mut Account) -> Answer {
         let head = request.method() == Method::HEAD;
         let refuse = |code, outcome, message| respond::refusal(code, outcome, message, head);
         let (path, query) = (request.uri().path(), request.uri().query());
@@ -84,7 +84,7 @@ impl Handler {
             Err(error) => return refuse(error.code, Outcome::Invalid, error.message),
         };
         let Target::Content(repository, wanted) = &route.target else { return respond::base(head) };
-        let permit = match self.policy.admit(&route.upstream, repository) {
+        let permit = match self.policy.admit(&Caller { peer, headers: request.headers() }, &route.upstream, repository) {
             Ok(permit) => permit,
             Err(refused) => return refuse(ErrorCode::Denied, Outcome::Denied, refused.to_string()),
         };

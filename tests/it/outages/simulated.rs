@@ -15,7 +15,7 @@ use roadstead::config::Config;
 use roadstead::fill::Fills;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Reference, UpstreamName, Wanted};
-use roadstead::policy::Policy;
+use roadstead::policy::{Caller, Peer, Policy};
 use roadstead::pull::body::Piece;
 use roadstead::pull::{self, Pull, Site};
 use tempfile::TempDir;
@@ -147,8 +147,9 @@ impl Sim {
     }
 
     pub async fn get(&self, repository: &str, wanted: Wanted) -> Got {
-        let permit = self.policy.admit(&hub(), &repository.parse().unwrap()).expect("allowed");
         let headers = HeaderMap::new();
+        let caller = Caller { peer: &Peer { address: None }, headers: &headers };
+        let permit = self.policy.admit(&caller, &hub(), &repository.parse().unwrap()).expect("allowed");
         let request = pull::Request { head: false, headers: &headers, path: "/", namespace: None, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();
         let mut body = Vec::new();

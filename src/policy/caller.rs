@@ -1,0 +1,78 @@
+//! Who is asking: the other end of the connection, and what a request says of itself.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use http::{HeaderMap, header};
+
+use crate::config::Secret;
+
+/// The other end of a connection, as far as the socket tells. One a connection, shared by its requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; `None` on a unix socket.
+    pub address: Option<SocketAddr>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+/// A user name and a password that a request carries, unchecked.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The user.
+    pub username: String,
+    /// Their password or access token.
+    pub password: Secret,
+}
+
+impl Login {
+    /// The `Authorization: Basic` of a request (RFC 7617). `None` if there is none, or it is not of that form.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        use base64::Engine as _;
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, encoded) = value.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+        let text = String::from_utf8(decoded).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some(Self { username: username.to_owned(), password: Secret::new(password) })
+    }
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The connection's other end.
+    pub peer: &'a Peer,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_logins() {
+        let login = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            Login::from_headers(&headers).map(|login| (login.username, login.password.expose().to_owned()))
+        };
+        assert_eq!(login("Basic dXNlcjpwYTpzcw=="), Some(("user".into(), "pa:ss".into())));
+        assert_eq!(login("bAsIc dXNlcjo="), Some(("user".into(), String::new())));
+        for other in ["Bearer dXNlcjpwYXNz", "Basic", "Basic ?", "Basic dXNlcg==", "Basic /w=="] {
+            assert_eq!(login(other), None, "{other}");
+        }
+        assert!(Login::from_headers(&HeaderMap::new()).is_none());
+    }
+}
