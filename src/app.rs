@@ -21,11 +21,11 @@ use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fill::Fills;
 use crate::metrics::Metrics;
 use crate::oci::{Directory, UpstreamName};
-use crate::policy::Policy;
+use crate::policy::{NoKey, Policy};
 use crate::pull::{Pull, Site};
 use crate::server::{Handler, Server};
 use crate::upstream::{TlsError, Upstream};
@@ -60,6 +60,12 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// What the configuration asks for is not safe.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no key for tokens and passwords.
+    #[error(transparent)]
+    Key(#[from] NoKey),
     /// The threads that serve could not be had.
     #[error("the mirror cannot start its threads: {0}")]
     Workers(io::Error),
@@ -84,6 +90,7 @@ pub struct Running {
     fills: Arc<Fills>,
     cache: Arc<Cache>,
     pull: Arc<Pull>,
+    policy: Arc<Policy>,
 }
 
 /// The parts that bring content into a cache, without anything that serves it: what a mirror is built on, and what
@@ -163,6 +170,7 @@ impl Mirror {
     /// Starts a mirror. When this returns, it serves; the index of its cache may still be incomplete. No upstream is
     /// contacted.
     pub async fn start(config: Config) -> Result<Running, StartError> {
+        config.check_exposure()?;
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
@@ -177,7 +185,8 @@ impl Mirror {
         let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
-        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
+        let policy = Arc::new(Policy::new(&config, metrics.clone())?);
+        let handler = Handler::new(directory, policy.clone(), pull.clone(), metrics.clone());
         let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
@@ -187,6 +196,7 @@ impl Mirror {
             Task::spawn(cache.clone().maintain()),
             Task::spawn(cache.clone().scrub(config.cache.verify_every, config.cache.verify_rate)),
             Task::spawn(pull.clone().replace_damaged()),
+            Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
         let api = Api::new(cache.clone(), &config);
@@ -197,7 +207,7 @@ impl Mirror {
             Task::spawn(admin.run(listener))
         }));
         background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
-        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache, pull })
+        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache, pull, policy })
     }
 }
 
@@ -210,6 +220,13 @@ impl Running {
     /// Where health, metrics and status are.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Puts the rules of another configuration into force: `[access]`, and `allow` and `deny` of the upstreams that there
+    /// are. Refused, with the old ones in force, if they would open the mirror to others without a word about it.
+    pub fn replace_rules(&self, config: &Config) -> Result<(), StartError> {
+        config.check_exposure()?;
+        Ok(self.policy.replace(config)?)
     }
 
     /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,

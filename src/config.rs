@@ -4,6 +4,7 @@
 //! the rest of the program uses. A [`Config`] that exists is right: no string in it is left to be parsed.
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
+pub mod access;
 mod build;
 pub mod clouds;
 mod defaults;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
 pub use error::{ConfigError, Problem};
 pub use patterns::{Globs, TagPatterns};
 pub use secret::Secret;
@@ -37,6 +39,8 @@ use crate::oci::name::{Repository, UpstreamName};
 pub struct Config {
     /// `[server]`
     pub server: Server,
+    /// `[access]`
+    pub access: Access,
     /// `[admin]`
     pub admin: Admin,
     /// `[cache]`

@@ -10,9 +10,10 @@ mod run;
 pub mod table;
 mod writer;
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::cache::NoRoom;
 use crate::cache::store::Mismatch;
@@ -41,6 +42,8 @@ pub struct Fill {
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
     file: OnceLock<Arc<File>>,
+    /// What whoever began it wants dropped when it ends.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// Why a fill ended without its blob. Cloned to all its readers.

@@ -173,6 +173,10 @@ metrics! {
     cache_damaged_total: IntCounter,
     /// Bytes removed from the disk tier.
     evicted_bytes_total: IntCounter,
+    /// Requests refused by the rules of access or its limits, by reason.
+    access_refusals_total: IntCounterVec ["reason"],
+    /// Passwords that were hashed to check them, by result; those of a pull after its first request are remembered.
+    password_checks_total: IntCounterVec ["result"],
     /// Open client connections.
     connections: IntGauge,
     /// Always 1; its labels say what runs.

@@ -7,6 +7,7 @@ mod account;
 mod handle;
 mod sendfile;
 mod stream;
+mod token;
 mod workers;
 
 use std::io;

@@ -1,5 +1,7 @@
 //! From [`Raw`] to [`Config`]: defaults where the file is silent, and the checks that concern several keys.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Config, ConfigError> {
     let mut builder = Builder { document, env };
     let server = builder.server(raw.server);
+    let access = builder.access(raw.access);
     let admin = builder.admin(raw.admin, &server);
     let cache = builder.cache(raw.cache);
     let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"]);
@@ -37,6 +40,7 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
     let log = Log::default();
     let config = Config {
         server,
+        access,
         admin,
         cache,
         upstreams,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
+    Abandoned, Access, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
     LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
@@ -48,6 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: Server::default(),
+            access: Access::default(),
             admin: Admin::default(),
             cache: Cache::default(),
             upstreams: built_in_upstreams(&Freshness::default()),
@@ -69,6 +70,22 @@ impl Default for Server {
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            open: false,
+            htpasswd: None,
+            token_lifetime: Duration::from_secs(300),
+            token_key: None,
+            token_url: None,
+            challenge_everybody: false,
+            pace: None,
+            max_fills_per_client: None,
+            rules: Vec::new(),
         }
     }
 }

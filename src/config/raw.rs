@@ -17,6 +17,7 @@ use url::Url;
 
 pub(super) use keys::known_keys;
 
+use super::access::{TokenUrl, Who};
 use super::value::{
     AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
     Value,
@@ -28,6 +29,7 @@ use crate::oci::name::UpstreamName;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
     pub server: Server,
+    pub access: Access,
     pub admin: Admin,
     pub cache: Cache,
     pub freshness: Freshness,
@@ -62,6 +64,29 @@ pub(super) struct Server {
     pub header_timeout: Option<One<Timeout>>,
     pub write_timeout: Option<One<Timeout>>,
     pub shutdown_timeout: Option<One<Time>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Access {
+    pub open: Option<bool>,
+    pub htpasswd: Option<One<PathBuf>>,
+    pub token_lifetime: Option<One<Timeout>>,
+    pub token_key_file: Option<One<PathBuf>>,
+    pub token_url: Option<One<TokenUrl>>,
+    pub challenge_everybody: Option<bool>,
+    pub requests_per_second: Option<One<Count>>,
+    pub burst: Option<One<Count>>,
+    pub max_fills_per_client: Option<One<Count>>,
+    pub rule: Option<Vec<AccessRule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AccessRule {
+    pub who: Option<Many<Who>>,
+    pub pull: Option<Many<RepositoryGlob>>,
+    pub deny: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,9 +3,10 @@
 //! Reads what is announced and waits for what is not. A slow reader holds one chunk and its place in the cell, nothing
 //! else (I7): the bytes wait for it in the file.
 
+use std::any::Any;
 use std::fs::File;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use super::progress::{Place, Progress, Readable};
@@ -15,7 +16,7 @@ use crate::oci::Digest;
 
 impl Fill {
     pub(super) fn new(digest: Digest) -> Self {
-        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new() }
+        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
     }
 
     /// The upstream has answered, and `file` will have the bytes. `written` are there already.
@@ -23,6 +24,12 @@ impl Fill {
         // Set once: a fill begins once.
         let _ = self.file.set(file);
         self.progress.begin(total, written);
+    }
+
+    /// The fill has ended: drops what was to be kept until then.
+    pub(super) fn ended(&self) {
+        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        drop(kept);
     }
 }
 
@@ -39,6 +46,11 @@ impl FillReader {
     pub(super) fn new(fill: Arc<Fill>) -> Self {
         let place = fill.progress.attach();
         Self { fill, place, reader: None }
+    }
+
+    /// Keeps a value until the fill ends, or for those who read on after it. For the one who began it.
+    pub fn keep(&self, kept: impl Any + Send) {
+        *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.

@@ -1,0 +1,95 @@
+//! What a request turned out to be from: a user, a certificate, or an address alone.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::{Login, Peer};
+
+/// Who sends a request, as far as it was proved. Made by [`super::Policy::identify`] alone.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// A user of the password file.
+    pub(super) user: Option<Arc<str>>,
+    /// The names of a verified client certificate, the most telling one first.
+    pub(super) certificate: Vec<String>,
+    /// Where the connection comes from; `None` on a unix socket.
+    pub(super) address: Option<IpAddr>,
+    /// A login that is none of the mirror's users: the caller's own, for an upstream.
+    pub(super) login: Option<Login>,
+    /// Whether a token of this mirror was shown.
+    pub(super) token: bool,
+}
+
+impl Identity {
+    /// What the connection alone says.
+    pub(super) fn of(peer: &Peer) -> Self {
+        let address = peer.address.map(|address| address.ip().to_canonical());
+        Self { certificate: certificate_names(peer), address, ..Self::default() }
+    }
+
+    /// Whether it is anybody in particular.
+    pub fn is_signed_in(&self) -> bool {
+        self.user.is_some() || !self.certificate.is_empty()
+    }
+
+    /// For the log: the user's name, or `cert:` and the certificate's. `None` for callers without a name.
+    pub fn name(&self) -> Option<String> {
+        let name = match (&self.user, self.certificate.first()) {
+            (Some(user), _) => user.to_string(),
+            (None, Some(name)) => format!("cert:{name}"),
+            (None, None) => return None,
+        };
+        // Certificates hold whatever an authority let pass; nothing of it may forge a line.
+        Some(name.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect())
+    }
+
+    /// Whose limits it uses up.
+    pub(super) fn key(&self) -> Key {
+        match (&self.user, self.certificate.first(), self.address) {
+            (Some(user), ..) => Key::User(user.clone()),
+            (None, Some(name), _) => Key::Certificate(name.as_str().into()),
+            (None, None, Some(address)) => Key::Address(network(address)),
+            (None, None, None) => Key::Local,
+        }
+    }
+}
+
+/// Whom a limit counts. A whole IPv6 /64 is one: it is what one customer gets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    User(Arc<str>),
+    Certificate(Arc<str>),
+    Address(IpAddr),
+    /// Unix sockets.
+    Local,
+}
+
+impl Key {
+    /// Where a connection comes from, whoever is at its end.
+    pub fn place(peer: &Peer) -> Self {
+        peer.address.map_or(Self::Local, |address| Self::Address(network(address.ip().to_canonical())))
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+/// The names that rules look at.
+fn certificate_names(_peer: &Peer) -> Vec<String> {
+    Vec::new()
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name(), self.address) {
+            (Some(name), _) => f.write_str(&name),
+            (None, Some(address)) => address.fmt(f),
+            (None, None) => f.write_str("a local caller"),
+        }
+    }
+}
