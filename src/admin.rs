@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use api::Api;
@@ -22,6 +21,7 @@ use transfer::Transfer;
 use upstreams::Switchboard;
 
 use crate::cache::Cache;
+use crate::listen::Listener;
 use crate::metrics::Metrics;
 
 /// For a request head.
@@ -53,9 +53,9 @@ impl Admin {
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, listener: Listener) {
         loop {
-            let Ok((socket, _)) = listener.accept().await else {
+            let Ok(accepted) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
@@ -72,7 +72,7 @@ impl Admin {
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                let _ = builder.serve_connection(TokioIo::new(accepted.into_stream()), service).await;
             });
         }
     }

@@ -5,6 +5,7 @@
 //! [`Policy::identify`], then [`Policy::admit`].
 
 mod caller;
+mod certificate;
 mod identity;
 mod limits;
 mod passwords;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
 pub use caller::{Authorization, Caller, Login, Peer};
+pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
 pub use limits::FillSlot;
@@ -202,7 +204,9 @@ impl Policy {
             match read {
                 None => {}
                 Some(Ok(file)) => self.passwords_changed(file),
-                Some(Err(error)) => tracing::error!(%error, "the password file cannot be used; the one read before stays in force"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the password file cannot be used; the one read before stays in force")
+                }
             }
         }
     }
@@ -405,7 +409,8 @@ pub const SERVICE: &str = "roadstead";
 
 impl Rules {
     fn of(config: &Config, tokens: Arc<Tokens>) -> Self {
-        let repositories = config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
+        let repositories =
+            config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
         Self { repositories, access: config.access.clone(), tokens }
     }
 
@@ -444,7 +449,9 @@ pub fn explain(access: &Access, who: &str, scope: &Scope) -> Result<Verdict, Str
     match who.split_once(':') {
         Some(("user", name)) if !name.is_empty() => identity.user = Some(name.into()),
         Some(("cert", name)) if !name.is_empty() => identity.certificate = vec![name.to_owned()],
-        Some(("address", address)) => identity.address = Some(address.parse().map_err(|_| format!("{address:?} is no IP address"))?),
+        Some(("address", address)) => {
+            identity.address = Some(address.parse().map_err(|_| format!("{address:?} is no IP address"))?)
+        }
         None if who == "anyone" => {}
         _ => return Err(format!("{who:?} is nobody: write user:NAME, cert:NAME, address:IP or anyone")),
     }

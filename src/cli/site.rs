@@ -1,6 +1,5 @@
 //! A mirror as commands reach it: its folder if it is stopped, its admin interface if it runs.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,10 +11,9 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::ConfigFile;
-use super::serve::reachable;
+use super::admin::AdminAt;
 use crate::app::{StartError, Workshop};
 use crate::cache::store::StoreError;
 use crate::config::Config;
@@ -60,11 +58,11 @@ impl SiteArgs {
         if let Some(url) = &self.server {
             return Ok(Site::Running(Remote::new(url)?));
         }
-        let admin = config.admin.listen;
+        let admin = config.admin.listen.clone();
         match Workshop::open(config, &Arc::new(Metrics::new())).await {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
-            Err(StartError::Store(StoreError::Locked(dir))) => match admin.map(reachable) {
-                Some(address) => Ok(Site::Running(Remote::at(address))),
+            Err(StartError::Store(StoreError::Locked(dir))) => match admin.as_ref().and_then(AdminAt::of) {
+                Some(place) => Ok(Site::Running(Remote(place))),
                 None => bail!(
                     "a mirror has {} open, and its admin interface is off; stop it, or name it with --server",
                     dir.display()
@@ -77,7 +75,7 @@ impl SiteArgs {
 
 /// The admin interface of a running mirror.
 #[derive(Clone, Debug)]
-pub(super) struct Remote(String);
+pub(super) struct Remote(AdminAt);
 
 impl Remote {
     /// At a base address.
@@ -87,11 +85,7 @@ impl Remote {
         if host.is_empty() || host.contains('/') {
             bail!("--server {url}: expected http://HOST:PORT, without a path");
         }
-        Ok(Self(if host.contains(':') { host.to_owned() } else { format!("{host}:80") }))
-    }
-
-    fn at(address: SocketAddr) -> Self {
-        Self(address.to_string())
+        Ok(Self(AdminAt::Tcp(if host.contains(':') { host.to_owned() } else { format!("{host}:80") })))
     }
 
     /// Sends one request; the answer's status is 2xx.
@@ -102,10 +96,10 @@ impl Remote {
         body: UnsyncBoxBody<Bytes, std::io::Error>,
     ) -> anyhow::Result<Response<Incoming>> {
         let context = || format!("the mirror's admin interface at {} cannot be asked", self.0);
-        let socket = TcpStream::connect(&self.0).await.with_context(context)?;
+        let socket = self.0.connect().await.with_context(context)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.with_context(context)?;
         let running = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(header::HOST, &self.0).body(body)?;
+        let request = Request::builder().method(method).uri(path).header(header::HOST, self.0.host()).body(body)?;
         let answer = match sender.send_request(request).await {
             Ok(answer) => answer,
             Err(error) => {

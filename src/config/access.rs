@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::value::Value;
-use super::{Config, ConfigError, Globs, Secret};
+use super::{Config, ConfigError, Globs, Listen, Secret};
 
 /// More than this takes a minute a password, and a file that says so is a mistake.
 const MAX_COST: u32 = 16;
@@ -42,6 +42,15 @@ impl Access {
     /// Whether the operator has said who may pull, be it everybody.
     pub fn is_chosen(&self) -> bool {
         self.open || !self.rules.is_empty()
+    }
+
+    /// Fails if one of these addresses is reached by clients of other machines, and nothing says who may pull: a mirror
+    /// must not become an open proxy by accident.
+    pub fn check_exposure(&self, mut addresses: impl Iterator<Item = SocketAddr>) -> Result<(), ConfigError> {
+        match addresses.find(|address| !is_local(*address)).filter(|_| !self.is_chosen()) {
+            Some(address) => Err(ConfigError::Exposed { address: address.to_string() }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -105,7 +114,9 @@ impl Value for Who {
             Some(("cert", glob)) => names(glob).map(Self::Certificate),
             Some(("address", network)) => {
                 let one = network.parse::<IpAddr>().map(IpNet::from).ok();
-                let network = one.or_else(|| network.parse().ok()).ok_or_else(|| "after the colon comes an IP address or network".to_owned())?;
+                let network = one
+                    .or_else(|| network.parse().ok())
+                    .ok_or_else(|| "after the colon comes an IP address or network".to_owned())?;
                 // An address within its network is a mistake as often as not; its network is what is meant.
                 Ok(Self::Address(network.trunc()))
             }
@@ -190,14 +201,10 @@ pub fn is_local(address: SocketAddr) -> bool {
 }
 
 impl Config {
-    /// Fails if clients of other machines reach the mirror, and nothing says who may pull: it must not become an open
-    /// proxy by accident.
+    /// [`Access::check_exposure`] of the addresses that `server.listen` names. Those of sockets that the service manager
+    /// passes are known at the start only.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        let exposed = self.server.listen.iter().find(|address| !is_local(**address));
-        match exposed.filter(|_| !self.access.is_chosen()) {
-            Some(address) => Err(ConfigError::Exposed { address: address.to_string() }),
-            None => Ok(()),
-        }
+        self.access.check_exposure(self.server.listen.iter().filter_map(Listen::address))
     }
 }
 

@@ -28,7 +28,9 @@ pub enum ConfigError {
         address: String,
     },
     /// A flag and the file contradict each other.
-    #[error("--open lets everybody pull everything, and yet there are [[access.rule]] in the configuration; leave out one of the two")]
+    #[error(
+        "--open lets everybody pull everything, and yet there are [[access.rule]] in the configuration; leave out one of the two"
+    )]
     OpenWithRules,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::{Login, Peer};
+use super::{ClientCertificate, Login, Peer};
 
 /// Who sends a request, as far as it was proved. Made by [`super::Policy::identify`] alone.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +80,9 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// The names that rules look at.
-fn certificate_names(_peer: &Peer) -> Vec<String> {
-    Vec::new()
+fn certificate_names(peer: &Peer) -> Vec<String> {
+    let Some(ClientCertificate { common_name, dns, uris, emails }) = &peer.certificate else { return Vec::new() };
+    [common_name.as_slice(), uris, dns, emails].concat()
 }
 
 impl fmt::Display for Identity {

@@ -52,14 +52,13 @@ impl Handler {
         let started = Instant::now();
         let id = RequestId::from_header_or_new(request.headers());
         let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
-        let Answer { mut response, outcome, error } =
-            hop::of(account.id().header(), async {
-                match request.uri().path() {
-                    TOKEN_PATH => token::answer(self, &mut request, peer).await,
-                    _ => self.answer(&request, peer, &mut account).await,
-                }
-            })
-            .await;
+        let Answer { mut response, outcome, error } = hop::of(account.id().header(), async {
+            match request.uri().path() {
+                TOKEN_PATH => token::answer(self, &mut request, peer).await,
+                _ => self.answer(&request, peer, &mut account).await,
+            }
+        })
+        .await;
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
             // Nobody reads it; what follows on this connection could be mistaken for a request.

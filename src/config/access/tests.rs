@@ -9,7 +9,8 @@ fn parse(text: &str) -> Result<Htpasswd, String> {
 
 #[test]
 fn a_password_file() {
-    let file = parse(&format!("# who\n\nalice:{HASH}\nbob:{}\r\ncarol:{}\n", HASH.replace("2y", "2a"), HASH.replace("2y", "2b"))).unwrap();
+    let file = parse(&format!("# who\n\nalice:{HASH}\nbob:{}\r\ncarol:{}\n", HASH.replace("2y", "2a"), HASH.replace("2y", "2b")))
+        .unwrap();
     assert_eq!((file.len(), file.cost()), (3, 4));
     assert_eq!(file.hash("alice").map(Secret::expose), Some(HASH));
     assert_eq!(file.hash("bob").map(|hash| hash.expose().len()), Some(60), "without the end of its line");
@@ -55,7 +56,9 @@ fn who() {
     ] {
         assert_eq!(Who::text(text).unwrap().to_string(), shown);
     }
-    for bad in ["", "Anyone", "alice", "user:", "cert:", "user:[", "address:", "address:10.0.0.0/33", "address:host", "group:x", "*"] {
+    for bad in
+        ["", "Anyone", "alice", "user:", "cert:", "user:[", "address:", "address:10.0.0.0/33", "address:host", "group:x", "*"]
+    {
         assert!(Who::text(bad).is_err(), "{bad}");
     }
 }
@@ -107,7 +110,10 @@ fn what_does_not_go_together_is_an_error() {
     assert_eq!(access.rules[0].pull.patterns(), ["docker.io/**", "ghcr.io/acme/**"]);
     assert_eq!(access.pace, Some(Pace { per_second: 5, burst: 200 }));
     for (text, expected) in [
-        (format!("[access]\nopen = true\n{}", rule.replace("\"user:alice\", ", "")), "test:2:8: access.open: everybody may pull everything"),
+        (
+            format!("[access]\nopen = true\n{}", rule.replace("\"user:alice\", ", "")),
+            "test:2:8: access.open: everybody may pull everything",
+        ),
         (format!("[access]\nhtpasswd = {users:?}"), "access.htpasswd: passwords alone refuse nobody"),
         (format!("[access]\nhtpasswd = {bad:?}\n{rule}"), "bad:1: the password of \"alice\" is not hashed by bcrypt"),
         (rule.to_owned(), "access.rule: a rule is for users, and there are none"),

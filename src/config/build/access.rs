@@ -35,7 +35,8 @@ impl Builder<'_> {
         }
         let named = |who: &Who| matches!(who, Who::User(_));
         if htpasswd.is_none() && rules.iter().flat_map(|rule| &rule.who).any(named) {
-            self.document.problem(&["access", "rule"], "a rule is for users, and there are none; name a password file: htpasswd = \"…\"");
+            self.document
+                .problem(&["access", "rule"], "a rule is for users, and there are none; name a password file: htpasswd = \"…\"");
         }
         let token_lifetime = raw.token_lifetime.map_or(default.token_lifetime, |One(Timeout(time))| time);
         if !(SHORTEST..=LONGEST).contains(&token_lifetime) {
@@ -69,7 +70,8 @@ impl Builder<'_> {
         let path = ["access", "rule"];
         let who = raw.who.map_or(Vec::new(), |Many(who)| who);
         if who.is_empty() {
-            self.document.problem(&path, "a rule needs `who`: a list of \"anyone\", \"signed-in\", \"user:…\", \"cert:…\", \"address:…\"");
+            self.document
+                .problem(&path, "a rule needs `who`: a list of \"anyone\", \"signed-in\", \"user:…\", \"cert:…\", \"address:…\"");
         }
         let full = |RepositoryGlob(glob): RepositoryGlob| match glob.contains('/') || glob == "**" {
             true => glob,

@@ -106,6 +106,14 @@ impl Mirror {
         Self::start(settings, folder).await
     }
 
+    /// Gives it a changed configuration while it runs, as SIGHUP does. The change is to what it was started with.
+    pub async fn reload(&self, change: impl FnOnce(&mut Settings)) -> Result<(), String> {
+        let mut settings = self.settings.clone();
+        change(&mut settings);
+        let config = Config::parse(&settings.text(), "test").unwrap_or_else(|error| panic!("{error}\n{}", settings.text()));
+        within("the mirror to reload", self.running.reload(config)).await.map_err(|error| error.to_string())
+    }
+
     /// Stops it in an orderly way. The cache folder stays as long as what is returned.
     pub async fn stop(self) -> Files {
         let files = self.files();
