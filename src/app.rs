@@ -193,7 +193,7 @@ impl Mirror {
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         background.extend(admin.map(|listener| {
-            let admin = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, stopping.subscribe());
+            let admin = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
             Task::spawn(admin.run(listener))
         }));
         background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));

@@ -97,6 +97,25 @@ pub struct Server {
 pub struct Admin {
     /// `listen`: the address to bind; `None` ("off") for no admin interface.
     pub listen: Option<SocketAddr>,
+    /// `token`, or the content of `token_file`: what a request must show.
+    pub token: Option<Secret>,
+    /// `hosts`: names, with or without a port, by which it may be asked besides loopback's and IP addresses.
+    pub hosts: Vec<String>,
+    /// `metrics_open`: `/metrics` needs no token and goes by any name.
+    pub metrics_open: bool,
+}
+
+impl Admin {
+    /// Why this must not be served: whoever reaches the address could change everything. `None` if it may.
+    pub fn exposed(&self) -> Option<String> {
+        let address = self.listen.filter(|address| !address.ip().to_canonical().is_loopback())?;
+        self.token.is_none().then(|| {
+            format!(
+                "{address} can be reached from other machines, and whoever reaches it may purge, import and switch upstreams off; \
+                 set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1"
+            )
+        })
+    }
 }
 
 /// `[cache]`: what may be kept where.

@@ -82,7 +82,8 @@ impl Serve {
         if let Some(dir) = self.cache_dir {
             config.cache.dir = dir;
         }
-        Ok(config)
+        // A flag may have opened what the file keeps closed.
+        config.admin.exposed().map_or(Ok(config), |problem| Err(ConfigError::Flag { flag: "--admin-listen", problem }))
     }
 }
 

@@ -20,6 +20,9 @@ use super::{
 };
 use crate::oci::name::UpstreamName;
 
+/// Characters of a token that nobody guesses over the network.
+const MIN_TOKEN: usize = 16;
+
 /// Looks up an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -98,7 +101,35 @@ impl Builder<'_> {
             );
             self.document.problem_among(&[&["admin", "listen"], &["server", "listen"]], message);
         }
-        Admin { listen }
+        let default = Admin::default();
+        let admin = Admin {
+            listen,
+            token: self.admin_token(raw.token, raw.token_file),
+            hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
+            metrics_open: raw.metrics_open.unwrap_or(default.metrics_open),
+        };
+        if let Some(problem) = admin.exposed() {
+            self.document.problem(&["admin", "listen"], problem);
+        }
+        admin
+    }
+
+    fn admin_token(&mut self, text: Option<raw::SecretText>, file: Option<One<PathBuf>>) -> Option<Secret> {
+        let (path, token) = match (text, file) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => {
+                self.document.problem(&["admin", "token"], "token and token_file are both set; one is enough");
+                return Some(Secret::new(""));
+            }
+            (Some(text), None) => (["admin", "token"], Secret::from_text(text.0, self.env)),
+            (None, Some(One(file))) => (["admin", "token_file"], Secret::from_file(&file)),
+        };
+        let token = token.and_then(|token| {
+            let fits = token.expose().len() >= MIN_TOKEN && token.expose().bytes().all(|c| c.is_ascii_graphic());
+            let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
+            if fits { Ok(token) } else { Err(why.to_owned()) }
+        });
+        Some(self.secret(&path, token))
     }
 
     fn cache(&mut self, raw: raw::Cache) -> Cache {

@@ -75,7 +75,12 @@ impl Default for Server {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))) }
+        Self {
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))),
+            token: None,
+            hosts: Vec::new(),
+            metrics_open: false,
+        }
     }
 }
 

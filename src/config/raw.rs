@@ -68,6 +68,10 @@ pub(super) struct Server {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<One<AdminListen>>,
+    pub token: Option<SecretText>,
+    pub token_file: Option<One<PathBuf>>,
+    pub hosts: Option<Many<Host>>,
+    pub metrics_open: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

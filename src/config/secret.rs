@@ -28,7 +28,7 @@ impl Secret {
     }
 
     /// The content of `file`, without the end of its last line.
-    pub(super) fn from_file(file: &Path) -> Result<Self, String> {
+    pub fn from_file(file: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
         let secret = text.trim_end_matches(['\n', '\r']);
         if secret.is_empty() { Err(format!("{} is empty", file.display())) } else { Ok(Self::new(secret)) }
