@@ -287,6 +287,8 @@ pub struct Upstream {
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
     pub max_bandwidth: Option<u64>,
+    /// `max_manifest`: bytes of the longest manifest that is taken from it; 4 MiB at least, [`MAX_MANIFEST`](crate::oci::MAX_MANIFEST) at most.
+    pub max_manifest: u64,
     /// `quota_reserve`: with so many pulls left, work that no client waits for is put off.
     pub quota_reserve: Reserve,
     /// `breaker`: when the upstream counts as down.

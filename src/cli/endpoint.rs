@@ -93,7 +93,8 @@ impl Endpoint {
         };
         let mut request = Request::builder().method(method).uri(uri).header(header::HOST, host);
         if let Some(token) = &self.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).context("the token fits into no header")?;
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {}", token.expose())).context("the token fits into no header")?;
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }

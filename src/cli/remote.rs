@@ -76,10 +76,7 @@ impl Remote {
         let admin = self.file.load()?.admin;
         let place = match &self.admin {
             Some(place) => place.clone(),
-            None => admin
-                .listen
-                .context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?
-                .into(),
+            None => admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?.into(),
         };
         Ok(Endpoint::new(place, token.or(admin.token)))
     }

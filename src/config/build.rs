@@ -13,11 +13,12 @@ use super::clouds::{self, EcrHost};
 use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
-use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
+use super::value::{HelperName, Many, One, RepositoryGlob, Size, TagPattern, Text, Time, Timeout};
 use super::{
     Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import, Log,
     Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
 };
+use crate::oci::MAX_MANIFEST;
 use crate::oci::name::UpstreamName;
 
 /// Characters of a token that nobody guesses over the network.
@@ -296,6 +297,7 @@ impl Builder<'_> {
             max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
             max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
             max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
+            max_manifest: self.max_manifest(name, raw.max_manifest, default.max_manifest),
             quota_reserve: one(raw.quota_reserve, default.quota_reserve),
             breaker: Breaker {
                 failures: raw.breaker.failures.map_or(default.breaker.failures, |One(count)| count.0),
@@ -335,6 +337,16 @@ impl Builder<'_> {
             }
         }
         entries
+    }
+
+    fn max_manifest(&mut self, name: &UpstreamName, raw: Option<One<Size>>, default: u64) -> u64 {
+        let Some(One(Size(bytes))) = raw else { return default };
+        // The least is what registries have to take (OCI distribution-spec, *Pushing Manifests*).
+        if !(4 << 20..=MAX_MANIFEST).contains(&bytes) {
+            let message = "a manifest may have from 4MiB, which every registry takes, to 8MiB, which this mirror reads";
+            self.document.problem(&["upstream", name.as_str(), "max_manifest"], message);
+        }
+        bytes
     }
 
     fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str]) -> Globs {

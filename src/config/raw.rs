@@ -137,6 +137,7 @@ pub(super) struct Upstream {
     pub max_fills: Option<One<Count>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
+    pub max_manifest: Option<One<Size>>,
     pub quota_reserve: Option<One<Reserve>>,
     pub breaker: Breaker,
     pub blob_outage_status: Option<One<BlobOutage>>,

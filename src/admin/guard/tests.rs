@@ -28,14 +28,36 @@ fn check_as(guard: &Guard, line: &str, headers: &[(&str, &str)], standing: Stand
 fn names_that_a_page_could_have_made_up_are_refused() {
     let open = guard(None, |config| config.hosts = vec!["mirror.example".into(), "other.example:5001".into()]);
     for host in [
-        "localhost", "localhost:5001", "LOCALHOST:5001", "127.0.0.1:5001", "127.0.0.1", "[::1]:5001", "[::1]", "10.1.2.3:5001",
-        "[fd00::1]:80", "mirror.example", "mirror.example:5001", "Mirror.Example:9", "other.example:5001",
+        "localhost",
+        "localhost:5001",
+        "LOCALHOST:5001",
+        "127.0.0.1:5001",
+        "127.0.0.1",
+        "[::1]:5001",
+        "[::1]",
+        "10.1.2.3:5001",
+        "[fd00::1]:80",
+        "mirror.example",
+        "mirror.example:5001",
+        "Mirror.Example:9",
+        "other.example:5001",
     ] {
         assert_eq!(check(&open, "GET /api/v1/stats", &[("host", host)]), Ok(()), "{host}");
     }
     for host in [
-        "evil.example", "evil.example:5001", "localhost.evil.example:5001", "127.0.0.1.evil.example", "mirror.example.evil", "",
-        "127.0.0.1@evil.example", "localhost:5001:5001", "localhost:x", "other.example:81", "1.2.3", "0x7f.1", "mirror.example.",
+        "evil.example",
+        "evil.example:5001",
+        "localhost.evil.example:5001",
+        "127.0.0.1.evil.example",
+        "mirror.example.evil",
+        "",
+        "127.0.0.1@evil.example",
+        "localhost:5001:5001",
+        "localhost:x",
+        "other.example:81",
+        "1.2.3",
+        "0x7f.1",
+        "mirror.example.",
     ] {
         for line in ["GET /", "GET /metrics", "GET /api/v1/stats", "POST /api/v1/purge?ref=x", "GET /no/such"] {
             assert_eq!(check(&open, line, &[("host", host)]), Err(Refused::Host), "{line} {host}");
@@ -65,7 +87,8 @@ fn the_token_opens_and_nothing_else_does() {
     for line in ["GET /metrics", "GET /api/v1/stats", "POST /api/v1/purge?ref=x", "GET /no/such"] {
         assert_eq!(check(&locked, line, &[host, ("authorization", &right)]), Ok(()), "{line}");
         assert_eq!(check(&locked, line, &[host]), Err(Refused::Token), "{line}");
-        let wrong = ["Bearer", "Bearer ", "Basic 0123456789abcdef-admin", "Bearer 0123456789abcdef-admim", "Bearer 0123456789abcdef"];
+        let wrong =
+            ["Bearer", "Bearer ", "Basic 0123456789abcdef-admin", "Bearer 0123456789abcdef-admim", "Bearer 0123456789abcdef"];
         for wrong in wrong.into_iter().chain([TOKEN]) {
             assert_eq!(check(&locked, line, &[host, ("authorization", wrong)]), Err(Refused::Token), "{line} {wrong}");
         }
