@@ -148,7 +148,7 @@ async fn a_refusal_says_nothing_of_what_there_is() {
     let (up, image) = upstream().await;
     let (mirror, _users) = mirror(&up, RULES).await;
     let told = |answer: Response, name: &str| {
-        let headers: Vec<_> =
+        let headers =
             answer.head.headers.iter().filter(|(name, _)| name != "x-request-id" && name != "date" && name != "content-length");
         let text = format!("{} {:?} {}", answer.status(), headers.collect::<Vec<_>>(), answer.text());
         text.replace(name, "NAME")
