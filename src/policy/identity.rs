@@ -94,3 +94,41 @@ impl fmt::Display for Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer { address: Some(address.parse().unwrap()), ..Peer::default() }
+    }
+
+    #[test]
+    fn a_certificate_is_a_name_for_the_log_and_for_limits() {
+        let certificate = ClientCertificate {
+            common_name: Some("node\n1".to_owned()),
+            dns: vec!["node-1.example".to_owned()],
+            uris: vec!["spiffe://example/node/1".to_owned()],
+            emails: vec!["ops@example".to_owned()],
+        };
+        let peer = Peer { certificate: Some(certificate), ..peer("10.0.0.1:1") };
+        let mut identity = Identity::of(&peer);
+        assert_eq!(identity.certificate, ["node\n1", "spiffe://example/node/1", "node-1.example", "ops@example"]);
+        assert!(identity.is_signed_in());
+        assert_eq!(identity.name().as_deref(), Some("cert:node?1"), "no line of the log is forged");
+        assert_eq!(identity.key(), Key::Certificate("node\n1".into()));
+        identity.user = Some("alice".into());
+        assert_eq!((identity.name().as_deref(), identity.key()), (Some("alice"), Key::User("alice".into())));
+    }
+
+    #[test]
+    fn limits_count_networks_of_ipv6() {
+        let key = |address: &str| Identity::of(&peer(address)).key();
+        assert_eq!(key("[2001:db8::1]:1"), key("[2001:db8::ffff]:2"));
+        assert_ne!(key("[2001:db8::1]:1"), key("[2001:db8:0:1::1]:1"));
+        assert_eq!(key("[::ffff:10.0.0.1]:1"), key("10.0.0.1:9"));
+        assert_ne!(key("10.0.0.1:1"), key("10.0.0.2:1"));
+        assert_eq!(Identity::of(&Peer::default()).key(), Key::Local);
+        assert_eq!(Key::place(&peer("10.0.0.1:1")), key("10.0.0.1:2"));
+    }
+}

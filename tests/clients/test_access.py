@@ -41,6 +41,7 @@ class Access(ClientTest):
     def test_podman(self):
         mirror = self.closed()
         authfile = self.folder / "auth.json"
+        authfile.write_text("{}")
         podman = Podman(self.folder / "podman", {"docker.io": mirror.address})
         podman._environment["REGISTRY_AUTH_FILE"] = str(authfile)
         self.refused(lambda: podman.pull(SITE.docker), "unauthorized", "authentication required")

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 
 use super::{REPOSITORY, Site, TAG};
-use crate::support::client::{Connection, Response};
+use crate::support::client::{self, Connection, Response};
 use crate::support::image::Blob;
 use crate::support::join_all;
 use crate::support::upstream::{Act, blob_path};
@@ -48,9 +48,18 @@ pub async fn refused(class: &str) -> Response {
             as_ann("right").await
         }
         "passwords-busy" => {
-            let guesses: Vec<_> = (0..120).map(|guess| guess.to_string()).collect();
-            let answers = join_all(guesses.iter().map(|guess| as_ann(guess))).await;
-            answers.into_iter().find(|answer| answer.text().contains("are being checked")).expect("more than may wait")
+            let mut asked = tokio::task::JoinSet::new();
+            for guess in 0..150 {
+                let (address, login) = (site.mirror.address(), login(&guess.to_string()));
+                asked.spawn(async move { client::get(address, TAG, &[("Authorization", &login)]).await });
+            }
+            // Those who wait are left there: each check takes its time.
+            loop {
+                let answer = asked.join_next().await.expect("more than may wait").unwrap();
+                if answer.text().contains("are being checked") {
+                    break answer;
+                }
+            }
         }
         _ => {
             let answers = join_all((0..50).map(|_| site.mirror.get(TAG))).await;
@@ -70,8 +79,11 @@ pub async fn fills() -> Response {
     .await;
     site.up.on("*").always(Act::hang());
     let paths: Vec<_> = (0..2).map(|number| blob_path(REPOSITORY, &Blob::random(number, 10))).collect();
-    let answers = join_all(paths.iter().map(|path| site.mirror.get(path))).await;
-    answers.into_iter().find(|answer| answer.status() == 429).expect("the second")
+    // One of them waits for the upstream, the other for its turn, which does not come.
+    tokio::select! {
+        one = site.mirror.get(&paths[0]) => one,
+        other = site.mirror.get(&paths[1]) => other,
+    }
 }
 
 /// A form to `/token`.
