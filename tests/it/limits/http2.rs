@@ -1,7 +1,7 @@
 //! What an HTTP/2 client may not do.
 
 use super::frames::{self, Frame, RST_STREAM, Raw};
-use super::{REPOSITORY, mirror, refused};
+use super::{REPOSITORY, all_closed, mirror, refused};
 use crate::support::image::Blob;
 use crate::support::upstream::{blob_path, manifest_path};
 
@@ -87,12 +87,12 @@ async fn more_requests_at_one_time_than_agreed_are_refused() {
 /// SETTINGS_INITIAL_WINDOW_SIZE 0: answers that may never leave.
 #[tokio::test]
 async fn a_client_that_opens_no_window_is_let_go() {
-    let (_up, _, mirror) = mirror(|settings| {
+    let (up, _, mirror) = mirror(|settings| {
         settings.set("server", "write_timeout", "300ms");
     })
     .await;
     let large = Blob::random(9, 3 << 20);
-    _up.push_blob(REPOSITORY, &large);
+    up.push_blob(REPOSITORY, &large);
     mirror.pull_blob(REPOSITORY, &large).await;
     let mut raw = Raw::open(mirror.address(), &[(4, 0)]).await;
     raw.send(&frames::request(1, &blob_path(REPOSITORY, &large))).await;
@@ -109,6 +109,6 @@ async fn an_idle_connection_is_closed_and_that_is_no_refusal() {
     let mut raw = Raw::open(mirror.address(), &[]).await;
     raw.send(&frames::request(1, "/v2/")).await;
     assert_eq!(raw.end().await, Some(NO_ERROR));
-    mirror.metric_becomes("roadstead_connections", &[], 0.0).await;
+    all_closed(&mirror).await;
     assert_eq!(mirror.metric("roadstead_connections_refused_total", &[]).await, 0.0);
 }
