@@ -195,7 +195,7 @@ impl Mirror {
         let api = Api::new(cache.clone(), &config);
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
-        let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, stopping.subscribe());
+        let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
         background.extend(admin.into_iter().map(|listener| Task::spawn(interface.clone().run(listener))));
         background.extend(tls.clone().map(|tls| Task::spawn(tls.watch())));
         background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));

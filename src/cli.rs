@@ -3,9 +3,9 @@
 //! Called by `main` alone. Commands print to standard output what they were asked for, and to standard error what
 //! went wrong; they return an exit code, and never exit by themselves.
 
-mod admin;
 mod check;
 mod clients;
+mod endpoint;
 pub mod exit;
 mod export;
 mod import;

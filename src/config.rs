@@ -108,6 +108,30 @@ pub struct Server {
 pub struct Admin {
     /// `listen`: where to accept connections; `None` ("off") for no admin interface.
     pub listen: Option<Listen>,
+    /// `token`, or the content of `token_file`: what a request must show.
+    pub token: Option<Secret>,
+    /// `hosts`: names, with or without a port, by which it may be asked besides loopback's and IP addresses.
+    pub hosts: Vec<String>,
+    /// `metrics_open`: `/metrics` needs no token and goes by any name.
+    pub metrics_open: bool,
+}
+
+impl Admin {
+    /// Why this must not be served: whoever reaches the address could change everything. `None` if it may.
+    pub fn exposed(&self) -> Option<String> {
+        let listen = self.listen.as_ref().filter(|listen| match listen {
+            Listen::Tcp(address) | Listen::Plain(address) => !address.ip().to_canonical().is_loopback(),
+            Listen::Unix(_) => false,
+            // Known only when it is there.
+            Listen::Systemd(_) => true,
+        })?;
+        self.token.is_none().then(|| {
+            format!(
+                "{listen} can be reached from other machines, and whoever reaches it may purge, import and switch upstreams off; \
+                 set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1"
+            )
+        })
+    }
 }
 
 /// `[cache]`: what may be kept where.
@@ -279,6 +303,8 @@ pub struct Upstream {
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
     pub max_bandwidth: Option<u64>,
+    /// `max_manifest`: bytes of the longest manifest that is taken from it; 4 MiB at least, [`MAX_MANIFEST`](crate::oci::MAX_MANIFEST) at most.
+    pub max_manifest: u64,
     /// `quota_reserve`: with so many pulls left, work that no client waits for is put off.
     pub quota_reserve: Reserve,
     /// `breaker`: when the upstream counts as down.

@@ -89,7 +89,8 @@ impl Serve {
         if let Some(dir) = &self.cache_dir {
             config.cache.dir.clone_from(dir);
         }
-        Ok(config)
+        // A flag may have opened what the file keeps closed.
+        config.admin.exposed().map_or(Ok(config), |problem| Err(ConfigError::Flag { flag: "--admin-listen", problem }))
     }
 }
 

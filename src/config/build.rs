@@ -13,13 +13,17 @@ use super::clouds::{self, EcrHost};
 use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
-use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
+use super::value::{HelperName, Many, One, RepositoryGlob, Size, TagPattern, Text, Time, Timeout};
 use super::{
     Admin, Amount, Breaker, Cache, ClientAuth, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import,
     KeyPair, Listen, Log, Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Tls, TlsVersion,
     Upstream,
 };
+use crate::oci::MAX_MANIFEST;
 use crate::oci::name::UpstreamName;
+
+/// Characters of a token that nobody guesses over the network.
+const MIN_TOKEN: usize = 16;
 
 /// Looks up an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -108,7 +112,35 @@ impl Builder<'_> {
             );
             self.document.problem_among(&[&["admin", "listen"], &["server", "listen"]], message);
         }
-        Admin { listen }
+        let default = Admin::default();
+        let admin = Admin {
+            listen,
+            token: self.admin_token(raw.token, raw.token_file),
+            hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
+            metrics_open: raw.metrics_open.unwrap_or(default.metrics_open),
+        };
+        if let Some(problem) = admin.exposed() {
+            self.document.problem(&["admin", "listen"], problem);
+        }
+        admin
+    }
+
+    fn admin_token(&mut self, text: Option<raw::SecretText>, file: Option<One<PathBuf>>) -> Option<Secret> {
+        let (path, token) = match (text, file) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => {
+                self.document.problem(&["admin", "token"], "token and token_file are both set; one is enough");
+                return Some(Secret::new(""));
+            }
+            (Some(text), None) => (["admin", "token"], Secret::from_text(text.0, self.env)),
+            (None, Some(One(file))) => (["admin", "token_file"], Secret::from_file(&file)),
+        };
+        let token = token.and_then(|token| {
+            let fits = token.expose().len() >= MIN_TOKEN && token.expose().bytes().all(|c| c.is_ascii_graphic());
+            let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
+            if fits { Ok(token) } else { Err(why.to_owned()) }
+        });
+        Some(self.secret(&path, token))
     }
 
     fn tls(&mut self, raw: raw::Tls) -> Option<Tls> {
@@ -301,6 +333,7 @@ impl Builder<'_> {
             max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
             max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
             max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
+            max_manifest: self.max_manifest(name, raw.max_manifest, default.max_manifest),
             quota_reserve: one(raw.quota_reserve, default.quota_reserve),
             breaker: Breaker {
                 failures: raw.breaker.failures.map_or(default.breaker.failures, |One(count)| count.0),
@@ -340,6 +373,16 @@ impl Builder<'_> {
             }
         }
         entries
+    }
+
+    fn max_manifest(&mut self, name: &UpstreamName, raw: Option<One<Size>>, default: u64) -> u64 {
+        let Some(One(Size(bytes))) = raw else { return default };
+        // The least is what registries have to take (OCI distribution-spec, *Pushing Manifests*).
+        if !(4 << 20..=MAX_MANIFEST).contains(&bytes) {
+            let message = "a manifest may have from 4MiB, which every registry takes, to 8MiB, which this mirror reads";
+            self.document.problem(&["upstream", name.as_str(), "max_manifest"], message);
+        }
+        bytes
     }
 
     fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str]) -> Globs {

@@ -80,7 +80,12 @@ impl Default for Server {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)))) }
+        Self {
+            listen: Some(Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)))),
+            token: None,
+            hosts: Vec::new(),
+            metrics_open: false,
+        }
     }
 }
 
@@ -131,6 +136,7 @@ impl Upstream {
             max_fills: None,
             max_queue: 1000,
             max_bandwidth: None,
+            max_manifest: crate::oci::MAX_MANIFEST,
             quota_reserve: Reserve::Percent(10.0),
             breaker: Breaker::default(),
             blob_outage_status: BlobOutage::Unavailable,

@@ -91,6 +91,10 @@ pub(super) struct KeyPair {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<One<AdminListen>>,
+    pub token: Option<SecretText>,
+    pub token_file: Option<One<PathBuf>>,
+    pub hosts: Option<Many<Host>>,
+    pub metrics_open: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -156,6 +160,7 @@ pub(super) struct Upstream {
     pub max_fills: Option<One<Count>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
+    pub max_manifest: Option<One<Size>>,
     pub quota_reserve: Option<One<Reserve>>,
     pub breaker: Breaker,
     pub blob_outage_status: Option<One<BlobOutage>>,

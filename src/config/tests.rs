@@ -4,6 +4,8 @@ use super::*;
 fn environment(name: &str) -> Option<String> {
     let value = match name {
         "HUB_TOKEN" => "s3cret",
+        "ROADSTEAD_ADMIN_TOKEN" => "0123456789abcdef",
+        "SHORT" => "0123456789abcde",
         "EMPTY" => "",
         _ => return None,
     };
@@ -124,6 +126,7 @@ fn the_commented_settings_of_the_example_are_right() {
     let key = rcgen::generate_simple_self_signed(["registry.example".to_owned()]).unwrap();
     let files = [
         ("/run/secrets/hub", file("hub", "s3cret\n")),
+        ("/run/secrets/roadstead-admin", file("admin", "0123456789abcdef\n")),
         ("/run/secrets/gcp.json", file("gcp.json", "{}")),
         ("/etc/roadstead/docker.json", file("docker.json", "{}")),
         ("/etc/ssl/registry-ca.pem", file("ca.pem", &key.cert.pem())),
@@ -140,6 +143,7 @@ fn the_commented_settings_of_the_example_are_right() {
             Some("fresh_for") => ("[freshness]", "[freshness]"),
             Some("images") => ("[[prefetch]]", ""),
             Some("platforms" | "with_referrers" | "every") => ("[[prefetch]]\nimages = \"x\"", "[[prefetch]]\nimages = \"x\""),
+            Some("token" | "token_file") => ("[admin]", "[admin]"),
             Some("verify_key") => ("[import]", "[import]"),
             Some("tls") => ("[server]", "[server]"),
             _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
@@ -511,6 +515,31 @@ fn tls_needs_what_belongs_together() {
         let error = wrong(&format!("[server]\ntls = {text}\n"));
         assert!(error.contains(reason), "{text}: {error}");
     }
+}
+
+#[test]
+fn an_admin_interface_for_other_machines_has_a_token() {
+    let beyond = "set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1";
+    for address in ["0.0.0.0:5001", "[::]:5001", "10.0.0.1:5001", "[::ffff:10.0.0.1]:5001"] {
+        let problem = wrong(&format!("[admin]\nlisten = \"{address}\"\n"));
+        assert!(problem.starts_with(&format!("t.toml:2:10: admin.listen: {address} can be reached")), "{problem}");
+        assert!(problem.ends_with(beyond), "{problem}");
+        let config = good(&format!("[admin]\nlisten = \"{address}\"\ntoken = \"env:ROADSTEAD_ADMIN_TOKEN\"\n"));
+        assert_eq!(config.admin.token, Some(Secret::new("0123456789abcdef")));
+    }
+    for address in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:5001", "[::ffff:127.0.0.1]:5001", "off"] {
+        good(&format!("[admin]\nlisten = \"{address}\"\n"));
+    }
+    let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
+    for token in ["0123456789abcde", "env:SHORT", "0123456789abcdef gh", "0123456789abcdefé"] {
+        assert_eq!(wrong(&format!("[admin]\ntoken = \"{token}\"\n")), format!("t.toml:2:9: admin.token: {why}"));
+    }
+    assert_eq!(
+        wrong("[admin]\ntoken = \"env:NONE\"\n"),
+        "t.toml:2:9: admin.token: the environment variable \"NONE\" is not set, or not UTF-8"
+    );
+    let both = wrong("[admin]\ntoken = \"0123456789abcdef\"\ntoken_file = \"/x\"\n");
+    assert_eq!(both, "t.toml:2:9: admin.token: token and token_file are both set; one is enough");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod admin;
 mod architecture;
 mod care;
 mod cli;
@@ -12,7 +13,9 @@ mod limits;
 mod outages;
 mod protocol;
 mod range;
+mod refusals;
 mod restart;
+mod secrets;
 mod support;
 mod tags;
 mod tls;
