@@ -32,7 +32,8 @@ use crate::policy::{ClientCertificate, Peer};
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 
-/// Requests at one time on an HTTP/2 connection, and what waits to be sent for each: 6.4 MiB in the worst case.
+/// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was
+/// read last: 32 MiB in the worst case.
 const MAX_STREAMS: u32 = 100;
 const STREAM_BUFFER: usize = 64 << 10;
 
