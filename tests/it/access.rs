@@ -348,11 +348,10 @@ async fn users_come_and_go_while_the_mirror_runs() {
 #[tokio::test]
 async fn rules_change_while_the_mirror_runs() {
     let (up, _) = upstream().await;
-    let (mirror, users) = mirror(&up, RULES).await;
+    let (mut mirror, users) = mirror(&up, RULES).await;
     let bearer = token(&mirror, Some(&login("bob"))).await;
     assert_eq!(get(&mirror, TEAM, Some(&bearer)).await.status(), 403);
-    let reload = async |text: &str| mirror.reload(|settings| with_access(settings, &up, &users, text)).await;
-    reload("rule = [{ who = \"user:bob\" }]").await.unwrap();
+    mirror.reload(|settings| with_access(settings, &up, &users, "rule = [{ who = \"user:bob\" }]")).await.unwrap();
     assert_eq!(get(&mirror, TEAM, Some(&bearer)).await.status(), 200, "tokens outlive a reload");
     assert_eq!(get(&mirror, PUBLIC, None).await.status(), 401);
     mirror

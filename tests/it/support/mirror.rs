@@ -1,7 +1,7 @@
 //! The mirror under test, in this process, on free ports, with a cache folder of its own.
 
 mod files;
-mod process;
+pub mod process;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -106,14 +106,6 @@ impl Mirror {
         Self::start(settings, folder).await
     }
 
-    /// Gives it a changed configuration while it runs, as SIGHUP does. The change is to what it was started with.
-    pub async fn reload(&self, change: impl FnOnce(&mut Settings)) -> Result<(), String> {
-        let mut settings = self.settings.clone();
-        change(&mut settings);
-        let config = Config::parse(&settings.text(), "test").unwrap_or_else(|error| panic!("{error}\n{}", settings.text()));
-        within("the mirror to reload", self.running.reload(config)).await.map_err(|error| error.to_string())
-    }
-
     /// Stops it in an orderly way. The cache folder stays as long as what is returned.
     pub async fn stop(self) -> Files {
         let files = self.files();
@@ -121,9 +113,21 @@ impl Mirror {
         files
     }
 
+    /// Hands it a changed configuration, as SIGHUP does.
+    pub async fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), app::ReloadError> {
+        change(&mut self.settings);
+        let config = Config::parse(&self.settings.text(), "test").expect("a configuration");
+        within("the configuration to be taken", self.running.reload(config)).await
+    }
+
     /// Where clients pull.
     pub fn address(&self) -> SocketAddr {
         self.running.addresses()[0]
+    }
+
+    /// All addresses at which clients pull.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.addresses()
     }
 
     /// Where health, metrics and the switches are.
