@@ -8,6 +8,7 @@ mod care;
 mod cli;
 mod coalesce;
 mod faults;
+mod fuzz;
 mod kit;
 mod outages;
 mod protocol;
