@@ -15,7 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use api::Api;
@@ -25,6 +24,7 @@ use upstreams::Switchboard;
 
 use crate::cache::Cache;
 use crate::config;
+use crate::listen::Listener;
 use crate::metrics::Metrics;
 
 /// For a request head, and between two requests.
@@ -68,17 +68,18 @@ impl Admin {
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, listener: Listener) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = connections.clone().acquire_owned().await else { return };
-            let Ok((socket, _)) = listener.accept().await else {
+            let Ok(accepted) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let this = self.clone();
+            let standing = Standing { local: listener.place().address().is_none(), ..Standing::default() };
             tokio::spawn(async move {
-                this.serve(socket, Standing::default()).await;
+                this.serve(accepted.into_stream(), standing).await;
                 drop(slot);
             });
         }

@@ -4,7 +4,6 @@
 //! header that does not print (I9). Used by the commands that speak to a running mirror.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,11 +14,11 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::serve::reachable;
-use crate::config::Secret;
+use crate::config::{Listen, Secret};
+use crate::listen::Stream;
 
 /// Where an admin interface is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +29,14 @@ pub(super) enum Place {
     Unix(PathBuf),
 }
 
-impl From<SocketAddr> for Place {
-    fn from(address: SocketAddr) -> Self {
-        Self::Tcp(reachable(address).to_string())
+impl Place {
+    /// Where a mirror with this `admin.listen` can be asked; `None` if that cannot be told from here.
+    pub fn of(listen: &Listen) -> Option<Self> {
+        match listen {
+            Listen::Tcp(address) | Listen::Plain(address) => Some(Self::Tcp(reachable(*address).to_string())),
+            Listen::Unix(path) => Some(Self::Unix(path.clone())),
+            Listen::Systemd(_) => None,
+        }
     }
 }
 
@@ -88,8 +92,8 @@ impl Endpoint {
     ) -> anyhow::Result<Response<Incoming>> {
         let unreachable = || format!("cannot reach a mirror's admin interface at {}; is it running?", self.place);
         let (host, answer) = match &self.place {
-            Place::Tcp(host) => (host.as_str(), TcpStream::connect(host).await.map(Socket::Tcp)),
-            Place::Unix(path) => ("localhost", UnixStream::connect(path).await.map(Socket::Unix)),
+            Place::Tcp(host) => (host.as_str(), TcpStream::connect(host).await.map(Stream::Tcp)),
+            Place::Unix(path) => ("localhost", UnixStream::connect(path).await.map(Stream::Unix)),
         };
         let mut request = Request::builder().method(method).uri(uri).header(header::HOST, host);
         if let Some(token) = &self.token {
@@ -99,11 +103,7 @@ impl Endpoint {
             request = request.header(header::AUTHORIZATION, value);
         }
         let request = request.body(body)?;
-        match answer.with_context(unreachable)? {
-            Socket::Tcp(socket) => exchange(socket, request).await,
-            Socket::Unix(socket) => exchange(socket, request).await,
-        }
-        .with_context(unreachable)
+        exchange(answer.with_context(unreachable)?, request).await.with_context(unreachable)
     }
 
     /// Sends one request; the answer's status is 2xx.
@@ -142,15 +142,7 @@ pub(super) fn empty() -> UnsyncBoxBody<Bytes, std::io::Error> {
     http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-async fn exchange(
-    socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<UnsyncBoxBody<Bytes, std::io::Error>>,
-) -> anyhow::Result<Response<Incoming>> {
+async fn exchange(socket: Stream, request: Request<UnsyncBoxBody<Bytes, std::io::Error>>) -> anyhow::Result<Response<Incoming>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let running = tokio::spawn(connection);
     match sender.send_request(request).await {

@@ -76,7 +76,11 @@ impl Remote {
         let admin = self.file.load()?.admin;
         let place = match &self.admin {
             Some(place) => place.clone(),
-            None => admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?.into(),
+            None => {
+                let listen =
+                    admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?;
+                Place::of(&listen).context("admin.listen is a socket of systemd; name the mirror with --admin")?
+            }
         };
         Ok(Endpoint::new(place, token.or(admin.token)))
     }

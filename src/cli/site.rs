@@ -54,14 +54,14 @@ impl SiteArgs {
     /// Finds out which it is.
     pub async fn open(&self, config: Config) -> anyhow::Result<Site> {
         let given = self.token_file.as_deref().map(token_from).transpose()?;
-        let (admin, token) = (config.admin.listen, given.or_else(|| config.admin.token.clone()));
+        let (admin, token) = (config.admin.listen.clone(), given.or_else(|| config.admin.token.clone()));
         if let Some(place) = &self.server {
             return Ok(Site::Running(Endpoint::new(place.clone(), token)));
         }
         match Workshop::open(config, &Arc::new(Metrics::new())).await {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
-            Err(StartError::Store(StoreError::Locked(dir))) => match admin {
-                Some(address) => Ok(Site::Running(Endpoint::new(address.into(), token))),
+            Err(StartError::Store(StoreError::Locked(dir))) => match admin.as_ref().and_then(Place::of) {
+                Some(place) => Ok(Site::Running(Endpoint::new(place, token))),
                 None => bail!(
                     "a mirror has {} open, and its admin interface is off; stop it, or name it with --server",
                     dir.display()
