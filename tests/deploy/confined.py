@@ -226,7 +226,7 @@ class Confined(unittest.TestCase):
         self.addCleanup(self.upstream.server_close)
         self.addCleanup(self.upstream.shutdown)
 
-    def pulls(self, which):
+    def pulls(self, which, command=None):
         port, admin = free_port(), free_port()
         helper = self.folder / "docker-credential-confined"
         helper.write_text('#!/bin/sh\ncat > /dev/null\necho \'{"Username":"ann","Secret":"word"}\'\n')
@@ -239,8 +239,8 @@ class Confined(unittest.TestCase):
         log = open(self.folder / "log", "w+")
         self.addCleanup(log.close)
         environment = {"PATH": f"{self.folder}:{os.environ['PATH']}"}
-        process = subprocess.Popen(confined(which, self.cache, self.binary, "serve", "--config", config), env=environment,
-                                   stdout=log, stderr=log, cwd="/")
+        words = (command or (lambda *serve: confined(which, self.cache, *serve)))(self.binary, "serve", "--config", config)
+        process = subprocess.Popen(words, env={**environment, **({"HOME": "/root"} if command else {})}, stdout=log, stderr=log, cwd="/")
         self.addCleanup(process.kill)
 
         def said():
@@ -263,7 +263,9 @@ class Confined(unittest.TestCase):
             except OSError:
                 pass
             time.sleep(0.1)
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        # In a container it is not the process that was started here, but the one that listens.
+        (pid,) = [process.pid] if command is None else self.processes()
+        status = Path(f"/proc/{pid}/status").read_text()
         facts = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.M))
         for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             self.assertEqual(int(facts[capabilities], 16), 0, capabilities)
@@ -293,6 +295,18 @@ class Confined(unittest.TestCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(60), 0, said())
         self.assertNotIn("Operation not permitted", said())
+
+    def processes(self):
+        """Whoever runs this test's binary."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[:2] == [str(self.binary).encode(), b"serve"]:
+                found.append(int(entry.name))
+        return found
 
     def refuses(self, which):
         """The filter is in force, and the file system closed: what the test above relies on."""
@@ -331,6 +345,32 @@ class Confined(unittest.TestCase):
 
     def test_as_the_container_has_it(self):
         self.pulls("profile")
+
+    @unittest.skipUnless(shutil.which("podman"), "no podman")
+    def test_in_a_container(self):
+        """A real engine reads the profile and sets it all up. The image is this machine's shell and libraries, read-only."""
+        root = self.folder / "root"
+        for name in ("proc", "sys", "dev", "tmp", "etc", "run", str(self.folder).lstrip("/")):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        needed = [self.binary, Path("/bin/sh"), Path("/bin/cat")]
+        for program in list(needed):
+            listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+            needed += [Path(word) for word in re.findall(r"/[^ ]+", listed)]
+        for file in needed:
+            target = root / str(file).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+
+        def podman(*serve):
+            return ["podman", "run", "--rm", "--network=host", "--read-only", "--cap-drop=all", "--user", f"{NOBODY}:{NOBODY}",
+                    "--security-opt=no-new-privileges", f"--security-opt=seccomp={PROFILE}", "--ulimit=nofile=1024:1024",
+                    "--ulimit=nproc=1024:1024", "--log-driver=none", f"--env=PATH={self.folder}:/bin",
+                    f"--volume={self.folder}:{self.folder}:ro", f"--volume={self.cache}:{self.cache}:rw", "--rootfs", str(root),
+                    *map(str, serve)]
+        probe = subprocess.run(podman(self.binary, "--version"), capture_output=True, text=True, timeout=120)
+        if probe.returncode and "roadstead" not in probe.stdout:
+            self.skipTest(f"podman runs nothing here: {probe.stderr.strip()[-200:]}")
+        self.pulls("profile", podman)
 
     def test_the_profile_refuses(self):
         if os.uname().machine == "x86_64":

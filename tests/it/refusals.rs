@@ -316,8 +316,12 @@ async fn every_row_of_the_table_is_true() {
     let rows = rows();
     assert!(rows.len() > 40, "the table is not found: {}", rows.len());
     let tried: Vec<_> = rows.iter().filter(|row| !UNPROVOKED.contains(&&*row.class)).collect();
-    let mut wrong = Vec::new();
-    for (row, provoked) in tried.iter().zip(join_all(tried.iter().map(|row| provoke(&row.class))).await) {
+    let (mut wrong, mut provoked) = (Vec::new(), Vec::new());
+    // Each row has a mirror of its own: some at a time.
+    for some in tried.chunks(4) {
+        provoked.extend(join_all(some.iter().map(|row| provoke(&row.class))).await);
+    }
+    for (row, provoked) in tried.iter().zip(provoked) {
         let Some((status, code, message)) = provoked else {
             wrong.push(format!("{}: no test provokes it", row.class));
             continue;
