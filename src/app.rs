@@ -289,8 +289,10 @@ async fn sockets(
         for entry in &server.listen {
             listeners.extend(listen::bind(entry, server.socket_mode, "server.listen", &mut passed)?);
         }
-        let admin =
-            admin.listen.map(|entry| listen::bind(&entry, server.socket_mode, "admin.listen", &mut passed)).transpose()?;
+        let admin = admin
+            .listen
+            .map(|entry| listen::bind(&entry, server.socket_mode & !0o007, "admin.listen", &mut passed))
+            .transpose()?;
         Ok((listeners, admin.unwrap_or_default(), tls))
     };
     spawn_blocking(bound).await?

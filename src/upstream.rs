@@ -18,7 +18,7 @@ mod address;
 mod auth;
 mod blob;
 mod breaker;
-mod challenge;
+pub mod challenge;
 mod client;
 mod connect;
 mod credentials;

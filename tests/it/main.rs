@@ -9,6 +9,7 @@ mod care;
 mod cli;
 mod coalesce;
 mod faults;
+mod fuzz;
 mod kit;
 mod limits;
 mod outages;
