@@ -189,7 +189,7 @@ impl Mirror {
             Task::spawn(pull.clone().replace_damaged()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config);
+        let api = Api::new(cache.clone(), &config, pull.upstreams());
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         background.extend(admin.map(|listener| {

@@ -1,16 +1,24 @@
 //! What images are here and what they are made of: tags, manifests, and the parts that each manifest names.
 //!
+//! Every question that a command asks is answered by a look-up or by walking what was asked for, at 10^6 objects, too:
+//! each object knows the manifests that name it, each manifest its repositories, each digest its tags. Where all tags
+//! have to be gone through, the lock is let go in between.
+//!
 //! Built from the records and manifests on disk after the start, kept up to date by the pulls; for people (`ls`,
 //! `explain`, `purge`), for pins, for quotas, and so that the use of a manifest counts as a use of its layers. Parts
 //! are numbers of the [`super::index`], 4 bytes each. Nothing that is served depends on it. Its lock is taken before
 //! the index's, never after.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::evict::Id;
 use super::index::{Class, Index, Known, seconds};
+use super::owners::Owners;
 use super::records::TagRecord;
 use super::selector::Selector;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag};
@@ -39,31 +47,77 @@ pub struct Tagged {
     pub record: TagRecord,
 }
 
-#[derive(Clone, Debug)]
+/// Tags looked at under one lock.
+const CHUNK: usize = 1024;
+
+/// Manifests of an object that are looked at for its repositories.
+const OWNERS: usize = 10_000;
+
+/// So long, in seconds, a manifest may be on its way to the disk after it was noted.
+const ON_ITS_WAY: u32 = 120;
+
+/// A part, as its manifest names it.
+#[derive(Clone, Copy, Debug)]
 struct Edge {
     id: Id,
+    /// What takes it back from `owners`.
+    slot: Id,
+    /// Of `platforms`.
+    platform: Option<NonZeroU32>,
     is_manifest: bool,
-    platform: Option<Arc<str>>,
-}
-
-#[derive(Debug)]
-struct Image {
-    parts: Box<[Edge]>,
 }
 
 #[derive(Debug)]
 struct Repo {
+    number: Id,
     scope: Scope,
     tags: BTreeMap<Tag, TagRecord>,
-    manifests: HashSet<Id>,
+    /// Its manifests, with what takes them back from `homes`.
+    manifests: HashMap<Id, Id>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// By `UPSTREAM/REPOSITORY`.
     repos: BTreeMap<String, Repo>,
-    images: HashMap<Id, Image>,
-    platforms: HashSet<Arc<str>>,
+    /// Their names by number.
+    names: HashMap<Id, String>,
+    numbers: Id,
+    /// How many tags there are.
+    tags: usize,
+    /// Every tag by digest and repository.
+    tagged: BTreeMap<(Digest, Id), BTreeSet<Tag>>,
+    images: HashMap<Id, Box<[Edge]>>,
+    /// The manifests that name an object.
+    owners: Owners,
+    /// The repositories that have a manifest.
+    homes: Owners,
+    platforms: Platforms,
+}
+
+/// The few platforms there are, by number from 1.
+#[derive(Debug, Default)]
+struct Platforms {
+    names: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, NonZeroU32>,
+}
+
+impl Platforms {
+    fn number(&mut self, descriptor: &Descriptor) -> Option<NonZeroU32> {
+        let name = descriptor.platform.as_ref()?.to_string();
+        if let Some(known) = self.numbers.get(name.as_str()) {
+            return Some(*known);
+        }
+        let name: Arc<str> = name.into();
+        self.names.push(name.clone());
+        let number = NonZeroU32::new(u32::try_from(self.names.len()).ok()?)?;
+        self.numbers.insert(name, number);
+        Some(number)
+    }
+
+    fn name(&self, number: NonZeroU32) -> Option<Arc<str>> {
+        self.names.get(number.get() as usize - 1).cloned()
+    }
 }
 
 /// See the module.
@@ -75,18 +129,58 @@ pub struct Catalog {
 
 impl Inner {
     fn repo(&mut self, scope: &Scope) -> &mut Repo {
-        let new = || Repo { scope: scope.clone(), tags: BTreeMap::new(), manifests: HashSet::new() };
+        let new = || {
+            self.numbers += 1;
+            self.names.insert(self.numbers, scope.to_string());
+            Repo { number: self.numbers, scope: scope.clone(), tags: BTreeMap::new(), manifests: HashMap::new() }
+        };
         self.repos.entry(scope.to_string()).or_insert_with(new)
     }
 
-    fn platform(&mut self, descriptor: &Descriptor) -> Option<Arc<str>> {
-        let name = descriptor.platform.as_ref()?.to_string();
-        if let Some(known) = self.platforms.get(name.as_str()) {
-            return Some(known.clone());
+    /// Repositories by their numbers.
+    fn home(&self, number: Id) -> Option<&Repo> {
+        self.repos.get(self.names.get(&number)?)
+    }
+
+    fn put_tag(&mut self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
+        let repo = self.repo(scope);
+        let number = repo.number;
+        let digest = record.as_ref().map(|record| record.digest);
+        let before = match record {
+            Some(record) => repo.tags.insert(tag.clone(), record),
+            None => repo.tags.remove(tag),
+        };
+        let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
+        if let Some(before) = before {
+            if let Entry::Occupied(mut tags) = self.tagged.entry((before.digest, number)) {
+                tags.get_mut().remove(tag);
+                if tags.get().is_empty() {
+                    tags.remove();
+                }
+            }
+            self.tags -= 1;
         }
-        let name: Arc<str> = name.into();
-        self.platforms.insert(name.clone());
-        Some(name)
+        if let Some(digest) = digest {
+            self.tagged.entry((digest, number)).or_default().insert(tag.clone());
+            self.tags += 1;
+        } else if is_empty {
+            self.forget_repo(number);
+        }
+    }
+
+    fn forget_repo(&mut self, number: Id) {
+        if let Some(name) = self.names.remove(&number) {
+            self.repos.remove(&name);
+        }
+    }
+
+    /// The tags that stand for a digest.
+    fn tags_of(&self, digest: &Digest) -> impl Iterator<Item = Tagged> {
+        let all = self.tagged.range((*digest, 0)..=(*digest, Id::MAX));
+        all.flat_map(|((_, number), tags)| tags.iter().map(|tag| (*number, tag))).filter_map(|(number, tag)| {
+            let repo = self.home(number)?;
+            Some(Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: repo.tags.get(tag)?.clone() })
+        })
     }
 }
 
@@ -102,63 +196,57 @@ impl Catalog {
 
     /// Notes what a tag stands for, or that it is gone.
     pub fn set_tag(&self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
-        let mut inner = self.lock();
-        let repo = inner.repo(scope);
-        match record {
-            Some(record) => drop(repo.tags.insert(tag.clone(), record)),
-            None => drop(repo.tags.remove(tag)),
-        }
+        self.lock().put_tag(scope, tag, record);
     }
 
     /// As [`Catalog::set_tag`], for a record found at the start: what is known already is newer.
     pub fn found_tag(&self, scope: &Scope, tag: Tag, record: TagRecord) {
-        self.lock().repo(scope).tags.entry(tag).or_insert(record);
+        let mut inner = self.lock();
+        if !inner.repo(scope).tags.contains_key(&tag) {
+            inner.put_tag(scope, &tag, Some(record));
+        }
     }
 
     /// Notes that a repository has a manifest; it counts for `class` from now on, and so do its parts.
     pub fn set_manifest(&self, scope: &Scope, digest: &Digest, class: Class) {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let mut state = self.index.lock();
         let id = match state.objects.find(digest) {
-            Some(id) if inner.repo(scope).manifests.contains(&id) => id,
+            Some(id) if inner.repo(scope).manifests.contains_key(&id) => id,
             _ => {
-                let id = state.refer(digest, 0, class);
-                inner.repo(scope).manifests.insert(id);
+                let id = state.refer_manifest(digest, class);
+                let number = inner.repo(scope).number;
+                let slot = inner.homes.add(id, number);
+                inner.repo(scope).manifests.insert(id, slot);
                 id
             }
         };
         state.classify(id, class);
         if class > 0
-            && let Some(image) = inner.images.get(&id)
+            && let Some(parts) = inner.images.get(&id)
         {
-            image.parts.iter().for_each(|part| state.classify(part.id, class));
+            parts.iter().for_each(|part| state.classify(part.id, class));
         }
     }
 
     /// Notes what a manifest is made of. `false`: that was known.
     pub fn set_parts(&self, digest: &Digest, manifest: &Manifest) -> bool {
         let mut inner = self.lock();
-        let known = |inner: &Inner, index: &Index| {
-            let state = index.lock();
-            state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
-        };
-        if known(&inner, &self.index) {
+        let inner = &mut *inner;
+        let mut state = self.index.lock();
+        if state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id)) {
             return false;
         }
-        let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
-        let descriptors: Vec<_> =
-            descriptors.map(|(descriptor, is_manifest)| (descriptor, is_manifest, inner.platform(descriptor))).collect();
-        let mut state = self.index.lock();
-        let own = state.refer(digest, 0, 0);
+        let own = state.refer_manifest(digest, 0);
         let class = state.objects.get(own).class;
-        let parts = descriptors.into_iter().map(|(descriptor, is_manifest, platform)| Edge {
-            id: state.refer(&descriptor.digest, descriptor.size, class),
-            is_manifest,
-            platform,
+        let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
+        let parts = descriptors.map(|(descriptor, is_manifest)| {
+            let id = state.refer(&descriptor.digest, descriptor.size, class);
+            Edge { id, slot: inner.owners.add(id, own), platform: inner.platforms.number(descriptor), is_manifest }
         });
         let parts = parts.collect();
-        drop(state);
-        inner.images.insert(own, Image { parts });
+        inner.images.insert(own, parts);
         true
     }
 
@@ -168,22 +256,22 @@ impl Catalog {
         let now = seconds(SystemTime::now());
         let inner = self.lock();
         let mut state = self.index.lock();
-        let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
-        image.parts.iter().filter(|part| !part.is_manifest).for_each(|part| state.touch(part.id, now));
+        let Some(parts) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
+        parts.iter().filter(|part| !part.is_manifest).for_each(|part| state.touch(part.id, now));
     }
 
     /// What a manifest is made of; `None` if that is not known.
     pub fn parts(&self, digest: &Digest) -> Option<Vec<Part>> {
         let inner = self.lock();
         let state = self.index.lock();
-        let image = inner.images.get(&state.objects.find(digest)?)?;
+        let parts = inner.images.get(&state.objects.find(digest)?)?;
         let part = |edge: &Edge| Part {
             digest: state.objects.digest(edge.id),
             is_manifest: edge.is_manifest,
-            platform: edge.platform.clone(),
+            platform: edge.platform.and_then(|number| inner.platforms.name(number)),
             known: state.known(edge.id),
         };
-        Some(image.parts.iter().map(part).collect())
+        Some(parts.iter().map(part).collect())
     }
 
     /// Everything below a manifest, itself first, each once; of an index only `platforms`, unless that is empty.
@@ -219,22 +307,55 @@ impl Catalog {
         }
     }
 
-    /// The tags that a selector names, in order; of a digest, those that stand for it. At most `limit`.
+    /// The tags that a selector names, in order; of a digest, those that stand for it. At most `limit`. A pattern is
+    /// tried on every tag: not for the reactor.
     pub fn tags(&self, selector: Option<&Selector>, limit: usize) -> Vec<Tagged> {
-        let inner = self.lock();
-        let wanted = |repo: &str, tag: &Tag, record: &TagRecord| match selector {
-            None => true,
-            Some(Selector::Digest(digest)) => record.digest == *digest,
-            Some(Selector::Image(scope, Reference::Tag(wanted))) => *tag == *wanted && scope.to_string() == repo,
-            Some(Selector::Image(scope, Reference::Digest(digest))) => record.digest == *digest && scope.to_string() == repo,
-            Some(Selector::Glob(globs)) => globs.is_match(&format!("{repo}:{tag}")),
-        };
-        let all =
-            inner.repos.iter().flat_map(|(name, repo)| repo.tags.iter().map(move |(tag, record)| (name, repo, tag, record)));
-        all.filter(|(name, _, tag, record)| wanted(name, tag, record))
-            .take(limit)
-            .map(|(_, repo, tag, record)| Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() })
-            .collect()
+        match selector {
+            Some(Selector::Digest(digest)) => self.lock().tags_of(digest).take(limit).collect(),
+            Some(Selector::Image(scope, Reference::Digest(digest))) => {
+                self.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
+            }
+            Some(Selector::Image(scope, Reference::Tag(tag))) => {
+                let found = self.resolve(scope, &Reference::Tag(tag.clone())).and_then(|(_, record)| record);
+                let tagged = found.map(|record| Tagged { scope: scope.clone(), tag: tag.clone(), record });
+                tagged.into_iter().take(limit).collect()
+            }
+            Some(Selector::Glob(globs)) => self.walk_tags(limit, |repo, tag| globs.is_match(&format!("{repo}:{tag}"))),
+            None => self.walk_tags(limit, |_, _| true),
+        }
+    }
+
+    fn walk_tags(&self, limit: usize, wanted: impl Fn(&str, &Tag) -> bool) -> Vec<Tagged> {
+        let mut found = Vec::new();
+        let mut last: Option<(String, Tag)> = None;
+        while found.len() < limit {
+            let inner = self.lock();
+            let from = last.as_ref().map_or(Bound::Unbounded, |(repo, _)| Bound::Included(repo.as_str()));
+            let tags = inner.repos.range::<str, _>((from, Bound::Unbounded)).flat_map(|(name, repo)| {
+                let after = last.as_ref().filter(|(repo, _)| repo == name).map(|(_, tag)| tag);
+                let tags = repo.tags.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+                tags.map(move |(tag, record)| (name, repo, tag, record))
+            });
+            let mut next = None;
+            for (tried, (name, repo, tag, record)) in tags.enumerate() {
+                if wanted(name, tag) {
+                    found.push(Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() });
+                }
+                if found.len() == limit {
+                    return found;
+                }
+                if tried + 1 == CHUNK {
+                    next = Some((name.clone(), tag.clone()));
+                    break;
+                }
+            }
+            drop(inner);
+            last = match next {
+                Some(next) => Some(next),
+                None => return found,
+            };
+        }
+        found
     }
 
     /// Whether a manifest of this digest is known, whatever of it is here.
@@ -248,22 +369,34 @@ impl Catalog {
         let inner = self.lock();
         let Some(id) = self.index.lock().objects.find(digest) else { return Vec::new() };
         // An index's parts have their own manifests in the same repository, so one step up is enough.
-        let owners: HashSet<Id> =
-            inner.images.iter().filter(|(_, image)| image.parts.iter().any(|part| part.id == id)).map(|(id, _)| *id).collect();
-        let has = |repo: &&Repo| repo.manifests.contains(&id) || repo.manifests.iter().any(|manifest| owners.contains(manifest));
-        inner.repos.values().filter(has).take(limit).map(|repo| repo.scope.clone()).collect()
+        let mut seen = HashSet::new();
+        let homes = std::iter::once(id).chain(inner.owners.of(id).take(OWNERS)).flat_map(|owner| inner.homes.of(owner));
+        let names = homes.filter(|number| seen.insert(*number)).filter_map(|number| inner.home(number));
+        let mut scopes: Vec<Scope> = names.take(limit).map(|repo| repo.scope.clone()).collect();
+        scopes.sort_by_cached_key(ToString::to_string);
+        scopes
     }
 
-    /// The manifests here, among those whose files are here, that name an object.
-    pub fn owners_of(&self, digest: &Digest) -> Vec<Digest> {
+    /// The manifests here, among those whose files are here, that name an object; at most `limit`.
+    pub fn owners_of(&self, digest: &Digest, limit: usize) -> Vec<Digest> {
         let inner = self.lock();
         let state = self.index.lock();
         let Some(id) = state.objects.find(digest) else { return Vec::new() };
-        let owners = inner
-            .images
-            .iter()
-            .filter(|(own, image)| state.objects.get(**own).present && image.parts.iter().any(|part| part.id == id));
-        owners.map(|(own, _)| state.objects.digest(*own)).collect()
+        let owners = inner.owners.of(id).filter(|own| state.objects.get(*own).present);
+        owners.take(limit).map(|own| state.objects.digest(own)).collect()
+    }
+
+    /// How many manifests whose files are here name an object; not counted beyond `most`.
+    pub fn count_owners(&self, digest: &Digest, most: usize) -> usize {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let Some(id) = state.objects.find(digest) else { return 0 };
+        inner.owners.of(id).filter(|own| state.objects.get(*own).present).take(most).count()
+    }
+
+    /// Whether a tag stands for a digest that is none of `but`.
+    pub fn is_tagged(&self, digest: &Digest, but: &HashSet<(Scope, Tag)>) -> bool {
+        self.lock().tags_of(digest).any(|tagged| !but.contains(&(tagged.scope, tagged.tag)))
     }
 
     /// Which of `parts` no manifest here needs, once `gone` are: what may go with them.
@@ -271,44 +404,75 @@ impl Catalog {
         let inner = self.lock();
         let state = self.index.lock();
         let gone: HashSet<Id> = gone.iter().filter_map(|digest| state.objects.find(digest)).collect();
-        let needed: HashSet<Id> = inner
-            .images
-            .iter()
-            .filter(|(own, _)| state.objects.get(**own).present && !gone.contains(own))
-            .flat_map(|(_, image)| image.parts.iter().map(|part| part.id))
-            .collect();
-        let unneeded = |digest: &&Digest| state.objects.find(digest).is_none_or(|id| !needed.contains(&id));
-        parts.iter().filter(unneeded).copied().collect()
+        let is_needed = |id: Id| inner.owners.of(id).any(|own| state.objects.get(own).present && !gone.contains(&own));
+        parts.iter().filter(|digest| state.objects.find(digest).is_none_or(|id| !is_needed(id))).copied().collect()
     }
 
-    /// Forgets the images whose manifests are gone; the records that have lost their meaning.
-    pub fn prune(&self) -> Vec<(Scope, Digest)> {
+    /// Forgets images whose manifests are gone, some at a time; the records that have lost their meaning, and whether
+    /// there are more.
+    pub fn prune(&self) -> (Vec<(Scope, Digest)>, bool) {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let mut state = self.index.lock();
-        let gone: Vec<Id> = inner.images.keys().filter(|id| !state.objects.get(**id).present).copied().collect();
-        for id in gone {
-            if let Some(image) = inner.images.remove(&id) {
-                image.parts.iter().for_each(|part| state.release(part.id));
+        let (now, mut records) = (seconds(SystemTime::now()), Vec::new());
+        let from = state.orphans.len().saturating_sub(CHUNK);
+        let more = from > 0;
+        for (id, noted) in state.orphans.split_off(from) {
+            let entry = state.objects.get_mut(id);
+            if entry.present || !entry.manifest {
+                continue;
+            }
+            if now.saturating_sub(noted) < ON_ITS_WAY {
+                state.waiting.push((id, noted));
+                continue;
+            }
+            entry.manifest = false;
+            let digest = state.objects.digest(id);
+            let homes: Vec<Id> = inner.homes.of(id).collect();
+            for number in homes {
+                let Some(repo) = inner.names.get(&number).and_then(|name| inner.repos.get_mut(name)) else { continue };
+                let Some(slot) = repo.manifests.remove(&id) else { continue };
+                records.push((repo.scope.clone(), digest));
+                let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
+                inner.homes.remove(id, slot);
+                state.release(id);
+                if is_empty {
+                    inner.forget_repo(number);
+                }
+            }
+            if let Some(parts) = inner.images.remove(&id) {
+                for part in parts {
+                    inner.owners.remove(part.id, part.slot);
+                    state.release(part.id);
+                }
                 state.release(id);
             }
         }
-        let mut records = Vec::new();
-        for repo in inner.repos.values_mut() {
-            let gone: Vec<Id> = repo.manifests.iter().filter(|id| !state.objects.get(**id).present).copied().collect();
-            for id in gone {
-                repo.manifests.remove(&id);
-                records.push((repo.scope.clone(), state.objects.digest(id)));
-                state.release(id);
-            }
+        if !more {
+            // Looked at again the next time.
+            let waiting = std::mem::take(&mut state.waiting);
+            state.orphans.extend(waiting);
         }
-        inner.repos.retain(|_, repo| !repo.tags.is_empty() || !repo.manifests.is_empty());
-        records
+        (records, more)
+    }
+
+    /// How many records [`Catalog::prune`] would find without meaning.
+    pub fn count_prunable(&self) -> u64 {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let now = seconds(SystemTime::now());
+        let gone = state.orphans.iter().filter(|(id, noted)| {
+            let entry = state.objects.get(*id);
+            !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY
+        });
+        let gone: HashSet<Id> = gone.map(|(id, _)| *id).collect();
+        gone.into_iter().map(|id| inner.homes.of(id).count() as u64).sum()
     }
 
     /// Numbers of repositories, tags and manifests.
     pub fn totals(&self) -> (usize, usize, usize) {
         let inner = self.lock();
-        (inner.repos.len(), inner.repos.values().map(|repo| repo.tags.len()).sum(), inner.images.len())
+        (inner.repos.len(), inner.tags, inner.images.len())
     }
 }
 
