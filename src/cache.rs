@@ -187,6 +187,14 @@ impl Cache {
         matches!(*self.scanned.borrow(), Scan::Complete)
     }
 
+    /// Why the tree cannot be read; `None` while it is read, or has been.
+    pub fn scan_error(&self) -> Option<String> {
+        match &*self.scanned.borrow() {
+            Scan::Failed(error) => Some(error.to_string()),
+            Scan::Running | Scan::Complete => None,
+        }
+    }
+
     /// The media type of a manifest that is in memory, if it was noted.
     pub fn media_type(&self, digest: &Digest) -> Option<MediaType> {
         self.memory.media_type(digest)

@@ -287,6 +287,9 @@ impl Api {
 
     fn verify(&self, query: &Query) -> Result<Reply, Reply> {
         let rate = query.number("rate", 0)?;
+        if let Some(error) = self.cache.scan_error() {
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, format!("the cache folder cannot be read: {error}")));
+        }
         if !self.verification.progress().running {
             let (cache, verification) = (self.cache.clone(), self.verification.clone());
             tokio::spawn(async move { cache.verify(&verification, rate).await });

@@ -12,7 +12,6 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -20,8 +19,10 @@ use super::evict::Id;
 use super::index::{Class, Index, Known, seconds};
 use super::owners::Owners;
 use super::records::TagRecord;
-use super::selector::Selector;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag};
+
+mod above;
+mod tags;
 
 /// A part of an image, as its manifest names it.
 #[derive(Clone, Debug)]
@@ -50,12 +51,6 @@ pub struct Tagged {
 /// Tags looked at under one lock.
 const CHUNK: usize = 1024;
 
-/// Manifests of an object that are looked at for its repositories.
-const OWNERS: usize = 10_000;
-
-/// So long, in seconds, a manifest may be on its way to the disk after it was noted.
-const ON_ITS_WAY: u32 = 120;
-
 /// A part, as its manifest names it.
 #[derive(Clone, Copy, Debug)]
 struct Edge {
@@ -65,6 +60,11 @@ struct Edge {
     /// Of `platforms`.
     platform: Option<NonZeroU32>,
     is_manifest: bool,
+}
+
+#[derive(Debug)]
+struct Image {
+    parts: Box<[Edge]>,
 }
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ struct Inner {
     tags: usize,
     /// Every tag by digest and repository.
     tagged: BTreeMap<(Digest, Id), BTreeSet<Tag>>,
-    images: HashMap<Id, Box<[Edge]>>,
+    images: HashMap<Id, Image>,
     /// The manifests that name an object.
     owners: Owners,
     /// The repositories that have a manifest.
@@ -224,9 +224,9 @@ impl Catalog {
         };
         state.classify(id, class);
         if class > 0
-            && let Some(parts) = inner.images.get(&id)
+            && let Some(image) = inner.images.get(&id)
         {
-            parts.iter().for_each(|part| state.classify(part.id, class));
+            image.parts.iter().for_each(|part| state.classify(part.id, class));
         }
     }
 
@@ -246,7 +246,7 @@ impl Catalog {
             Edge { id, slot: inner.owners.add(id, own), platform: inner.platforms.number(descriptor), is_manifest }
         });
         let parts = parts.collect();
-        inner.images.insert(own, parts);
+        inner.images.insert(own, Image { parts });
         true
     }
 
@@ -256,22 +256,22 @@ impl Catalog {
         let now = seconds(SystemTime::now());
         let inner = self.lock();
         let mut state = self.index.lock();
-        let Some(parts) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
-        parts.iter().filter(|part| !part.is_manifest).for_each(|part| state.touch(part.id, now));
+        let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
+        image.parts.iter().filter(|part| !part.is_manifest).for_each(|part| state.touch(part.id, now));
     }
 
     /// What a manifest is made of; `None` if that is not known.
     pub fn parts(&self, digest: &Digest) -> Option<Vec<Part>> {
         let inner = self.lock();
         let state = self.index.lock();
-        let parts = inner.images.get(&state.objects.find(digest)?)?;
+        let image = inner.images.get(&state.objects.find(digest)?)?;
         let part = |edge: &Edge| Part {
             digest: state.objects.digest(edge.id),
             is_manifest: edge.is_manifest,
             platform: edge.platform.and_then(|number| inner.platforms.name(number)),
             known: state.known(edge.id),
         };
-        Some(parts.iter().map(part).collect())
+        Some(image.parts.iter().map(part).collect())
     }
 
     /// Everything below a manifest, itself first, each once; of an index only `platforms`, unless that is empty.
@@ -307,166 +307,10 @@ impl Catalog {
         }
     }
 
-    /// The tags that a selector names, in order; of a digest, those that stand for it. At most `limit`. A pattern is
-    /// tried on every tag: not for the reactor.
-    pub fn tags(&self, selector: Option<&Selector>, limit: usize) -> Vec<Tagged> {
-        match selector {
-            Some(Selector::Digest(digest)) => self.lock().tags_of(digest).take(limit).collect(),
-            Some(Selector::Image(scope, Reference::Digest(digest))) => {
-                self.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
-            }
-            Some(Selector::Image(scope, Reference::Tag(tag))) => {
-                let found = self.resolve(scope, &Reference::Tag(tag.clone())).and_then(|(_, record)| record);
-                let tagged = found.map(|record| Tagged { scope: scope.clone(), tag: tag.clone(), record });
-                tagged.into_iter().take(limit).collect()
-            }
-            Some(Selector::Glob(globs)) => self.walk_tags(limit, |repo, tag| globs.is_match(&format!("{repo}:{tag}"))),
-            None => self.walk_tags(limit, |_, _| true),
-        }
-    }
-
-    fn walk_tags(&self, limit: usize, wanted: impl Fn(&str, &Tag) -> bool) -> Vec<Tagged> {
-        let mut found = Vec::new();
-        let mut last: Option<(String, Tag)> = None;
-        while found.len() < limit {
-            let inner = self.lock();
-            let from = last.as_ref().map_or(Bound::Unbounded, |(repo, _)| Bound::Included(repo.as_str()));
-            let tags = inner.repos.range::<str, _>((from, Bound::Unbounded)).flat_map(|(name, repo)| {
-                let after = last.as_ref().filter(|(repo, _)| repo == name).map(|(_, tag)| tag);
-                let tags = repo.tags.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
-                tags.map(move |(tag, record)| (name, repo, tag, record))
-            });
-            let mut next = None;
-            for (tried, (name, repo, tag, record)) in tags.enumerate() {
-                if wanted(name, tag) {
-                    found.push(Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() });
-                }
-                if found.len() == limit {
-                    return found;
-                }
-                if tried + 1 == CHUNK {
-                    next = Some((name.clone(), tag.clone()));
-                    break;
-                }
-            }
-            drop(inner);
-            last = match next {
-                Some(next) => Some(next),
-                None => return found,
-            };
-        }
-        found
-    }
-
     /// Whether a manifest of this digest is known, whatever of it is here.
     pub fn is_manifest(&self, digest: &Digest) -> bool {
         let inner = self.lock();
         self.index.lock().objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
-    }
-
-    /// The repositories that have an object: their manifests, or what is part of them.
-    pub fn repositories_of(&self, digest: &Digest, limit: usize) -> Vec<Scope> {
-        let inner = self.lock();
-        let Some(id) = self.index.lock().objects.find(digest) else { return Vec::new() };
-        // An index's parts have their own manifests in the same repository, so one step up is enough.
-        let mut seen = HashSet::new();
-        let homes = std::iter::once(id).chain(inner.owners.of(id).take(OWNERS)).flat_map(|owner| inner.homes.of(owner));
-        let names = homes.filter(|number| seen.insert(*number)).filter_map(|number| inner.home(number));
-        let mut scopes: Vec<Scope> = names.take(limit).map(|repo| repo.scope.clone()).collect();
-        scopes.sort_by_cached_key(ToString::to_string);
-        scopes
-    }
-
-    /// The manifests here, among those whose files are here, that name an object; at most `limit`.
-    pub fn owners_of(&self, digest: &Digest, limit: usize) -> Vec<Digest> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let Some(id) = state.objects.find(digest) else { return Vec::new() };
-        let owners = inner.owners.of(id).filter(|own| state.objects.get(*own).present);
-        owners.take(limit).map(|own| state.objects.digest(own)).collect()
-    }
-
-    /// How many manifests whose files are here name an object; not counted beyond `most`.
-    pub fn count_owners(&self, digest: &Digest, most: usize) -> usize {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let Some(id) = state.objects.find(digest) else { return 0 };
-        inner.owners.of(id).filter(|own| state.objects.get(*own).present).take(most).count()
-    }
-
-    /// Whether a tag stands for a digest that is none of `but`.
-    pub fn is_tagged(&self, digest: &Digest, but: &HashSet<(Scope, Tag)>) -> bool {
-        self.lock().tags_of(digest).any(|tagged| !but.contains(&(tagged.scope, tagged.tag)))
-    }
-
-    /// Which of `parts` no manifest here needs, once `gone` are: what may go with them.
-    pub fn unshared(&self, parts: &[Digest], gone: &HashSet<Digest>) -> Vec<Digest> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let gone: HashSet<Id> = gone.iter().filter_map(|digest| state.objects.find(digest)).collect();
-        let is_needed = |id: Id| inner.owners.of(id).any(|own| state.objects.get(own).present && !gone.contains(&own));
-        parts.iter().filter(|digest| state.objects.find(digest).is_none_or(|id| !is_needed(id))).copied().collect()
-    }
-
-    /// Forgets images whose manifests are gone, some at a time; the records that have lost their meaning, and whether
-    /// there are more.
-    pub fn prune(&self) -> (Vec<(Scope, Digest)>, bool) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let mut state = self.index.lock();
-        let (now, mut records) = (seconds(SystemTime::now()), Vec::new());
-        let from = state.orphans.len().saturating_sub(CHUNK);
-        let more = from > 0;
-        for (id, noted) in state.orphans.split_off(from) {
-            let entry = state.objects.get_mut(id);
-            if entry.present || !entry.manifest {
-                continue;
-            }
-            if now.saturating_sub(noted) < ON_ITS_WAY {
-                state.waiting.push((id, noted));
-                continue;
-            }
-            entry.manifest = false;
-            let digest = state.objects.digest(id);
-            let homes: Vec<Id> = inner.homes.of(id).collect();
-            for number in homes {
-                let Some(repo) = inner.names.get(&number).and_then(|name| inner.repos.get_mut(name)) else { continue };
-                let Some(slot) = repo.manifests.remove(&id) else { continue };
-                records.push((repo.scope.clone(), digest));
-                let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
-                inner.homes.remove(id, slot);
-                state.release(id);
-                if is_empty {
-                    inner.forget_repo(number);
-                }
-            }
-            if let Some(parts) = inner.images.remove(&id) {
-                for part in parts {
-                    inner.owners.remove(part.id, part.slot);
-                    state.release(part.id);
-                }
-                state.release(id);
-            }
-        }
-        if !more {
-            // Looked at again the next time.
-            let waiting = std::mem::take(&mut state.waiting);
-            state.orphans.extend(waiting);
-        }
-        (records, more)
-    }
-
-    /// How many records [`Catalog::prune`] would find without meaning.
-    pub fn count_prunable(&self) -> u64 {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let now = seconds(SystemTime::now());
-        let gone = state.orphans.iter().filter(|(id, noted)| {
-            let entry = state.objects.get(*id);
-            !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY
-        });
-        let gone: HashSet<Id> = gone.map(|(id, _)| *id).collect();
-        gone.into_iter().map(|id| inner.homes.of(id).count() as u64).sum()
     }
 
     /// Numbers of repositories, tags and manifests.

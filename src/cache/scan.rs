@@ -65,7 +65,11 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
         let entry = entry?;
         // Everything else in there is being written at this moment.
         if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
-            index.insert_leftover(digest, store.look(&entry)?.len());
+            let trimmed = store.trim_ingest(&digest);
+            if let Err(error) = &trimmed {
+                tracing::warn!(%digest, %error, "cannot give back what an unfinished download had set aside");
+            }
+            index.insert_leftover(digest, trimmed.or_else(|_| store.look(&entry).map(|meta| meta.len()))?);
             leftovers += 1;
         }
     }

@@ -225,6 +225,15 @@ impl Store {
         Ok(ingest)
     }
 
+    /// Gives back the blocks that a killed process had set aside behind what it wrote; the file's bytes.
+    pub fn trim_ingest(&self, digest: &Digest) -> io::Result<u64> {
+        self.faults.check()?;
+        let file = OpenOptions::new().write(true).open(self.ingest_path(digest))?;
+        let len = file.metadata()?.len();
+        file.set_len(len)?;
+        Ok(len)
+    }
+
     /// A temporary file for content that is already whole in memory. Never resumed.
     pub fn ingest_whole(&self, digest: &Digest) -> io::Result<Ingest> {
         self.faults.check()?;

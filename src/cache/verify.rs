@@ -186,7 +186,8 @@ impl Cache {
         let _ = self.damaged.send(*digest);
     }
 
-    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running.
+    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running,
+    /// or the tree cannot be read.
     /// Dropping the future ends it after the object at hand.
     pub async fn verify(self: &Arc<Self>, verification: &Verification, rate: u64) -> bool {
         self.verify_from(verification, rate, Pass::default(), None).await
@@ -198,7 +199,9 @@ impl Cache {
             return false;
         }
         let ended = Ended(verification);
-        let _ = self.until_scanned().await;
+        if self.until_scanned().await.is_err() {
+            return false;
+        }
         let mut due = tokio::time::Instant::now();
         for shard in pass.next..SHARDS {
             for (digest, size) in self.index.shard(shard) {

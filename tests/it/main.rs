@@ -12,5 +12,6 @@ mod outages;
 mod protocol;
 mod range;
 mod restart;
+mod store;
 mod support;
 mod tags;
