@@ -82,8 +82,12 @@ impl Purge {
             for image in names("pinned") {
                 let _ = writeln!(text, "  {image}: pinned, left alone");
             }
-            if document["shared"].as_u64().is_some_and(|shared| shared > 0) {
-                let _ = writeln!(text, "{} objects stay because other images need them", document["shared"]);
+            match document["shared"].as_u64().unwrap_or_default() {
+                0 => {}
+                1 => text.push_str("1 object stays because other images need it\n"),
+                shared => {
+                    let _ = writeln!(text, "{shared} objects stay because other images need them");
+                }
             }
             text
         })
