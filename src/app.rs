@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+pub use reload::ReloadError;
+
 use crate::admin::Admin;
 use crate::admin::api::Api;
 use crate::admin::transfer::Transfer;
