@@ -6,17 +6,19 @@
 //! written again (I2). Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`] and
 //! by the fills.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags};
 
+use super::evict::MAX_HEAT;
+use super::index::Used;
 use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest, Hasher};
 use faults::Faults;
@@ -164,7 +166,6 @@ impl Store {
     }
 
     /// Where tests make the disk fail.
-    #[cfg(test)]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -191,6 +192,11 @@ impl Store {
 
     /// Opens a published file; its size is in bytes. `None` where there is none.
     pub fn read(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        Ok(self.open_file(digest)?.map(|(file, meta)| (file, meta.len())))
+    }
+
+    /// Opens a published file. `None` where there is none.
+    pub fn open_file(&self, digest: &Digest) -> io::Result<Option<(File, Metadata)>> {
         self.faults.check()?;
         let path = self.blob_path(digest);
         // Not to wait for the other end of a pipe that somebody put there.
@@ -202,7 +208,7 @@ impl Store {
                     tracing::warn!(path = %path.display(), "not a file; left alone");
                     return Ok(None);
                 }
-                Ok(Some((file, meta.len())))
+                Ok(Some((file, meta)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -217,6 +223,15 @@ impl Store {
         let mut ingest = self.new_ingest(digest, path, file);
         ingest.rehash()?;
         Ok(ingest)
+    }
+
+    /// Gives back the blocks that a killed process had set aside behind what it wrote; the file's bytes.
+    pub fn trim_ingest(&self, digest: &Digest) -> io::Result<u64> {
+        self.faults.check()?;
+        let file = OpenOptions::new().write(true).open(self.ingest_path(digest))?;
+        let len = file.metadata()?.len();
+        file.set_len(len)?;
+        Ok(len)
     }
 
     /// A temporary file for content that is already whole in memory. Never resumed.
@@ -256,7 +271,12 @@ impl Store {
     pub fn sync_names(&self) -> io::Result<()> {
         if self.unsynced.swap(false, Ordering::AcqRel) {
             for algorithm in Algorithm::ALL {
-                File::open(self.blobs(algorithm))?.sync_all()?;
+                let synced = self.faults.check().and_then(|()| File::open(self.blobs(algorithm))?.sync_all());
+                if synced.is_err() {
+                    // The next call tries again.
+                    self.unsynced.store(true, Ordering::Release);
+                }
+                synced?;
             }
         }
         Ok(())
@@ -302,9 +322,31 @@ impl Store {
         Ok(if found == *digest { Check::Right(size) } else { Check::Wrong })
     }
 
-    /// Writes down when a published file was last used, as its modification time.
-    pub fn set_used(&self, digest: &Digest, used: SystemTime) -> io::Result<()> {
-        File::open(self.blob_path(digest))?.set_modified(used)
+    /// Writes down when a published file was last used, as its modification time: the seconds, and as nanoseconds what
+    /// the policy wants to be told after a restart. The file's stamp from now on.
+    pub fn set_used(&self, used: &Used) -> io::Result<u32> {
+        self.faults.check()?;
+        let file = File::open(self.blob_path(&used.digest))?;
+        file.set_modified(UNIX_EPOCH + Duration::new(u64::from(used.at), u32::from(used.heat)))?;
+        Ok(stamp(&file.metadata()?))
+    }
+
+    /// Reads a small file, as records are.
+    pub fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.faults.check()?;
+        fs::read(path)
+    }
+
+    /// Lists a folder.
+    pub fn list(&self, folder: &Path) -> io::Result<fs::ReadDir> {
+        self.faults.check()?;
+        fs::read_dir(folder)
+    }
+
+    /// What is known of a file that was listed.
+    pub fn look(&self, entry: &fs::DirEntry) -> io::Result<Metadata> {
+        self.faults.check()?;
+        entry.metadata()
     }
 
     /// Replaces a small file by an atomic rename; `durable` waits until the bytes are on the disk.
@@ -354,6 +396,17 @@ pub enum Check {
     Wrong,
     /// There is none.
     Absent,
+}
+
+/// A file's modification time in few bits: one that somebody has written to, or touched, has another one.
+pub fn stamp(meta: &Metadata) -> u32 {
+    (meta.mtime() as u32).wrapping_mul(0x9E37_79B1) ^ (meta.mtime_nsec() as u32)
+}
+
+/// What [`Store::set_used`] wrote into a file's modification time, beside the seconds. A file that was never used has
+/// the nanoseconds of its last write there, which are not likely to be that few.
+pub fn heat(meta: &Metadata) -> u8 {
+    u8::try_from(meta.mtime_nsec()).ok().filter(|heat| *heat <= MAX_HEAT).unwrap_or(0)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

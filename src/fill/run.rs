@@ -98,7 +98,7 @@ impl Run {
             return Ok(());
         }
         let digest = self.fill.digest;
-        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await;
+        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await?;
         let cache = self.fills.cache.clone();
         let ingest = spawn_blocking(move || cache.store().ingest(&digest)).await.map_err(std::io::Error::other)??;
         if !ingest.is_empty() {
@@ -138,8 +138,8 @@ impl Run {
     /// The blob may have been published between the caller's look into the cache and its join.
     async fn is_cached(&self) -> bool {
         let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let found = spawn_blocking(move || cache.store().read(&digest)).await;
-        let Ok(Ok(Some((file, size)))) = found else { return false };
+        let found = spawn_blocking(move || cache.open_sound(&digest)).await;
+        let Ok(Some((file, size))) = found else { return false };
         self.fill.begin(Arc::new(file), Some(size), size);
         self.fill.progress.verified(size);
         true

@@ -18,6 +18,7 @@ mod range;
 mod refusals;
 mod restart;
 mod secrets;
+mod store;
 mod support;
 mod tags;
 mod tls;
