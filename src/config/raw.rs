@@ -18,8 +18,8 @@ use url::Url;
 pub(super) use keys::known_keys;
 
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
-    Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time,
+    Timeout, Value,
 };
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret};
 use crate::oci::name::UpstreamName;
@@ -131,6 +131,7 @@ pub(super) struct Upstream {
     pub stall_timeout: Option<One<Timeout>>,
     pub max_connections: Option<One<Count>>,
     pub max_fills: Option<One<Count>>,
+    pub parallel: Option<One<Parts>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
     pub quota_reserve: Option<One<Reserve>>,
@@ -155,6 +156,8 @@ pub(super) struct Breaker {
 pub(super) struct Fill {
     pub abandoned: Option<One<Abandoned>>,
     pub abandon_after: Option<One<Time>>,
+    pub parallel: Option<One<Parts>>,
+    pub parallel_threshold: Option<One<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
