@@ -79,6 +79,8 @@ pub(super) struct Ended {
     pub id: Id,
     /// Bytes that it has brought.
     pub bytes: u64,
+    /// Another answer had brought them before.
+    pub void: bool,
     pub trouble: Option<Trouble>,
 }
 
@@ -86,24 +88,26 @@ pub(super) struct Ended {
 pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
     let mut stop = shared.stop.subscribe();
     let body = tokio::select! {
-        body = open(&shared, start) => body,
+        body = open(&shared, id, start) => body,
         () = stopped(&mut stop) => Err(Trouble::Fill(FillError::Stopping)),
     };
     match body {
-        Ok(body) => receive(&shared, id, body).await,
-        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble) },
+        Ok(Some(body)) => receive(&shared, id, body).await,
+        Ok(None) => Ended { id, bytes: 0, trouble: None, void: true },
+        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false },
     }
 }
 
-async fn open(shared: &Shared, start: Start) -> Result<Incoming, Trouble> {
+/// `None`: the bytes have come by another way.
+async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>, Trouble> {
     let Source { upstream, repository, .. } = &shared.source;
     let digest = &shared.fill.digest;
     let fail = |error| Trouble::Fill(FillError::Upstream(error));
     match start {
-        Start::Answer(body) => Ok(body),
+        Start::Answer(body) => Ok(Some(body)),
         Start::AskRest(from) => {
             let answer = upstream.blob(repository, digest, from).await.map_err(fail)?;
-            Ok(Incoming { skip: from - answer.start, body: answer.body })
+            Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))
         }
         Start::Ask { part, spare } => {
             let lead = shared.known().lead.clone();
@@ -114,9 +118,13 @@ async fn open(shared: &Shared, start: Start) -> Result<Incoming, Trouble> {
             })?;
             agrees(shared, &part, &answer).map_err(Trouble::Odd)?;
             upstream.part_served();
+            if !shared.plan().answered(id) {
+                // An open answer has brought it in the meantime.
+                return Ok(None);
+            }
             shared.known().answered += 1;
             shared.moved.notify_one();
-            Ok(Incoming { skip: 0, body: answer.body })
+            Ok(Some(Incoming { skip: 0, body: answer.body }))
         }
     }
 }
@@ -229,7 +237,7 @@ async fn receive(shared: &Arc<Shared>, id: Id, body: Incoming) -> Ended {
             }
         }
     }
-    Ended { id, bytes, trouble }
+    Ended { id, bytes, trouble, void: false }
 }
 
 /// Cancel-safe.

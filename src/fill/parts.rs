@@ -212,7 +212,7 @@ impl Parts<'_> {
         let upstream = self.run.source.upstream.clone();
         let broken = match ended.trouble {
             // An upstream may send less than it was asked for; the rest is asked for anew.
-            None if ended.bytes > 0 || !missing => return Ok(()),
+            None if ended.bytes > 0 || ended.void || !missing => return Ok(()),
             None => self.run.wrong_length(self.shared.known().total, self.shared.plan().bytes()),
             Some(Trouble::Odd(why)) => {
                 upstream.part_refused(why);

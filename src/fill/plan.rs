@@ -3,7 +3,7 @@
 //! A part is claimed before it is asked for, so that no byte is fetched twice (I3), and in order, so that the frontier
 //! moves and the disk is written nearly in sequence; but where a reader waits for bytes that nobody fetches, the next
 //! part begins there. One claim may be open: that of an answer which goes on to the end of the blob unless it is cut. It
-//! grows, part by part, until it meets what somebody else has or fetches.
+//! grows, part by part, until it meets what somebody else has or fetches; what somebody has only asked for it takes over.
 
 use std::ops::Range;
 
@@ -31,6 +31,8 @@ struct Claim {
     /// Where its next byte belongs.
     at: u64,
     reach: Reach,
+    /// Until there is an answer to it, it gives way to an open one: nothing is lost if the answer is a refusal.
+    answered: bool,
 }
 
 /// See the module.
@@ -61,17 +63,17 @@ impl Plan {
 
     /// Claims this very range, for an answer that has come already. Nobody has claimed any of it.
     pub fn claim(&mut self, range: Range<u64>) -> Id {
-        self.add(range, Reach::Part)
+        self.add(range, Reach::Part, true)
     }
 
     /// Claims what an answer brings that begins at `from` and goes on to the end of the blob.
     pub fn claim_open(&mut self, from: u64) -> Id {
-        self.add(from..from, Reach::Open)
+        self.add(from..from, Reach::Open, true)
     }
 
     /// Claims everything, for the one answer of an upstream that serves no parts.
     pub fn claim_whole(&mut self, from: u64) -> Id {
-        self.add(from..self.total, Reach::Whole)
+        self.add(from..self.total, Reach::Whole, true)
     }
 
     /// Claims the next part: where somebody waits for bytes that nobody fetches, else the first that is missing.
@@ -89,7 +91,16 @@ impl Plan {
         let border = (start / self.step + 1) * self.step;
         let border = if border - start < self.step / 2 { border + self.step } else { border };
         let end = taken.next_after(start).unwrap_or(self.total).min(border).min(self.total);
-        Some((self.add(start..end, Reach::Part), start..end))
+        Some((self.add(start..end, Reach::Part, false), start..end))
+    }
+
+    /// There is an answer to a part; whether any of it is still wanted.
+    pub fn answered(&mut self, id: Id) -> bool {
+        let claim = self.claims.iter_mut().find(|claim| claim.id == id);
+        claim.is_some_and(|claim| {
+            claim.answered = true;
+            !claim.range.is_empty()
+        })
     }
 
     /// Whether some bytes are neither here nor claimed.
@@ -119,7 +130,13 @@ impl Plan {
         let claim = &mut self.claims[number];
         claim.range.end = end;
         claim.at = came.end.min(end);
-        let pieces = self.written.missing(came.start.min(end)..claim.at);
+        let pieces = self.written.missing(came.start.max(claim.range.start).min(claim.at)..claim.at);
+        if claim.reach == Reach::Open {
+            for claim in self.claims.iter_mut().filter(|claim| !claim.answered && claim.range.contains(&(end.max(1) - 1))) {
+                claim.range.start = end.min(claim.range.end);
+            }
+        }
+        let claim = &self.claims[number];
         let (at, open) = (claim.at, claim.reach == Reach::Open);
         (pieces, at < end || (open && end < self.total && self.taken_but(id).end_from(end).is_none()))
     }
@@ -144,11 +161,11 @@ impl Plan {
         self.written.bytes()
     }
 
-    fn add(&mut self, range: Range<u64>, reach: Reach) -> Id {
+    fn add(&mut self, range: Range<u64>, reach: Reach, answered: bool) -> Id {
         debug_assert!(range.end <= self.total);
         let id = Id(self.next_id);
         self.next_id += 1;
-        self.claims.push(Claim { id, at: range.start, range, reach });
+        self.claims.push(Claim { id, at: range.start, range, reach, answered });
         id
     }
 
@@ -166,9 +183,11 @@ impl Plan {
         taken
     }
 
+    /// What stands in the way of an open answer.
     fn taken_but(&self, id: Id) -> Extents {
         let mut taken = self.written.clone();
-        self.claims.iter().filter(|claim| claim.id != id).for_each(|claim| taken.insert(claim.range.clone()));
+        let others = self.claims.iter().filter(|claim| claim.id != id && claim.answered);
+        others.for_each(|claim| taken.insert(claim.range.clone()));
         taken
     }
 }

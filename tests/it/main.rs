@@ -9,6 +9,7 @@ mod coalesce;
 mod faults;
 mod kit;
 mod outages;
+mod parallel;
 mod protocol;
 mod range;
 mod restart;

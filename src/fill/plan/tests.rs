@@ -26,14 +26,28 @@ fn an_open_answer_goes_on_until_it_meets_another_part() {
     let open = plan.claim_open(0);
     assert_eq!(plan.take(open, 4), (vec![0..4], true));
     assert_eq!(plan.take(open, 9), (vec![4..13], true), "nobody else has claimed anything");
-    let (_, range) = next(&mut plan, &[]);
+    let (part, range) = next(&mut plan, &[]);
     assert_eq!(range, 20..30);
+    assert!(plan.answered(part));
     assert_eq!(plan.take(open, 7), (vec![13..20], false), "cut");
 
     let mut plan = Plan::new(25, 10, Extents::default());
     let open = plan.claim_open(0);
     assert_eq!(plan.take(open, 20), (vec![0..20], true));
     assert_eq!(plan.take(open, 5), (vec![20..25], false));
+}
+
+#[test]
+fn an_open_answer_takes_over_what_was_only_asked_for() {
+    let mut plan = Plan::new(100, 10, Extents::default());
+    let open = plan.claim_open(0);
+    let ((first, one), (second, two)) = (next(&mut plan, &[]), next(&mut plan, &[]));
+    assert_eq!((one, two), (10..20, 20..30));
+    assert_eq!(plan.take(open, 24), (vec![0..24], true));
+    assert!(!plan.answered(first), "all of it has come");
+    assert!(plan.answered(second));
+    let (pieces, _) = plan.take(second, 3);
+    assert!(pieces.is_empty(), "bytes 20 to 23 have come");
 }
 
 #[test]
@@ -71,9 +85,13 @@ proptest! {
             if running.len() < 4 && let Some((id, range)) = plan.claim_next(&[wanted]) {
                 prop_assert!(range.start < range.end && range.end <= total);
                 running.push(id);
+                // Some are asked for only, for a while.
+                if wanted % 3 > 0 {
+                    plan.answered(id);
+                }
             }
             let Some(id) = running.get(which % running.len().max(1)).copied() else { break };
-            let on = if breaks { false } else {
+            let on = if breaks || !plan.answered(id) { false } else {
                 // What a part is sent does not exceed it; an open answer is cut.
                 let (pieces, on) = plan.take(id, length);
                 for piece in pieces {

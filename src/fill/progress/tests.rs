@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 type Cell = Progress<&'static str>;
 
@@ -105,4 +106,51 @@ fn only_those_whose_bytes_have_come_are_woken() {
     assert_eq!(woken(), [1, 1, 0], "the end is held back");
     cell.verified(100 * HELD_BACK);
     assert_eq!(woken(), [1, 1, 1]);
+}
+
+proptest! {
+    /// Parts are completed in any order: a reader at any place is let read what is here, nothing else, and all of it in
+    /// the end; nobody who could go on is left asleep.
+    #[test]
+    fn every_reader_sees_exactly_the_blob(
+        order in Just((0u64..12).collect::<Vec<_>>()).prop_shuffle(),
+        readers in proptest::collection::vec(0u64..12 * HELD_BACK, 1..6),
+    ) {
+        let (cell, total) = (Cell::new(), 12 * HELD_BACK);
+        let mut readers: Vec<_> = readers
+            .into_iter()
+            .map(|at| (at, cell.attach(), std::sync::Arc::new(Counter::default()), None))
+            .collect();
+        cell.begin(Some(total), Extents::default());
+        let mut here = [false; 12];
+        for step in 0..=12 {
+            let verified = step == 12;
+            if verified {
+                cell.verified(total);
+            } else {
+                here[order[step] as usize] = true;
+                cell.fill(order[step] * HELD_BACK..(order[step] + 1) * HELD_BACK);
+            }
+            for (at, place, counter, asleep) in &mut readers {
+                let woken = counter.0.load(std::sync::atomic::Ordering::Relaxed);
+                let waker = Waker::from(counter.clone());
+                while *at < total {
+                    match cell.poll_beyond(*at, place, &mut Context::from_waker(&waker)) {
+                        Poll::Ready(Ok(Readable::Until(until))) => {
+                            prop_assert!(*asleep != Some(woken), "it could go on and was not woken");
+                            prop_assert!(*at < until && (verified || until <= total - HELD_BACK));
+                            prop_assert!((*at / HELD_BACK..until.div_ceil(HELD_BACK)).all(|part| here[part as usize]));
+                            (*at, *asleep) = (until, None);
+                        }
+                        Poll::Ready(other) => prop_assert!(false, "{other:?}"),
+                        Poll::Pending => {
+                            *asleep = Some(counter.0.load(std::sync::atomic::Ordering::Relaxed));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        prop_assert!(readers.iter().all(|(at, ..)| *at == total));
+    }
 }
