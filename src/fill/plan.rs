@@ -131,9 +131,10 @@ impl Plan {
         claim.range.end = end;
         claim.at = came.end.min(end);
         let pieces = self.written.missing(came.start.max(claim.range.start).min(claim.at)..claim.at);
+        let own = claim.range.clone();
         if claim.reach == Reach::Open {
-            for claim in self.claims.iter_mut().filter(|claim| !claim.answered && claim.range.contains(&(end.max(1) - 1))) {
-                claim.range.start = end.min(claim.range.end);
+            for other in self.claims.iter_mut().filter(|other| !other.answered && other.range.start >= own.start) {
+                other.range.start = other.range.start.max(own.end.min(other.range.end));
             }
         }
         let claim = &self.claims[number];

@@ -39,15 +39,15 @@ fn an_open_answer_goes_on_until_it_meets_another_part() {
 
 #[test]
 fn an_open_answer_takes_over_what_was_only_asked_for() {
-    let mut plan = Plan::new(100, 10, Extents::default());
-    let open = plan.claim_open(0);
+    let mut plan = Plan::new(100, 10, Extents::prefix(3));
+    let open = plan.claim_open(3);
     let ((first, one), (second, two)) = (next(&mut plan, &[]), next(&mut plan, &[]));
-    assert_eq!((one, two), (10..20, 20..30));
-    assert_eq!(plan.take(open, 24), (vec![0..24], true));
-    assert!(!plan.answered(first), "all of it has come");
+    assert_eq!((one, two), (13..20, 20..30));
+    assert_eq!(plan.take(open, 14), (vec![3..17], true), "up to byte 23 is its own now");
+    assert!(!plan.answered(first));
     assert!(plan.answered(second));
-    let (pieces, _) = plan.take(second, 3);
-    assert!(pieces.is_empty(), "bytes 20 to 23 have come");
+    assert_eq!(plan.take(second, 5), (vec![23..25], true));
+    assert_eq!(plan.take(open, 9), (vec![17..23], false));
 }
 
 #[test]
