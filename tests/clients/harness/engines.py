@@ -16,29 +16,31 @@ def _expect(name, found, wanted):
         raise AssertionError(f"{name}: {found} is not {wanted}")
 
 
-def registries_conf(path, mirrors):
-    """Writes a registries.conf: for each registry one mirror, and a primary that is nowhere."""
+def registries_conf(path, mirrors, authority=None):
+    """Writes a registries.conf: for each registry one mirror, and a primary that is nowhere. With an `authority` mirrors speak
+    TLS, and it alone is believed."""
+    insecure = "false" if authority else "true"
     entries = [
         f'[[registry]]\nprefix = "{registry}"\nlocation = "{NOWHERE}"\ninsecure = true\n'
-        f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n' for registry, location in mirrors.items()]
+        f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = {insecure}\n' for registry, location in mirrors.items()]
     path.write_text("unqualified-search-registries = []\nshort-name-mode = \"disabled\"\n" + "\n".join(entries))
-    return {"CONTAINERS_REGISTRIES_CONF": str(path)}
+    return {"CONTAINERS_REGISTRIES_CONF": str(path)} | ({"SSL_CERT_FILE": str(authority)} if authority else {})
 
 
 class Skopeo:
     """`skopeo copy` to a folder: the bytes as they came, every platform of an index."""
 
-    def __init__(self, folder, mirrors):
+    def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
         self._folder = folder
         self._registries_conf = folder / "registries.conf"
-        registries_conf(self._registries_conf, mirrors)
+        self._environment = registries_conf(self._registries_conf, mirrors, authority)
 
     def pull(self, image, registry="docker.io", into="image", timeout=180):
         target = self._folder / into
         shutil.rmtree(target, ignore_errors=True)
         run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all",
-             "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], timeout=timeout)
+             "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], env=self._environment, timeout=timeout)
 
     def wants(self, image):
         return image.blobs
@@ -64,9 +66,9 @@ class _Store:
 
     command = ""
 
-    def __init__(self, folder, mirrors):
+    def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
-        environment = registries_conf(folder / "registries.conf", mirrors)
+        environment = registries_conf(folder / "registries.conf", mirrors, authority)
         self._environment = environment | {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
         (folder / "run").mkdir()
         self._options = ["--root", folder / "root", "--runroot", folder / "run", "--storage-driver", "vfs"]
@@ -89,8 +91,8 @@ class Podman(_Store):
 
     command = "podman"
 
-    def __init__(self, folder, mirrors):
-        super().__init__(folder, mirrors)
+    def __init__(self, folder, mirrors, authority=None):
+        super().__init__(folder, mirrors, authority)
         self._options += ["--tmpdir", folder / "run" / "libpod", "--events-backend", "none", "--cgroup-manager", "cgroupfs"]
 
     def check(self, image, registry="docker.io"):
@@ -139,11 +141,11 @@ content_sharing_policy = "isolated"
         self.process = Process(name, ["containerd", "--config", config])
         wait_until(self._answers, "containerd answers", process=self.process)
 
-    def set_host(self, registry, url, override_path=False):
+    def set_host(self, registry, url, override_path=False, authority=None):
         (self._hosts / registry).mkdir(parents=True, exist_ok=True)
         (self._hosts / registry / "hosts.toml").write_text(
             f'server = "http://{NOWHERE}"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
-            + ("override_path = true\n" if override_path else ""))
+            + ("override_path = true\n" if override_path else "") + (f'ca = "{authority}"\n' if authority else ""))
 
     @property
     def socket(self):
@@ -188,7 +190,7 @@ content_sharing_policy = "isolated"
 class Docker:
     """A dockerd of its own with `registry-mirrors`; Docker mirrors docker.io only."""
 
-    def __init__(self, name, folder, mirror, containerd):
+    def __init__(self, name, folder, mirror, containerd, authority=None):
         folder.mkdir(parents=True)
         self._socket = folder / "docker.sock"
         # Neither a user's context nor a user's credentials.
@@ -199,7 +201,8 @@ class Docker:
             "pidfile": str(folder / "docker.pid"), "hosts": [f"unix://{self._socket}"], "containerd": str(containerd.socket),
             "iptables": False, "bridge": "none", "storage-driver": "vfs",
         }))
-        self.process = Process(name, ["dockerd", "--config-file", config], env=_NO_WAY_OUT)
+        self.process = Process(name, ["dockerd", "--config-file", config],
+                               env=_NO_WAY_OUT | ({"SSL_CERT_FILE": str(authority)} if authority else {}))
         wait_until(self._answers, "dockerd answers", timeout=60, process=self.process)
 
     def _docker(self, *words, timeout=180):

@@ -28,7 +28,7 @@ class Registry:
             (folder / "htpasswd").write_text(_HTPASSWD)
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
         if tls:
-            self.authority, certificate, key = _certificates(folder)
+            self.authority, certificate, key = certificates(folder)
             config["http"]["tls"] = {"certificate": str(certificate), "key": str(key)}
         (folder / "config.yml").write_text(json.dumps(config))
         self.process = Process(name, ["docker-registry", "serve", folder / "config.yml"])
@@ -42,7 +42,7 @@ class Registry:
         return image
 
 
-def _certificates(folder):
+def certificates(folder):
     """An authority, and a certificate for 127.0.0.1 that it signed: (authority, certificate, key)."""
     def openssl(*words):
         subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
