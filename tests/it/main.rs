@@ -13,6 +13,7 @@ mod fuzz;
 mod kit;
 mod limits;
 mod outages;
+mod parallel;
 mod protocol;
 mod range;
 mod refusals;
