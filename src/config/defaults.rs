@@ -9,6 +9,7 @@ use url::Url;
 use super::{
     Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
     LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
+    Visibility,
 };
 use crate::oci::name::UpstreamName;
 
@@ -117,6 +118,8 @@ impl Upstream {
             urls: vec![url],
             hosts: Vec::new(),
             credentials: Credentials::Anonymous,
+            visibility: Visibility::Public,
+            verdict_for: Duration::from_secs(300),
             token_realms: Vec::new(),
             ca: None,
             connect_timeout: Duration::from_secs(5),
