@@ -6,6 +6,7 @@
 mod caller;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::config::{RepositoryRule, Upstream};
 use crate::oci::{Repository, Scope, UpstreamName};
@@ -23,6 +24,7 @@ pub struct Policy {
 pub struct Permit {
     scope: Scope,
     login: Option<Login>,
+    address: Option<IpAddr>,
 }
 
 impl Permit {
@@ -34,6 +36,11 @@ impl Permit {
     /// The caller's own login at the upstream, where the request brought one. Not checked by anybody yet.
     pub fn login(&self) -> Option<&Login> {
         self.login.as_ref()
+    }
+
+    /// From where it was asked for; `None` for a unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
@@ -56,6 +63,6 @@ impl Policy {
             .get(upstream)
             .is_some_and(|rule| rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str()));
         let login = || Login::from_headers(caller.headers);
-        if allowed { Ok(Permit { scope, login: login() }) } else { Err(Refused(scope)) }
+        if allowed { Ok(Permit { scope, login: login(), address: caller.peer.address.map(|address| address.ip()) }) } else { Err(Refused(scope)) }
     }
 }

@@ -21,6 +21,8 @@ pub enum ErrorCode {
     PaginationNumberInvalid,
     /// A range outside the blob.
     RangeInvalid,
+    /// Who asks has to sign in.
+    Unauthorized,
     /// May not be pulled.
     Denied,
     /// Not something a mirror does.
@@ -44,6 +46,7 @@ impl ErrorCode {
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::RangeInvalid => "RANGE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             Self::TooManyRequests => "TOOMANYREQUESTS",
@@ -58,6 +61,7 @@ impl ErrorCode {
             Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::NameInvalid | Self::DigestInvalid | Self::PaginationNumberInvalid => StatusCode::BAD_REQUEST,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,

@@ -12,7 +12,7 @@ use super::sendfile::Lane;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
-use crate::policy::{Caller, Peer, Policy};
+use crate::policy::{Caller, Login, Peer, Policy};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull};
 use crate::telemetry::RequestId;
@@ -83,7 +83,11 @@ impl Handler {
             Ok(route) => route,
             Err(error) => return refuse(error.code, Outcome::Invalid, error.message),
         };
-        let Target::Content(repository, wanted) = &route.target else { return respond::base(head) };
+        let Target::Content(repository, wanted) = &route.target else {
+            let login = Login::from_headers(request.headers());
+            let wanted = self.pull.wants_login(&route.upstream, login.as_ref());
+            return if wanted { respond::sign_in(head) } else { respond::base(head) };
+        };
         let permit = match self.policy.admit(&Caller { peer, headers: request.headers() }, &route.upstream, repository) {
             Ok(permit) => permit,
             Err(refused) => return refuse(ErrorCode::Denied, Outcome::Denied, refused.to_string()),

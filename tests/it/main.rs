@@ -9,6 +9,7 @@ mod coalesce;
 mod faults;
 mod kit;
 mod outages;
+mod private;
 mod protocol;
 mod range;
 mod restart;
