@@ -63,6 +63,10 @@ impl Policy {
             .get(upstream)
             .is_some_and(|rule| rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str()));
         let login = || Login::from_headers(caller.headers);
-        if allowed { Ok(Permit { scope, login: login(), address: caller.peer.address.map(|address| address.ip()) }) } else { Err(Refused(scope)) }
+        if allowed {
+            Ok(Permit { scope, login: login(), address: caller.peer.address.map(|address| address.ip()) })
+        } else {
+            Err(Refused(scope))
+        }
     }
 }

@@ -294,7 +294,8 @@ impl Catalog {
             let tags = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));
             let mut all: HashSet<Id> = repo.manifests.iter().copied().chain(tags).collect();
             for _ in 0..2 {
-                let parts = all.iter().filter_map(|id| inner.images.get(id)).flat_map(|image| image.parts.iter().map(|part| part.id));
+                let parts =
+                    all.iter().filter_map(|id| inner.images.get(id)).flat_map(|image| image.parts.iter().map(|part| part.id));
                 all.extend(parts.collect::<Vec<_>>());
             }
             all

@@ -8,8 +8,7 @@ use url::Url;
 
 use super::{
     Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
-    LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
-    Visibility,
+    LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream, Visibility,
 };
 use crate::oci::name::UpstreamName;
 

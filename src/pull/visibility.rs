@@ -23,8 +23,8 @@ use super::Flight;
 use super::flight::Flights;
 use crate::config::Visibility as Of;
 use crate::oci::{Digest, Reference, Scope};
-pub(super) use asker::{Asker, Key};
 use asker::Secrecy;
+pub(super) use asker::{Asker, Key};
 use patience::Patience;
 use verdicts::Verdict;
 

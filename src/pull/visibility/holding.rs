@@ -27,7 +27,12 @@ impl Pull {
     /// Fails, as the upstream would, unless the repository holds this digest. To be called when content was found or
     /// joined, and before it is shown; and before it is, where a download is begun for a repository that is not open.
     /// Cancel-safe.
-    pub(in crate::pull) async fn vouch(self: &Arc<Self>, scope: &Scope, asker: &Asker, evidence: Evidence) -> Result<(), PullError> {
+    pub(in crate::pull) async fn vouch(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        evidence: Evidence,
+    ) -> Result<(), PullError> {
         if !self.cache.confined.is_active() {
             return Ok(());
         }

@@ -174,7 +174,8 @@ impl Tokens {
         let form = String::from_utf8_lossy(&request.body).into_owned();
         let parameters = [query.as_bytes(), form.as_bytes()].map(|text| url::form_urlencoded::parse(text).into_owned());
         let scopes = parameters.into_iter().flatten().filter(|(name, _)| name == "scope");
-        let mut scopes: Vec<String> = scopes.flat_map(|(_, value)| value.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
+        let mut scopes: Vec<String> =
+            scopes.flat_map(|(_, value)| value.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
         if let (Some(accounts), Some(user)) = (&self.accounts, &user) {
             let Some(readable) = accounts.of(user) else {
                 return Reply::error(401, "UNAUTHORIZED", "incorrect username or password");
