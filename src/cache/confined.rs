@@ -184,11 +184,18 @@ impl Cache {
         for (scope, digest) in self.catalog.unread(|upstream| self.confined.is_private(upstream)) {
             self.survey_manifest(&scope, &digest, None);
         }
-        let mut failed = None;
+        let (mut failed, mut new) = (None, 0);
         for (digest, upstream) in self.catalog.confined(|upstream| self.confined.is_private(upstream)) {
             if self.confined.insert(digest, &upstream) {
+                new += 1;
                 failed = self.confined.write(&self.store, &digest, &upstream).err().or(failed);
             }
+        }
+        if new > 0 {
+            tracing::info!(
+                objects = new,
+                "what only repositories of upstreams with another visibility than \"public\" name is now theirs alone"
+            );
         }
         if let Some(error) = failed {
             tracing::warn!(%error, "cannot write down which content is not everybody's; it is kept in memory");

@@ -36,6 +36,23 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them. docs/OPERATIONS.md has a table of what each is answered to, and a test holds the two together.
+    pub const ALL: [Self; 13] = [
+        Self::BlobUnknown,
+        Self::ManifestUnknown,
+        Self::NameUnknown,
+        Self::NameInvalid,
+        Self::DigestInvalid,
+        Self::PaginationNumberInvalid,
+        Self::RangeInvalid,
+        Self::Unauthorized,
+        Self::Denied,
+        Self::Unsupported,
+        Self::TooManyRequests,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
     /// The code as it stands in the body.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -83,6 +100,27 @@ impl ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A code that is added and not listed does not compile, or fails here.
+    #[test]
+    fn all_codes_are_listed() {
+        let place = |code| match code {
+            ErrorCode::BlobUnknown => 0,
+            ErrorCode::ManifestUnknown => 1,
+            ErrorCode::NameUnknown => 2,
+            ErrorCode::NameInvalid => 3,
+            ErrorCode::DigestInvalid => 4,
+            ErrorCode::PaginationNumberInvalid => 5,
+            ErrorCode::RangeInvalid => 6,
+            ErrorCode::Unauthorized => 7,
+            ErrorCode::Denied => 8,
+            ErrorCode::Unsupported => 9,
+            ErrorCode::TooManyRequests => 10,
+            ErrorCode::Unavailable => 11,
+            ErrorCode::Unknown => 12,
+        };
+        assert!(ErrorCode::ALL.into_iter().map(place).eq(0..ErrorCode::ALL.len()));
+    }
 
     #[test]
     fn a_body_is_what_clients_parse() {

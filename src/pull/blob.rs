@@ -1,5 +1,6 @@
 //! Blobs: from the cache, or from the one fill of their digest.
 
+use std::io;
 use std::sync::Arc;
 
 use super::body::Source as Bytes;
@@ -68,12 +69,11 @@ impl Pull {
         };
         if !self.is_open(scope) {
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
-            if self.confine(scope, digest).await.is_err() {
-                return self.relay(request, digest, source).await;
-            }
         }
         loop {
-            let Join { reader, began } = self.fills.join(digest, source.clone());
+            let Ok(Join { reader, began }) = self.join(scope, digest, source.clone()).await else {
+                return self.relay(request, digest, source).await;
+            };
             // Whoever began it has said by now whose content it is.
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
             let size = match reader.head().await {
@@ -89,6 +89,16 @@ impl Pull {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Joins the fill of a blob, or begins it, and says first whose content that will be. After an error it must not be
+    /// kept.
+    pub(super) async fn join(&self, scope: &Scope, digest: &Digest, source: Source) -> io::Result<Join> {
+        if let Some(running) = self.fills.join_running(digest) {
+            return Ok(running);
+        }
+        self.confine(scope, digest).await?;
+        Ok(self.fills.join(digest, source))
     }
 
     /// The size of a blob that is not here, without its bytes. The upstream is never asked by HEAD: some refuse it for

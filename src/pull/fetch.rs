@@ -84,9 +84,8 @@ impl Pull {
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
         let cannot = |error| PullError::Fill(FillError::from(error));
-        self.confine(scope, digest).await.map_err(cannot)?;
         loop {
-            let join = self.fills.join(digest, source.clone());
+            let join = self.join(scope, digest, source.clone()).await.map_err(cannot)?;
             let mut at = 0;
             let ended = loop {
                 match join.reader.beyond(at).await {

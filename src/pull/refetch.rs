@@ -40,10 +40,10 @@ impl Pull {
                     repository: scope.repository.clone(),
                     size: self.sizes.get(&(scope.clone(), *digest)),
                 };
-                if self.confine(&scope, digest).await.is_err() {
-                    continue;
+                match self.join(&scope, digest, source).await {
+                    Ok(join) => join.reader.total().await.map(drop).map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
                 }
-                self.fills.join(digest, source).reader.total().await.map(drop).map_err(|error| error.to_string())
             };
             match fetched {
                 Ok(()) => {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod admin;
 mod architecture;
 mod care;
 mod cli;
@@ -12,6 +13,8 @@ mod outages;
 mod private;
 mod protocol;
 mod range;
+mod refusals;
 mod restart;
+mod secrets;
 mod support;
 mod tags;

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::client::{self, Response};
-use crate::support::image::{Blob, Builder, Image};
+use crate::support::image::{Blob, Builder, Image, Index};
 use crate::support::mirror::{Mirror, Settings};
-use crate::support::upstream::{Accounts, Auth, Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Accounts, Act, Auth, Upstream, blob_path, manifest_path};
 
 const SECRET: &str = "priv.example/team/secret";
 
@@ -333,4 +333,34 @@ async fn passwords_are_not_tried_for_ever() {
         assert!(!text.contains(name), "{name} is in a metric");
     }
     this.mirror.metric_becomes("roadstead_verdicts_total", &[("upstream", "priv.example"), ("verdict", "yes")], 1.0).await;
+}
+
+/// Some registries say 404 to who may not: then so does the mirror, of everything, and what it was told for one is not
+/// what it tells another.
+#[tokio::test]
+async fn what_is_hidden_stays_hidden_and_absences_are_nobody_elses() {
+    let this = Private::new(|settings| {
+        settings.set("freshness", "negative", "1h");
+    })
+    .await;
+    this.up.require(Auth::bearer(&this.up).hiding());
+    // No referrers API: the list is the tag that stands in for it.
+    this.up.on("/v2/*/referrers/*").always(Act::status(404));
+    let hex = this.secret.manifest.digest.hex();
+    let fallback = Index::oci(vec![this.signature.clone()]);
+    this.up.push_index("team/secret", &format!("sha256-{hex}"), &fallback);
+    let empty = |answer: &Response| answer.status() == 200 && answer.json()["manifests"].as_array().is_some_and(Vec::is_empty);
+    // Mallory first, so that what she is told is remembered before anybody else asks.
+    for round in 0..2 {
+        for (n, form) in forms(SECRET, &this.secret).iter().enumerate() {
+            let answer = ask(&this.mirror, &basic("mallory", "word"), form).await;
+            if form.1.contains("/referrers/") {
+                assert!(empty(&answer), "{round} {n}: {}", answer.text());
+                continue;
+            }
+            assert_nothing_of(&answer, &this.secret, &format!("{round} {n} {}", form.1));
+            assert_eq!(answer.status(), 404, "{round} {n} {}", form.1);
+        }
+        this.pull_as("alice").await;
+    }
 }

@@ -100,9 +100,7 @@ impl Pull {
 
     /// The same, once everything on disk has been read.
     async fn was_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
-        if self.cache.is_surveyed() {
-            return false;
-        }
+        // It may have been read to its end since it was looked at.
         let _ = tokio::time::timeout(START, self.cache.until_surveyed()).await;
         self.is_known_to_hold(scope, digest)
     }

@@ -41,6 +41,7 @@ pub struct Auth {
     user: Option<(String, String)>,
     challenge: Option<String>,
     accounts: Option<Accounts>,
+    hides: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -52,17 +53,23 @@ enum Scheme {
 impl Auth {
     /// A token from the `/token` of `issuer`, which may be the registry itself.
     pub fn bearer(issuer: &Upstream) -> Self {
-        Self { scheme: Scheme::Bearer(issuer.clone()), user: None, challenge: None, accounts: None }
+        Self { scheme: Scheme::Bearer(issuer.clone()), user: None, challenge: None, accounts: None, hides: false }
     }
 
     /// A login with each request, which is refused to whom `accounts` gives no right.
     pub fn basic_of(accounts: &Accounts) -> Self {
-        Self { scheme: Scheme::Basic, user: None, challenge: None, accounts: Some(accounts.clone()) }
+        Self { scheme: Scheme::Basic, user: None, challenge: None, accounts: Some(accounts.clone()), hides: false }
+    }
+
+    /// Whoever may not read a repository is told that there is none.
+    pub fn hiding(mut self) -> Self {
+        self.hides = true;
+        self
     }
 
     /// User name and password with each request.
     pub fn basic(user: &str, password: &str) -> Self {
-        Self { scheme: Scheme::Basic, user: None, challenge: None, accounts: None }.user(user, password)
+        Self { scheme: Scheme::Basic, user: None, challenge: None, accounts: None, hides: false }.user(user, password)
     }
 
     /// Only tokens of this user will do; anonymous ones are still issued, as public registries do.
@@ -95,6 +102,9 @@ impl Auth {
                 Some(token) => match issuer.with_tokens(|tokens| tokens.issued.get(token).cloned()) {
                     None => ",error=\"invalid_token\"",
                     Some(grant) if grant.covers(&scope) && (self.user.is_none() || grant.user == self.user) => return None,
+                    Some(_) if self.hides => {
+                        return Some(Reply::error(404, "NAME_UNKNOWN", "repository name not known to registry"));
+                    }
                     Some(_) => ",error=\"insufficient_scope\"",
                 },
             },
