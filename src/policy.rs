@@ -12,7 +12,8 @@ mod passwords;
 mod rules;
 mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
-use crate::config::{Access, Config, Htpasswd, RepositoryRule};
+use crate::config::{Access, Config, Htpasswd, RepositoryRule, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
@@ -54,6 +55,8 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 struct Rules {
     repositories: BTreeMap<UpstreamName, RepositoryRule>,
+    /// The upstreams that are read with the callers' own logins.
+    callers: BTreeSet<UpstreamName>,
     access: Access,
     tokens: Arc<Tokens>,
 }
@@ -63,6 +66,7 @@ struct Rules {
 pub struct Permit {
     scope: Scope,
     login: Option<Login>,
+    address: Option<IpAddr>,
     /// Who is counted, and how many downloads they may have begun.
     fills: Option<(Arc<limits::Fills>, Key, usize)>,
 }
@@ -77,6 +81,11 @@ impl Permit {
     /// and never one of the mirror's users.
     pub fn login(&self) -> Option<&Login> {
         self.login.as_ref()
+    }
+
+    /// From where it was asked for; `None` for a unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// The right to begin a download, to be held while it runs: `None` where their number is not limited. Waits for
@@ -336,7 +345,7 @@ impl Policy {
         let refused = match rules.refusal(identity, &scope) {
             None => {
                 let fills = rules.access.max_fills_per_client.map(|limit| (self.fills.clone(), identity.key(), limit));
-                return Ok(Permit { scope, login: identity.login.clone(), fills });
+                return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
             }
             Some(refused) => refused,
         };
@@ -411,12 +420,14 @@ impl Rules {
     fn of(config: &Config, tokens: Arc<Tokens>) -> Self {
         let repositories =
             config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
-        Self { repositories, access: config.access.clone(), tokens }
+        let caller = |upstream: &crate::config::Upstream| upstream.visibility == Visibility::Caller;
+        let callers = config.upstreams.iter().filter(|(_, upstream)| caller(upstream)).map(|(name, _)| name.clone()).collect();
+        Self { repositories, callers, access: config.access.clone(), tokens }
     }
 
     /// Whether callers' own logins are for this upstream.
-    fn takes_logins(&self, _upstream: &UpstreamName) -> bool {
-        false
+    fn takes_logins(&self, upstream: &UpstreamName) -> bool {
+        self.callers.contains(upstream)
     }
 
     /// What keeps the caller from the repository.

@@ -22,6 +22,7 @@ use super::records::TagRecord;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag};
 
 mod above;
+mod holding;
 mod tags;
 
 /// A part of an image, as its manifest names it.

@@ -14,6 +14,7 @@ mod kit;
 mod limits;
 mod outages;
 mod parallel;
+mod private;
 mod protocol;
 mod range;
 mod refusals;
