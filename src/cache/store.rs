@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,8 +23,10 @@ use super::index::Used;
 use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest, Hasher};
 use faults::Faults;
+pub use scatter::Scatter;
 
 pub mod faults;
+mod scatter;
 
 /// The layout this program reads and writes; stands in the file `VERSION`.
 const VERSION: &str = "1";
@@ -58,6 +61,9 @@ pub enum StoreError {
         found: String,
     },
 }
+
+/// Bytes read at a time to be hashed: what was just written is still in the CPU's cache, and so is this.
+const READ_BACK: usize = 256 << 10;
 
 /// The folder tree of the disk tier. Holding it holds the lock on the folder.
 #[derive(Debug)]
@@ -138,7 +144,13 @@ impl Store {
     fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.ingest_dir())? {
             let entry = entry?;
-            if entry.file_name().to_str().and_then(Self::ingest_digest).is_none() {
+            let name = entry.file_name();
+            // The list of a file is as resumable as the file.
+            let kept = name.to_str().is_some_and(|name| match scatter::listed(name) {
+                Some(file) => Self::ingest_digest(file).is_some() && self.ingest_dir().join(file).exists(),
+                None => Self::ingest_digest(name).is_some(),
+            });
+            if !kept {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -244,7 +256,8 @@ impl Store {
 
     fn new_ingest(&self, digest: &Digest, path: PathBuf, file: File) -> Ingest {
         let hasher = Hasher::new(digest.algorithm());
-        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, faults: self.faults.clone() }
+        let (beyond, scattered) = (Vec::new(), false);
+        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, beyond, scattered, faults: self.faults.clone() }
     }
 
     /// A file without a name, for what has to wait. Gone when it is closed.
@@ -257,11 +270,15 @@ impl Store {
 
     /// Gives a verified file its name under `blobs/`. The only function that does (I1).
     pub fn publish(&self, verified: &Verified) -> io::Result<()> {
-        let Ingest { digest, path, file, .. } = &verified.0;
+        let Ingest { digest, path, file, scattered, .. } = &verified.0;
         self.faults.check()?;
         file.sync_data()?;
         self.faults.check()?;
         fs::rename(path, self.blob_path(digest))?;
+        if *scattered {
+            // What stays of it is swept at the next start.
+            let _ = scatter::remove(path);
+        }
         self.unsynced.store(true, Ordering::Release);
         Ok(())
     }
@@ -291,7 +308,10 @@ impl Store {
     /// Unlinks what an earlier fill left of `digest`.
     pub fn remove_ingest(&self, digest: &Digest) -> io::Result<()> {
         self.faults.check()?;
-        remove(&self.ingest_path(digest))
+        let path = self.ingest_path(digest);
+        // The list goes last: a file without one has no hole.
+        remove(&path)?;
+        scatter::remove(&path)
     }
 
     /// Unlinks a damaged file that was set apart.
@@ -416,7 +436,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is being filled: the hash always covers exactly its first `len` bytes.
+/// A file that is being filled: the hash always covers exactly its first `len` bytes. Parts of it may be further on
+/// ([`Scatter`]); the hash follows ([`Ingest::absorb`]).
 #[derive(Debug)]
 pub struct Ingest {
     digest: Digest,
@@ -424,6 +445,9 @@ pub struct Ingest {
     file: Arc<File>,
     hasher: Hasher,
     len: u64,
+    beyond: Vec<Range<u64>>,
+    /// There is a list of parts beside it.
+    scattered: bool,
     faults: Faults,
 }
 
@@ -431,6 +455,11 @@ impl Ingest {
     /// Bytes written and hashed.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What an earlier fill wrote further on, in order; a hole is before each.
+    pub fn beyond(&self) -> &[Range<u64>] {
+        &self.beyond
     }
 
     /// Whether nothing has been written.
@@ -463,21 +492,59 @@ impl Ingest {
 
     /// Appends. After an error the file is as before the call: the same bytes can be appended again.
     pub fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
-        let mut at = self.len;
-        for chunk in chunks {
-            if let Err((torn, error)) = self.faults.check_write(chunk.len()) {
-                self.file.write_all_at(&chunk[..torn], at)?;
-                return Err(error);
-            }
-            self.file.write_all_at(chunk, at)?;
-            at += chunk.len() as u64;
+        if let Some(chunk) = chunks.first()
+            && let Err((torn, error)) = self.faults.check_write(chunk.len())
+        {
+            self.file.write_all_at(&chunk[..torn], self.len)?;
+            return Err(error);
         }
+        scatter::write_vectored(&self.file, self.len, chunks)?;
         // Hashed only once all is written, so that `len`, hash and file never disagree.
         for chunk in chunks {
             self.hasher.update(chunk);
+            self.len += chunk.len() as u64;
         }
-        self.len = at;
         Ok(())
+    }
+
+    /// From now on the file is written by parts, in any order.
+    pub fn scatter(&mut self) -> io::Result<Scatter> {
+        self.faults.check()?;
+        self.scattered = true;
+        Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone())
+    }
+
+    /// Hashes on, up to byte `until`. All before that has been written: by parts, so that it is read back.
+    pub fn absorb(&mut self, until: u64) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BACK];
+        while self.len < until {
+            let want = usize::try_from(until - self.len).map_or(READ_BACK, |left| left.min(READ_BACK));
+            match self.file.read_at(&mut buffer[..want], self.len)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    self.hasher.update(&buffer[..read]);
+                    self.len += read as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is beyond a hole: the file is to be written in order. Before anybody reads it.
+    pub fn close_up(&mut self) -> io::Result<()> {
+        if self.scattered {
+            self.file.set_len(self.len)?;
+            scatter::remove(&self.path)?;
+            (self.beyond, self.scattered) = (Vec::new(), false);
+        }
+        Ok(())
+    }
+
+    /// The bytes that the file takes from now on: blocks that were set aside behind its end are given back.
+    pub fn settle(&self) -> io::Result<u64> {
+        let size = self.file.metadata()?.len();
+        self.file.set_len(size)?;
+        Ok(size)
     }
 
     /// Forgets all bytes, to begin again.
@@ -494,8 +561,9 @@ impl Ingest {
         if found == self.digest {
             return Ok(Verified(self));
         }
-        let _ = fs::remove_file(&self.path);
-        Err(Box::new(Mismatch { wanted: self.digest, found }))
+        let wanted = self.digest;
+        self.discard();
+        Err(Box::new(Mismatch { wanted, found }))
     }
 
     /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
@@ -507,18 +575,25 @@ impl Ingest {
     /// Unlinks the file. Readers keep what they have open.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
+        if self.scattered {
+            let _ = scatter::remove(&self.path);
+        }
     }
 
+    /// Hashes what is there without a hole.
     fn rehash(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let read = self.file.read_at(&mut buffer, self.len)?;
-            if read == 0 {
-                return Ok(());
+        let size = self.file.metadata()?.len();
+        let prefix = match scatter::read(&self.path, size)? {
+            None => size,
+            Some(mut whole) => {
+                self.scattered = true;
+                let prefix = whole.first().filter(|range| range.start == 0).map_or(0, |range| range.end);
+                whole.retain(|range| range.start > prefix);
+                self.beyond = whole;
+                prefix
             }
-            self.hasher.update(&buffer[..read]);
-            self.len += read as u64;
-        }
+        };
+        self.absorb(prefix)
     }
 }
 

@@ -47,8 +47,16 @@ impl Pull {
             repository: scope.repository.clone(),
             size: self.told_size(scope, digest),
         };
+        let mut slot = None;
         loop {
+            // Whoever joins another's download begins none. (One that ends between the look and the joining is not counted.)
+            if slot.is_none() && !self.fills.is_running(digest) {
+                slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
+            }
             let Join { reader, began } = self.fills.join(digest, source.clone());
+            if began && let Some(slot) = slot.take() {
+                reader.keep(slot);
+            }
             let size = match reader.head().await {
                 // A range needs the whole size, so that every ranged request gets the same kind of answer.
                 Ok(None) if request.range(digest).is_some() => reader.total().await.map(Some),
@@ -62,6 +70,10 @@ impl Pull {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn refused_fill(&self) {
+        self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
     }
 
     /// The size of a blob that is not here, without its bytes. The upstream is never asked by HEAD: some refuse it for

@@ -9,6 +9,7 @@ use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ErrorCode, Scope};
+use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
 /// How long a client should wait where nobody said.
@@ -54,6 +55,9 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The client has begun as many downloads as it may.
+    #[error(transparent)]
+    TooManyFills(#[from] TooManyFills),
     /// An outage, told in other words because the operator wants it so (`blob_outage_status`).
     #[error("{0}")]
     Instead(Box<PullError>, ErrorCode),
@@ -97,7 +101,7 @@ impl PullError {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } => false,
+            Self::NotFound { .. } | Self::Offline { .. } | Self::TooManyFills(_) => false,
         }
     }
 
@@ -109,6 +113,7 @@ impl PullError {
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
             Self::Internal => "internal",
         }
@@ -141,6 +146,7 @@ impl PullError {
         match self {
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
+            Self::TooManyFills(_) => Outcome::Denied,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
                 Class::Denied => Outcome::Denied,
@@ -171,6 +177,7 @@ impl PullError {
                 Class::RateLimited { .. } if kind == Kind::Blob => ErrorCode::TooManyRequests,
                 _ => ErrorCode::Unavailable,
             },
+            Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
             Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,

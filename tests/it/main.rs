@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod access;
 mod admin;
 mod architecture;
 mod care;
 mod cli;
 mod coalesce;
 mod faults;
+mod fuzz;
 mod kit;
 mod limits;
 mod outages;
+mod parallel;
 mod protocol;
 mod range;
 mod refusals;

@@ -141,11 +141,14 @@ content_sharing_policy = "isolated"
         self.process = Process(name, ["containerd", "--config", config])
         wait_until(self._answers, "containerd answers", process=self.process)
 
-    def set_host(self, registry, url, override_path=False, authority=None):
+    def set_host(self, registry, url, override_path=False, authority=None, header=None):
         (self._hosts / registry).mkdir(parents=True, exist_ok=True)
         (self._hosts / registry / "hosts.toml").write_text(
             f'server = "http://{NOWHERE}"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
-            + ("override_path = true\n" if override_path else "") + (f'ca = "{authority}"\n' if authority else ""))
+            + ("override_path = true\n" if override_path else "")
+            + (f'ca = "{authority}"\n' if authority else "")
+            + (f'[host."{url}".header]\n' if header else "")
+            + "".join(f"{name} = {json.dumps(value)}\n" for name, value in (header or {}).items()))
 
     @property
     def socket(self):
@@ -163,8 +166,8 @@ content_sharing_policy = "isolated"
             return False
         return True
 
-    def pull(self, image, registry="docker.io", namespace=None, timeout=180):
-        self._ctr("images", "pull", "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
+    def pull(self, image, registry="docker.io", namespace=None, timeout=180, options=()):
+        self._ctr("images", "pull", *options, "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
                   namespace=namespace, timeout=timeout)
 
     def wants(self, image):
