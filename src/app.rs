@@ -23,7 +23,7 @@ use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Visibility};
 use crate::fill::Fills;
 use crate::listen::tls::{Tls, TlsError};
 use crate::listen::{self, BindError, Listener, Passed, Place};
@@ -128,6 +128,8 @@ impl Workshop {
                 }
             }
         }
+        let private = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility != Visibility::Public);
+        cache.confined.set_private(private.map(|(name, _)| name.clone()));
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let sites = sites(&config, metrics).await?;
         let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
@@ -268,10 +270,10 @@ async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<Upstr
     let offline = config.cache.offline;
     let site = move |(name, mut config): (UpstreamName, crate::config::Upstream)| {
         config.offline |= offline;
-        let freshness = config.freshness.clone();
+        let (freshness, visibility, verdict_for) = (config.freshness.clone(), config.visibility, config.verdict_for);
         let upstream = Upstream::new(name.clone(), &config, metrics.clone())
             .map_err(|source| StartError::Tls { upstream: name.clone(), source })?;
-        Ok((name, Site { upstream: Arc::new(upstream), freshness }))
+        Ok((name, Site { upstream: Arc::new(upstream), freshness, visibility, verdict_for }))
     };
     spawn_blocking(move || upstreams.into_iter().map(site).collect()).await?
 }

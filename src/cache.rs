@@ -6,6 +6,7 @@
 //! Called by `pull` to look up, by `fill` to reserve and publish.
 
 pub mod catalog;
+pub mod confined;
 pub mod evict;
 pub mod index;
 pub mod manage;
@@ -34,6 +35,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Manifest, MediaType, Scope};
 use catalog::Catalog;
+use confined::Confined;
 use index::{Claim, Class, Index, Limits, Place, Quota, Reservation, Victim};
 use memory::Memory;
 use pins::Pins;
@@ -113,6 +115,8 @@ pub struct Cache {
     pub catalog: Catalog,
     /// What stays.
     pub pins: Pins,
+    /// What came through upstreams that are not everybody's.
+    pub confined: Confined,
     /// Patterns of quotas, in the order of the index's classes from 1 on.
     quotas: Vec<config::Globs>,
     metrics: Arc<Metrics>,
@@ -143,6 +147,11 @@ impl Cache {
         metrics.cache_limit_bytes.with_label_values(&["memory"]).set(config.memory as i64);
         let pins = store.root().join(pins::Pins::FILE);
         let pins = Pins::open(pins.clone()).map_err(|source| StoreError::Io { action: "read", path: pins, source })?;
+        let confined = Confined::load(&store).map_err(|source| StoreError::Io {
+            action: "read",
+            path: store.root().join("private"),
+            source,
+        })?;
         let quota = |quota: &config::Quota| Quota {
             max_size: quota.max_size.map(|amount| amount.of(space.total)),
             unused_for: quota.unused_for,
@@ -154,6 +163,7 @@ impl Cache {
             records: Records::new(store.repos()),
             catalog: Catalog::new(index.clone()),
             pins,
+            confined,
             quotas: config.quotas.iter().map(|quota| quota.pattern.clone()).collect(),
             index,
             surveyed: watch::Sender::new(false),
@@ -403,6 +413,12 @@ impl Cache {
     /// What was found damaged from now on.
     pub fn damaged(&self) -> tokio::sync::broadcast::Receiver<Digest> {
         self.damaged.subscribe()
+    }
+
+    /// Waits until the catalog has seen the whole tree. Cancel-safe.
+    pub async fn until_surveyed(&self) {
+        // Never errs: the sender lives in `self`.
+        let _ = self.surveyed.subscribe().wait_for(|surveyed| *surveyed).await;
     }
 
     /// Whether the catalog has seen the whole tree.

@@ -289,6 +289,10 @@ pub struct Upstream {
     pub hosts: Vec<String>,
     /// `credentials`: how the mirror signs in.
     pub credentials: Credentials,
+    /// `visibility`: whom the mirror serves what it has of this upstream.
+    pub visibility: Visibility,
+    /// `verdict_for`: with `visibility = "caller"`, for how long the upstream's word on a caller and a repository holds.
+    pub verdict_for: Duration,
     /// `token_realms`: hosts (`host` or `host:port`) besides the upstream's own that may receive the credentials.
     pub token_realms: Vec<String>,
     /// `ca`: a PEM file of further roots for this upstream.
@@ -321,6 +325,17 @@ pub struct Upstream {
     pub repositories: RepositoryRule,
     /// The upstream's own freshness, `[freshness]` where it says nothing.
     pub freshness: Freshness,
+}
+
+/// `upstream.*.visibility`: whom the mirror serves what it has of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody whom the rules let in. The default of an upstream without credentials.
+    Public,
+    /// The same callers, and of each repository only what is known to belong to it. The default with credentials.
+    Operator,
+    /// Whoever the upstream lets read the repository, by a login of their own.
+    Caller,
 }
 
 /// `upstream.*.quota_reserve`

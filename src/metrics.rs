@@ -137,6 +137,8 @@ metrics! {
     upstream_failures_total: IntCounterVec ["upstream", "reason"],
     /// Requests to upstreams that were sent again after a passing failure.
     upstream_retries_total: IntCounterVec ["upstream"],
+    /// What upstreams with `visibility = "caller"` said when they were asked whether a caller may read a repository.
+    verdicts_total: IntCounterVec ["upstream", "verdict"],
     /// Manifest GETs in the place of HEADs, at upstreams whose HEAD does not tell a digest.
     upstream_head_fallbacks_total: IntCounterVec ["upstream"],
     /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes.

@@ -12,7 +12,8 @@ mod passwords;
 mod rules;
 mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
-use crate::config::{Access, Config, Htpasswd, RepositoryRule};
+use crate::config::{Access, Config, Htpasswd, RepositoryRule, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
@@ -54,6 +55,8 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 struct Rules {
     repositories: BTreeMap<UpstreamName, RepositoryRule>,
+    /// Upstreams for which callers have logins of their own.
+    callers: BTreeSet<UpstreamName>,
     access: Access,
     tokens: Arc<Tokens>,
 }
@@ -65,6 +68,7 @@ pub struct Permit {
     login: Option<Login>,
     /// Who is counted, and how many downloads they may have begun.
     fills: Option<(Arc<limits::Fills>, Key, usize)>,
+    address: Option<IpAddr>,
 }
 
 impl Permit {
@@ -84,6 +88,11 @@ impl Permit {
     pub async fn fill_slot(&self) -> Result<Option<FillSlot>, TooManyFills> {
         let Some((fills, key, limit)) = &self.fills else { return Ok(None) };
         fills.slot(key.clone(), *limit, FILL_PATIENCE).await.map(Some).ok_or(TooManyFills { limit: *limit })
+    }
+
+    /// From where it was asked for; `None` for a unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
@@ -316,7 +325,9 @@ impl Policy {
         let rules = self.rules.load();
         let access = &rules.access;
         let can_sign_in = access.htpasswd.is_some() && identity.user.is_none();
-        let refused = if can_sign_in && access.challenge_everybody && !identity.token {
+        let has_login = identity.user.is_some() || identity.login.is_some() || identity.token;
+        let could = access.htpasswd.is_some() || !rules.callers.is_empty();
+        let refused = if could && access.challenge_everybody && !has_login {
             Refused::SignIn(Why::Needed)
         } else if identity.user.is_some() || rules::leaves_something(access, identity) {
             return Ok(());
@@ -336,7 +347,7 @@ impl Policy {
         let refused = match rules.refusal(identity, &scope) {
             None => {
                 let fills = rules.access.max_fills_per_client.map(|limit| (self.fills.clone(), identity.key(), limit));
-                return Ok(Permit { scope, login: identity.login.clone(), fills });
+                return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
             }
             Some(refused) => refused,
         };
@@ -411,12 +422,14 @@ impl Rules {
     fn of(config: &Config, tokens: Arc<Tokens>) -> Self {
         let repositories =
             config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
-        Self { repositories, access: config.access.clone(), tokens }
+        let callers = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility == Visibility::Caller);
+        let callers = callers.map(|(name, _)| name.clone()).collect();
+        Self { repositories, callers, access: config.access.clone(), tokens }
     }
 
     /// Whether callers' own logins are for this upstream.
-    fn takes_logins(&self, _upstream: &UpstreamName) -> bool {
-        false
+    fn takes_logins(&self, upstream: &UpstreamName) -> bool {
+        self.callers.contains(upstream)
     }
 
     /// What keeps the caller from the repository.

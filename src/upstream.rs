@@ -64,12 +64,12 @@ pub use tls::TlsError;
 use crate::config;
 use crate::metrics::{Kind, Metrics};
 use crate::oci::{ContentRange, Digest, Repository, UpstreamName};
-use auth::Auth;
+use auth::{Auth, Guest};
 use blob::Body;
 use breaker::Need;
 use client::Client;
 use connect::{Connector, Guard};
-use credentials::{Credentials, Env, Ground};
+use credentials::{Credential, Credentials, Env, Ground};
 use health::Turn;
 use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
@@ -89,13 +89,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Upstream {
     name: UpstreamName,
     metrics: Arc<Metrics>,
-    config: config::Upstream,
+    config: Arc<config::Upstream>,
     /// At least one; the healthy ones are tried first, in this order.
     origins: Vec<Origin>,
     /// Who may ask now.
     queue: Arc<Queue>,
     pace: Option<Arc<Pace>>,
-    allowance: Mutex<Allowance>,
+    allowance: Arc<Mutex<Allowance>>,
     /// True: nothing is asked.
     offline: watch::Sender<bool>,
 }
@@ -143,8 +143,28 @@ impl Upstream {
         let all = config.max_connections.saturating_add((config.max_connections / 8).max(1));
         let queue = Queue::new(Limits { layers, all, waiting: config.max_queue });
         let pace = config.max_bandwidth.map(|rate| Arc::new(Pace::new(rate)));
-        let config = config.clone();
-        Ok(Self { name, metrics, config, origins, queue, pace, allowance: Mutex::default(), offline })
+        let (config, allowance) = (Arc::new(config.clone()), Arc::default());
+        Ok(Self { name, metrics, config, origins, queue, pace, allowance, offline })
+    }
+
+    /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
+    /// switch, and no token of anybody else's. `anew`: no token will do that is older than this call.
+    ///
+    /// The login goes where the mirror's own credentials would (I9). It lives as long as what this returns, and what is
+    /// begun with it.
+    pub fn signed_in_as(&self, username: &str, password: &config::Secret, anew: bool) -> Self {
+        let login = Credential::Password { username: username.to_owned(), password: password.clone() };
+        let guest = Guest::new(login, anew);
+        Self {
+            name: self.name.clone(),
+            metrics: Arc::clone(&self.metrics),
+            config: Arc::clone(&self.config),
+            origins: self.origins.iter().map(|origin| origin.signed_in_as(&guest)).collect(),
+            queue: Arc::clone(&self.queue),
+            pace: self.pace.clone(),
+            allowance: Arc::clone(&self.allowance),
+            offline: self.offline.clone(),
+        }
     }
 
     /// The name by which images and configuration call it.

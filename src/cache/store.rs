@@ -182,6 +182,11 @@ impl Store {
         self.ingest_dir().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
     }
 
+    /// Whether an earlier fill left something that can be resumed.
+    pub fn has_ingest(&self, digest: &Digest) -> bool {
+        self.ingest_path(digest).exists()
+    }
+
     /// The digest of a resumable file in `ingest/`, from its name; `None` for temporary files.
     pub fn ingest_digest(name: &str) -> Option<Digest> {
         let (algorithm, hex) = name.split_once('-')?;

@@ -54,6 +54,7 @@ impl Cache {
             }
         }
         self.reprotect();
+        self.confine_known();
         let (repositories, tags, manifests) = self.catalog.totals();
         tracing::info!(
             repositories,
@@ -100,7 +101,7 @@ impl Cache {
     }
 
     /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
-    fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) {
+    pub(super) fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) {
         self.catalog.set_manifest(scope, digest, self.class(scope));
         if self.catalog.is_manifest(digest) {
             return;
@@ -122,6 +123,7 @@ impl Cache {
         let _ = spawn_blocking(move || {
             this.expire(false);
             this.prune_records();
+            this.prune_confined();
             // Only complains where a fill would, too.
             let _ = this.keep_free();
         })

@@ -19,7 +19,7 @@ use super::value::{HelperName, Many, One, RepositoryGlob, Size, TagPattern, Text
 use super::{
     Admin, Amount, Breaker, Cache, ClientAuth, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import,
     KeyPair, Listen, Log, Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Tls, TlsVersion,
-    Upstream,
+    Upstream, Visibility,
 };
 use crate::oci::MAX_MANIFEST;
 use crate::oci::name::UpstreamName;
@@ -325,6 +325,8 @@ impl Builder<'_> {
         Some(Upstream {
             urls,
             hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
+            visibility: one(raw.visibility, default_visibility(&credentials)),
+            verdict_for: timeout(raw.verdict_for, default.verdict_for),
             credentials,
             token_realms: raw
                 .token_realms
@@ -555,6 +557,11 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// What the mirror can read by an account of the operator's is not everybody's.
+fn default_visibility(credentials: &Credentials) -> Visibility {
+    if *credentials == Credentials::Anonymous { Visibility::Public } else { Visibility::Operator }
 }
 
 /// Whether text can name an image at all; the words of it are checked where it is used.

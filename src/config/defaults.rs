@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     Abandoned, Access, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import,
-    Listen, Log, LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
+    Listen, Log, LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream, Visibility,
 };
 use crate::oci::name::UpstreamName;
 
@@ -144,6 +144,8 @@ impl Upstream {
             urls: vec![url],
             hosts: Vec::new(),
             credentials: Credentials::Anonymous,
+            visibility: Visibility::Public,
+            verdict_for: Duration::from_secs(300),
             token_realms: Vec::new(),
             ca: None,
             connect_timeout: Duration::from_secs(5),

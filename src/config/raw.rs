@@ -22,7 +22,7 @@ use super::value::{
     AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
     Value,
 };
-use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret};
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility};
 use crate::oci::name::UpstreamName;
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,6 +176,8 @@ pub(super) struct Upstream {
     pub url: Option<Many<Url>>,
     pub hosts: Option<Many<Host>>,
     pub credentials: Option<Credentials>,
+    pub visibility: Option<One<Visibility>>,
+    pub verdict_for: Option<One<Timeout>>,
     pub token_realms: Option<Many<Host>>,
     pub ca: Option<One<PathBuf>>,
     pub connect_timeout: Option<One<Timeout>>,

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::listen::Listen;
 use super::patterns::{Globs, TagPatterns};
-use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, units};
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Visibility, units};
 use crate::oci::name::{Repository, UpstreamName};
 
 /// What a key takes: text, and for some a whole number.
@@ -243,6 +243,19 @@ impl Value for BlobOutage {
             404 => Ok(Self::NotFound),
             _ => Err(String::new()),
         })
+    }
+}
+
+impl Value for Visibility {
+    const EXPECTED: &'static str = "\"public\", \"operator\" or \"caller\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "public" => Ok(Self::Public),
+            "operator" => Ok(Self::Operator),
+            "caller" => Ok(Self::Caller),
+            _ => Err(String::new()),
+        }
     }
 }
 

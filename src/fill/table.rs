@@ -54,6 +54,13 @@ impl Fills {
         })
     }
 
+    /// Joins the fill of `digest` if there is one.
+    pub fn join_running(&self, digest: &Digest) -> Option<Join> {
+        let table = self.lock();
+        let fill = table.get(digest).filter(|fill| !fill.progress.has_failed())?;
+        Some(Join { reader: FillReader::new(fill.clone()), began: false })
+    }
+
     /// Joins the fill of `digest`, or begins it from `source`. Returns at once; the fill runs in its own task and
     /// does not depend on the caller (I6).
     pub fn join(self: &Arc<Self>, digest: &Digest, source: Source) -> Join {

@@ -102,7 +102,16 @@ impl Handler {
             },
         };
         let Target::Content(repository, wanted) = &route.target else {
-            return self.policy.greet(&identity).map_or_else(refused, |()| respond::base(head));
+            if let Err(no) = self.policy.greet(&identity) {
+                return refused(no);
+            }
+            // Who signed in as one of the mirror's users has shown what there was to show.
+            if !identity.is_user() && self.pull.wants_login(&route.upstream, identity.login()) {
+                let mut answer = respond::sign_in(head);
+                self.challenge(&mut answer, request, peer, None, None);
+                return answer;
+            }
+            return respond::base(head);
         };
         let permit = match self.policy.admit(&identity, &route.upstream, repository) {
             Ok(permit) => permit,

@@ -118,7 +118,11 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) 
         Ok((mut report, kept)) => {
             // What no image needs has no business in the cache.
             let stray: Vec<Digest> = published.into_iter().filter(|digest| !kept.contains(digest)).collect();
-            let _ = spawn_blocking(move || this.take_back(&stray)).await;
+            let _ = spawn_blocking(move || {
+                this.take_back(&stray);
+                this.confine_known();
+            })
+            .await;
             report.milliseconds = started.elapsed().as_millis() as u64;
             cache.flush().await;
             Ok(report)

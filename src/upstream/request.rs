@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use hyper::body::Incoming;
 use url::Url;
 
-use super::auth::{Auth, Grant};
+use super::auth::{Auth, Grant, Guest};
 use super::breaker::Need;
 use super::challenge;
 use super::client::{Client, Exchange, authority, remark};
@@ -78,6 +78,12 @@ pub(super) struct Origin {
 impl Origin {
     pub(super) fn new(url: Url, client: Client, auth: Auth, breaker: config::Breaker) -> Self {
         Self { url, client, auth, health: Arc::new(Health::new(breaker)) }
+    }
+
+    /// The same address, asked with another login.
+    pub(super) fn signed_in_as(&self, guest: &Guest) -> Self {
+        let auth = self.auth.signed_in_as(guest);
+        Self { url: self.url.clone(), client: self.client.clone(), auth, health: Arc::clone(&self.health) }
     }
 
     pub(super) fn url(&self) -> &Url {

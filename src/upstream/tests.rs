@@ -33,6 +33,8 @@ fn config(urls: &[&Server]) -> config::Upstream {
         urls: urls.iter().map(|server| server.url.clone()).collect(),
         hosts: Vec::new(),
         credentials: config::Credentials::Anonymous,
+        visibility: config::Visibility::Public,
+        verdict_for: Duration::from_secs(300),
         token_realms: Vec::new(),
         ca: None,
         connect_timeout: Duration::from_secs(5),

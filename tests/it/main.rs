@@ -12,6 +12,7 @@ mod faults;
 mod kit;
 mod limits;
 mod outages;
+mod private;
 mod protocol;
 mod range;
 mod refusals;

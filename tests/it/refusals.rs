@@ -218,6 +218,28 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             site.up.require(Auth::basic("ann", "right"));
             site.mirror.get(TAG).await
         }
+        "login-needed" => hub("visibility", "caller".into()).await.mirror.get(TAG).await,
+        "login-needed-ping" => hub("visibility", "caller".into()).await.mirror.get("/v2/").await,
+        "login-refused" => {
+            let site = hub("visibility", "caller".into()).await;
+            site.up.require(Auth::basic("ann", "right"));
+            site.mirror.get_with(TAG, &[("Authorization", "Basic YW5uOndyb25n")]).await
+        }
+        "unverified" => {
+            let site = hub("visibility", "caller".into()).await;
+            site.up.down().await;
+            site.mirror.get_with(TAG, &[("Authorization", "Basic YW5uOnJpZ2h0")]).await
+        }
+        "refused-too-often" => {
+            use base64::Engine as _;
+            let site = hub("visibility", "caller".into()).await;
+            site.up.require(Auth::basic("ann", "right"));
+            let guess = |n| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("ann:{n}")));
+            for n in 0..20 {
+                assert_eq!(site.mirror.get_with(TAG, &[("Authorization", &guess(n))]).await.status(), 401);
+            }
+            site.mirror.get_with(TAG, &[("Authorization", &guess(20))]).await
+        }
         "quota-blob" => {
             let site = plain().await;
             site.while_upstream(Act::status(429), &site.layer()).await

@@ -36,10 +36,11 @@ class Skopeo:
         self._registries_conf = folder / "registries.conf"
         self._environment = registries_conf(self._registries_conf, mirrors, authority)
 
-    def pull(self, image, registry="docker.io", into="image", timeout=180):
+    def pull(self, image, registry="docker.io", into="image", timeout=180, login=None):
         target = self._folder / into
         shutil.rmtree(target, ignore_errors=True)
-        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all",
+        login = [f"--src-creds={login}"] if login else ["--src-no-creds"]
+        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all", *login,
              "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], env=self._environment, timeout=timeout)
 
     def wants(self, image):
@@ -76,8 +77,9 @@ class _Store:
     def _run(self, *words, timeout=180):
         return run([self.command, *self._options, *words], env=self._environment, timeout=timeout)
 
-    def pull(self, image, registry="docker.io", timeout=180):
-        self._run("pull", "--quiet", image.reference(registry), timeout=timeout)
+    def pull(self, image, registry="docker.io", timeout=180, login=None):
+        login = [f"--creds={login}"] if login else []
+        self._run("pull", "--quiet", *login, image.reference(registry), timeout=timeout)
 
     def wants(self, image):
         return image.for_host().blobs

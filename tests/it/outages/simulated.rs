@@ -123,7 +123,8 @@ impl Sim {
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let site = &config.upstreams[&hub()];
         let upstream = Arc::new(roadstead::upstream::Upstream::new(hub(), site, metrics.clone()).expect("an upstream"));
-        let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone() };
+        let (visibility, verdict_for) = (site.visibility, site.verdict_for);
+        let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone(), visibility, verdict_for };
         let pull = Pull::new(BTreeMap::from([(hub(), site)]), cache, fills, metrics.clone());
         Self { pull, policy: Policy::new(&config, metrics.clone()).unwrap(), metrics, upstream, folder, maintained }
     }
