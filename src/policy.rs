@@ -55,7 +55,7 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 struct Rules {
     repositories: BTreeMap<UpstreamName, RepositoryRule>,
-    /// The upstreams that are read with the callers' own logins.
+    /// Upstreams for which callers have logins of their own.
     callers: BTreeSet<UpstreamName>,
     access: Access,
     tokens: Arc<Tokens>,
@@ -66,9 +66,9 @@ struct Rules {
 pub struct Permit {
     scope: Scope,
     login: Option<Login>,
-    address: Option<IpAddr>,
     /// Who is counted, and how many downloads they may have begun.
     fills: Option<(Arc<limits::Fills>, Key, usize)>,
+    address: Option<IpAddr>,
 }
 
 impl Permit {
@@ -83,16 +83,16 @@ impl Permit {
         self.login.as_ref()
     }
 
-    /// From where it was asked for; `None` for a unix socket.
-    pub fn address(&self) -> Option<IpAddr> {
-        self.address
-    }
-
     /// The right to begin a download, to be held while it runs: `None` where their number is not limited. Waits for
     /// some seconds; then fails. Cancel-safe.
     pub async fn fill_slot(&self) -> Result<Option<FillSlot>, TooManyFills> {
         let Some((fills, key, limit)) = &self.fills else { return Ok(None) };
         fills.slot(key.clone(), *limit, FILL_PATIENCE).await.map(Some).ok_or(TooManyFills { limit: *limit })
+    }
+
+    /// From where it was asked for; `None` for a unix socket.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
@@ -325,7 +325,9 @@ impl Policy {
         let rules = self.rules.load();
         let access = &rules.access;
         let can_sign_in = access.htpasswd.is_some() && identity.user.is_none();
-        let refused = if can_sign_in && access.challenge_everybody && !identity.token {
+        let has_login = identity.user.is_some() || identity.login.is_some() || identity.token;
+        let could = access.htpasswd.is_some() || !rules.callers.is_empty();
+        let refused = if could && access.challenge_everybody && !has_login {
             Refused::SignIn(Why::Needed)
         } else if identity.user.is_some() || rules::leaves_something(access, identity) {
             return Ok(());
@@ -420,8 +422,8 @@ impl Rules {
     fn of(config: &Config, tokens: Arc<Tokens>) -> Self {
         let repositories =
             config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
-        let caller = |upstream: &crate::config::Upstream| upstream.visibility == Visibility::Caller;
-        let callers = config.upstreams.iter().filter(|(_, upstream)| caller(upstream)).map(|(name, _)| name.clone()).collect();
+        let callers = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility == Visibility::Caller);
+        let callers = callers.map(|(name, _)| name.clone()).collect();
         Self { repositories, callers, access: config.access.clone(), tokens }
     }
 

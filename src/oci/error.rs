@@ -21,7 +21,7 @@ pub enum ErrorCode {
     PaginationNumberInvalid,
     /// A range outside the blob.
     RangeInvalid,
-    /// May perhaps be pulled by somebody who signs in.
+    /// Who asks has to sign in.
     Unauthorized,
     /// May not be pulled.
     Denied,

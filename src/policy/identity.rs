@@ -33,6 +33,16 @@ impl Identity {
         self.user.is_some() || !self.certificate.is_empty()
     }
 
+    /// Whether it is one of the mirror's users.
+    pub fn is_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// A login of the caller's own, for an upstream.
+    pub fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
+    }
+
     /// For the log: the user's name, or `cert:` and the certificate's. `None` for callers without a name.
     pub fn name(&self) -> Option<String> {
         let name = match (&self.user, self.certificate.first()) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
 use hyper::body::Incoming;
 
@@ -102,18 +102,27 @@ impl Handler {
             },
         };
         let Target::Content(repository, wanted) = &route.target else {
-            return match self.policy.greet(&identity) {
-                Err(no) => refused(no),
-                Ok(()) if self.pull.wants_login(&route.upstream, identity.login()) => respond::sign_in(head),
-                Ok(()) => respond::base(head),
-            };
+            if let Err(no) = self.policy.greet(&identity) {
+                return refused(no);
+            }
+            // Who signed in as one of the mirror's users has shown what there was to show.
+            if !identity.is_user() && self.pull.wants_login(&route.upstream, identity.login()) {
+                let mut answer = respond::sign_in(head);
+                self.challenge(&mut answer, request, peer, None, None);
+                return answer;
+            }
+            return respond::base(head);
         };
         let permit = match self.policy.admit(&identity, &route.upstream, repository) {
             Ok(permit) => permit,
             Err(no) => return refused(no),
         };
         let pulled = pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
-        self.pull.answer(&pulled, wanted).await
+        let mut answer = self.pull.answer(&pulled, wanted).await;
+        if answer.response.status() == StatusCode::UNAUTHORIZED {
+            self.challenge(&mut answer, request, peer, scope.as_ref(), None);
+        }
+        answer
     }
 
     /// What the client is told whom the rules refuse. It depends on the rules and the request alone: nothing in it says

@@ -105,11 +105,13 @@ fn words(scopes: &str) -> Vec<String> {
 }
 
 impl Wish {
-    /// Of which upstream the token is to pull, as far as the first scope tells that names a repository.
+    /// Of which upstream the token is to pull: as the first scope tells that names a repository; without one, as `docker
+    /// login` asks, the one that `/v2/` itself is.
     fn upstream(&self, handler: &Handler, host: Option<&str>) -> Option<UpstreamName> {
         let names = self.scopes.iter().filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));
         let mut routes = names.map(|(name, _)| Route::parse(&format!("/v2/{name}/tags/list"), None, host, &handler.directory));
-        routes.find_map(Result::ok).map(|route| route.upstream)
+        let named = routes.find_map(Result::ok);
+        named.or_else(|| Route::parse("/v2/", None, host, &handler.directory).ok()).map(|route| route.upstream)
     }
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::client::{Connection, Response};
 use crate::support::image::{Builder, Image};
 use crate::support::mirror::{Mirror, Settings};
-use crate::support::upstream::{Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Auth, Upstream, blob_path, manifest_path};
 
 /// Rules in which each caller has a part of their own. `docker.io` is the scripted upstream, and so is `ghcr.io`.
 const RULES: &str = r#"
@@ -315,6 +315,43 @@ async fn a_pull_by_password_costs_one_check() {
     assert!(image.blobs().count() > 20);
     assert_eq!(mirror.metric("roadstead_password_checks_total", &[]).await, 1.0);
     assert!(up.requests().iter().all(|request| request.header("authorization").is_none()));
+}
+
+/// Where callers have logins of their own for an upstream, a token carries them there, sealed; a user of the mirror's stays here.
+#[tokio::test]
+async fn a_token_carries_a_login_for_an_upstream() {
+    let (up, image) = upstream().await;
+    up.require(Auth::bearer(&up).user("ann", "upstream secret"));
+    let (users, ann) = (Users::new(&["alice"]), basic("ann", "upstream secret"));
+    for rules in [None, Some("rule = [{ who = \"anyone\" }]")] {
+        let mirror = Mirror::with(&up, |settings| {
+            settings.hub("visibility", "caller");
+            if let Some(rules) = rules {
+                with_access(settings, &up, &users, rules);
+            }
+        })
+        .await;
+        let refused = get(&mirror, TEAM, None).await;
+        assert_eq!(refused.status(), 401);
+        assert!(challenge(&refused).contains("/token\",service=\"roadstead\",scope=\"repository:docker.io/team/app:pull\""));
+        for scope in ["&scope=repository:docker.io/team/app:pull", "&scope=repository:team/app:pull", ""] {
+            let answer = get(&mirror, &format!("/token?service=roadstead{scope}"), Some(&ann)).await;
+            let token = format!("Bearer {}", answer.json()["token"].as_str().unwrap());
+            let manifest = get(&mirror, TEAM, Some(&token)).await;
+            assert_eq!((manifest.status(), &*manifest.body), (200, &*image.manifest.bytes), "{rules:?} {scope}");
+            assert_eq!(get(&mirror, "/v2/", Some(&token)).await.status(), 200);
+        }
+        let wrong = token(&mirror, Some(&basic("ann", "wrong"))).await;
+        assert_eq!(get(&mirror, TEAM, Some(&wrong)).await.status(), 401, "the upstream's word");
+        if rules.is_some() {
+            // A user of the mirror has no login for the upstream, whatever the password; and it is not tried there.
+            assert_eq!(get(&mirror, TEAM, Some(&login("alice"))).await.status(), 401);
+            assert_eq!(get(&mirror, TEAM, Some(&basic("alice", "wrong"))).await.status(), 401);
+            let alice = [login("alice"), basic("alice", "wrong")];
+            let seen = |request: &crate::support::upstream::Request| request.header("authorization");
+            assert!(up.requests().iter().filter_map(seen).all(|sent| !alice.contains(&sent)));
+        }
+    }
 }
 
 /// The file is read again when it changes; a bad one is not used; tokens of an old password end with it.
