@@ -50,7 +50,7 @@ fn serve(count: usize) {
     let folder = tempfile::tempdir().unwrap();
     let paths = image(folder.path());
     let config = format!(
-        "server.listen = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\nfreshness.fresh_for = '1d'\ncache.dir = '{}'\n",
+        "server.listen = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\nfreshness.fresh_for = '1d'\ncache.dir = '{}'\ncache.verify_every = '0s'\n",
         folder.path().display()
     );
     let config = Config::parse(&config, "hits").unwrap();

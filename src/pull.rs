@@ -118,8 +118,9 @@ impl Pull {
         let (kind, answer) = match wanted {
             Wanted::Manifest(reference) => (Kind::Manifest, self.manifest(request, reference).await),
             Wanted::Blob(digest) => (Kind::Blob, self.blob(request, digest).await),
-            Wanted::Tags(page) => (Kind::Tags, self.tags(request, page).await),
-            Wanted::Referrers(digest, query) => (Kind::Referrers, self.referrers(request, digest, query).await),
+            // Boxed, so that the future of a cached answer, which is moved about, does not carry theirs.
+            Wanted::Tags(page) => (Kind::Tags, Box::pin(self.tags(request, page)).await),
+            Wanted::Referrers(digest, query) => (Kind::Referrers, Box::pin(self.referrers(request, digest, query)).await),
         };
         answer.unwrap_or_else(|error| {
             if let Wanted::Manifest(reference) = wanted
@@ -141,3 +142,6 @@ impl Pull {
         self.sites.get(&scope.upstream).ok_or(PullError::Internal)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,9 +28,9 @@ use sendfile::Socket;
 use stream::Stream;
 use workers::Workers;
 
-/// Bytes of a request head, and headers in it: clients of registries send tokens of several KiB and little else.
+/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
+/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request.
 const MAX_HEAD: usize = 64 << 10;
-const MAX_HEADERS: usize = 100;
 
 /// Serves clients until it is told to stop.
 #[derive(Debug)]
@@ -117,7 +117,6 @@ impl Server {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.config.header_timeout)
-            .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
             .http2()
             .timer(TokioTimer::new())

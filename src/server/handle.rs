@@ -11,7 +11,7 @@ use super::account::{Account, Counted};
 use super::sendfile::Lane;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
+use crate::oci::{Directory, ErrorCode, Reference, Repository, Route, Target, UpstreamName, Wanted};
 use crate::policy::{Caller, Peer, Policy};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull};
@@ -30,9 +30,10 @@ pub struct Handler {
 #[derive(Debug)]
 pub(super) struct Subject {
     pub kind: Kind,
-    pub upstream: String,
-    pub repository: String,
-    pub reference: String,
+    /// A configured one, so that its name is one of a closed set of labels.
+    pub upstream: Option<UpstreamName>,
+    pub repository: Option<Repository>,
+    pub reference: Option<Reference>,
 }
 
 impl Handler {
@@ -99,29 +100,29 @@ fn has_body(request: &Request<Incoming>) -> bool {
     !request.body().is_end_stream() || says_so(request.headers())
 }
 
+impl Default for Subject {
+    fn default() -> Self {
+        Self { kind: Kind::Other, upstream: None, repository: None, reference: None }
+    }
+}
+
 impl Subject {
     fn of(route: &Result<Route, crate::oci::RouteError>) -> Self {
         let route = match route {
             Ok(route) => route,
-            Err(error) => {
-                // A closed set of labels: a name that a client made up is not one of them.
-                let upstream = error.upstream.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-                return Self { kind: error.kind, upstream, repository: String::new(), reference: String::new() };
-            }
+            Err(error) => return Self { kind: error.kind, upstream: error.upstream.clone(), ..Self::default() },
         };
         let (repository, reference) = match &route.target {
-            Target::Base => (String::new(), String::new()),
+            Target::Base => (None, None),
             Target::Content(repository, wanted) => {
                 let reference = match wanted {
-                    Wanted::Manifest(Reference::Tag(tag)) => tag.to_string(),
-                    Wanted::Manifest(Reference::Digest(digest)) | Wanted::Blob(digest) | Wanted::Referrers(digest, _) => {
-                        digest.to_string()
-                    }
-                    Wanted::Tags(_) => String::new(),
+                    Wanted::Manifest(reference) => Some(reference.clone()),
+                    Wanted::Blob(digest) | Wanted::Referrers(digest, _) => Some(Reference::Digest(*digest)),
+                    Wanted::Tags(_) => None,
                 };
-                (repository.to_string(), reference)
+                (Some(repository.clone()), reference)
             }
         };
-        Self { kind: route.kind(), upstream: route.upstream.to_string(), repository, reference }
+        Self { kind: route.kind(), upstream: Some(route.upstream.clone()), repository, reference }
     }
 }
