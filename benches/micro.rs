@@ -163,7 +163,10 @@ fn fill(criterion: &mut Criterion) {
                 written += 1 << 20;
                 progress.advance(written);
                 for place in &places {
-                    assert!(matches!(progress.poll_beyond(before - (64 << 10), place, &mut cx), Poll::Ready(Ok(Readable::Until(_)))));
+                    assert!(matches!(
+                        progress.poll_beyond(before - (64 << 10), place, &mut cx),
+                        Poll::Ready(Ok(Readable::Until(_)))
+                    ));
                 }
             });
         });

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// What was asked for: the label `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -188,7 +188,7 @@ impl Request<'_> {
     pub(super) fn unsatisfiable(&self, size: u64, digest: &Digest) -> Answer {
         let message = format!("{digest} has {size} bytes");
         let mut response = error_response(ErrorCode::RangeInvalid, &message, None);
-        self.common(&mut response, &"roadstead; detail=invalid".into());
+        self.common(&mut response, "roadstead; detail=invalid".into());
         insert(response.headers_mut(), header::CONTENT_RANGE, &ContentRange::Unsatisfied(size).to_string());
         Answer { response, outcome: Outcome::Invalid, error: Some(message) }
     }
@@ -196,7 +196,7 @@ impl Request<'_> {
     /// A list.
     pub(super) fn list(&self, page: Page, content_type: &str, from: From) -> Answer {
         let mut response = Response::new(Body::empty());
-        self.common(&mut response, &from.cache_status);
+        self.common(&mut response, from.cache_status.clone());
         let headers = response.headers_mut();
         insert(headers, header::CONTENT_TYPE, content_type);
         headers.insert(header::CONTENT_LENGTH, page.body.len().into());
@@ -227,7 +227,7 @@ impl Request<'_> {
             _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".into(),
             _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()).into(),
         };
-        self.common(&mut response, &cache_status);
+        self.common(&mut response, cache_status);
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -267,7 +267,7 @@ impl Request<'_> {
     fn content(&self, digest: &Digest, from: &From, content_type: Option<HeaderValue>) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         response.headers_mut().reserve(HEADERS);
-        self.common(&mut response, &from.cache_status);
+        self.common(&mut response, from.cache_status.clone());
         let headers = response.headers_mut();
         if let Some(content_type) = content_type {
             headers.insert(header::CONTENT_TYPE, content_type);
@@ -286,13 +286,13 @@ impl Request<'_> {
         response
     }
 
-    fn common(&self, response: &mut Response<Body>, cache_status: &Cow<'static, str>) {
+    fn common(&self, response: &mut Response<Body>, cache_status: Cow<'static, str>) {
         let headers = response.headers_mut();
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         // Nearest to the origin first (RFC 9211 §2).
         let status = match (hop::before(), cache_status) {
             (None, Cow::Borrowed(own)) => value(Some(own), own),
-            (None, Cow::Owned(own)) => value(None, own),
+            (None, Cow::Owned(own)) => HeaderValue::try_from(own).ok(),
             (Some(before), own) => value(None, &format!("{before}, {own}")),
         };
         if let Some(status) = status {

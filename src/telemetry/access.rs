@@ -99,7 +99,8 @@ impl Line<'_> {
     }
 
     fn text(&self, now: SystemTime, line: &mut String) -> fmt::Result {
-        let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } = self;
+        let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } =
+            self;
         write!(line, "{}  INFO access: request request_id=", humantime::format_rfc3339_micros(now))?;
         for part in [request_id, " client="] {
             line.push_str(part);
@@ -124,7 +125,8 @@ impl Line<'_> {
     }
 
     fn json(&self, now: SystemTime, line: &mut String) -> fmt::Result {
-        let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } = self;
+        let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } =
+            self;
         write!(line, "{{\"timestamp\":\"{}\",\"level\":\"INFO\",", humantime::format_rfc3339_micros(now))?;
         for part in ["\"message\":\"request\",\"request_id\":\"", request_id, "\",\"client\":\""] {
             line.push_str(part);

@@ -25,7 +25,7 @@ async fn heads_are_these_bytes() {
     mirror.pull(REPOSITORY, "latest", &image).await;
     let layer = &image.layers[0];
     let (manifest, media_type) = (&image.manifest.digest, &image.manifest.media_type);
-    let (by_tag, by_digest) = (manifest_path(REPOSITORY, "latest"), manifest_path(REPOSITORY, &manifest.to_string()));
+    let (by_tag, by_digest) = (manifest_path(REPOSITORY, "latest"), manifest_path(REPOSITORY, manifest));
     let blob = blob_path(REPOSITORY, layer);
     let (size, blob_size, digest) = (image.manifest.size(), layer.size(), &layer.digest);
     let common = "docker-distribution-api-version: registry/2.0\ncache-status: roadstead; hit; detail=memory";
@@ -49,9 +49,8 @@ async fn heads_are_these_bytes() {
         "{common}\ncontent-type: application/octet-stream\ndocker-content-digest: {digest}\netag: \"{digest}\"\n\
          accept-ranges: bytes"
     );
-    let whole = format!(
-        "HTTP/1.1 200 OK\n{octets}\ncontent-length: {blob_size}\nx-request-id: seven\nconnection: close\ndate: now"
-    );
+    let whole =
+        format!("HTTP/1.1 200 OK\n{octets}\ncontent-length: {blob_size}\nx-request-id: seven\nconnection: close\ndate: now");
     assert_eq!(head(&mirror, &format!("GET {blob}"), "").await, whole);
     assert_eq!(head(&mirror, &format!("HEAD {blob}"), "").await, whole);
     let part = format!(
