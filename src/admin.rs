@@ -1,7 +1,7 @@
 //! The admin interface: health, metrics, figures, and a page that shows them.
 //!
 //! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`], [`transfer`]). Listens apart from the
-//! mirror, on loopback by default. Called by `app`.
+//! mirror, on loopback by default; who may ask for what is decided in one place ([`guard`]). Called by `app`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,23 +9,36 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
 
 use api::Api;
+use guard::{Guard, Refused, Standing};
 use transfer::Transfer;
 use upstreams::Switchboard;
 
 use crate::cache::Cache;
+use crate::config;
+use crate::listen::Listener;
 use crate::metrics::Metrics;
 
-/// For a request head.
+/// For a request head, and between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a body that is read whole, and between two pieces of one that is not.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes of a request head, and headers in it.
+const MAX_HEAD: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+
+/// Open connections. Further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 128;
 
 /// What the admin interface shows.
 #[derive(Debug)]
@@ -35,6 +48,7 @@ pub struct Admin {
     api: Api,
     upstreams: Switchboard,
     transfer: Transfer,
+    guard: Guard,
     /// True from the moment the mirror begins to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -47,33 +61,46 @@ impl Admin {
         api: Api,
         upstreams: Switchboard,
         transfer: Transfer,
+        config: &config::Admin,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, api, upstreams, transfer, stopping })
+        Arc::new(Self { metrics, cache, api, upstreams, transfer, guard: Guard::new(config), stopping })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, listener: Listener) {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok((socket, _)) = listener.accept().await else {
+            let Ok(slot) = connections.clone().acquire_owned().await else { return };
+            let Ok(accepted) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let this = self.clone();
+            let standing = Standing { local: listener.place().address().is_none(), ..Standing::default() };
             tokio::spawn(async move {
-                let service = service_fn(|request: Request<Incoming>| {
-                    let this = this.clone();
-                    async move {
-                        Ok::<_, Infallible>(match this.transfer.answer(request).await {
-                            Ok(answer) => answer,
-                            Err(request) => this.route(request).await.map(BodyExt::boxed_unsync),
-                        })
-                    }
-                });
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                this.serve(accepted.into_stream(), standing).await;
+                drop(slot);
             });
+        }
+    }
+
+    /// Serves one connection to its end.
+    async fn serve(&self, socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, standing: Standing) {
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.handle(request, standing).await) });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+    }
+
+    async fn handle(&self, request: Request<Incoming>, standing: Standing) -> transfer::Answer {
+        let (head, body) = request.into_parts();
+        if let Err(refused) = self.guard.check(&head, standing) {
+            return refusal(refused).map(BodyExt::boxed_unsync);
+        }
+        match self.transfer.answer(Request::from_parts(head, body)).await {
+            Ok(answer) => answer,
+            Err(request) => self.route(request).await.map(BodyExt::boxed_unsync),
         }
     }
 
@@ -83,12 +110,12 @@ impl Admin {
             return self.answer(&head.method, head.uri.path());
         };
         let reply = if Switchboard::knows(path) {
-            let Ok(body) = Limited::new(body, upstreams::MAX_BODY).collect().await else {
-                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broke off\n");
-            };
-            Some(self.upstreams.answer(&head.method, path, &head.headers, &body.to_bytes()))
+            match whole(body, upstreams::MAX_BODY).await {
+                Ok(body) => Some(self.upstreams.answer(&head.method, path, &head.headers, &body)),
+                Err((status, why)) => Some((status, serde_json::json!({ "error": why }))),
+            }
         } else {
-            self.api.answer(&head.method, path, head.uri.query().unwrap_or_default(), &head.headers).await
+            self.api.answer(&head.method, path, head.uri.query().unwrap_or_default()).await
         };
         let Some((status, document)) = reply else { return self.answer(&head.method, head.uri.path()) };
         let mut response = typed("application/json", document.to_string().into());
@@ -128,9 +155,34 @@ impl Admin {
 }
 
 pub mod api;
+mod guard;
 mod stats;
 pub mod transfer;
 pub mod upstreams;
+
+/// A body, whole. `Err` says what is wrong with it: it is longer than `limit`, comes too slowly, or broke off.
+async fn whole(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {limit} bytes")))
+        }
+        Ok(Err(error)) => Err((StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))),
+    }
+}
+
+/// Ends the connection, too: who may not ask here keeps no place.
+fn refusal(refused: Refused) -> Response<Full<Bytes>> {
+    let mut response = typed("application/json", serde_json::json!({ "error": refused.to_string() }).to_string().into());
+    *response.status_mut() = refused.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if refused == Refused::Token {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"roadstead admin\""));
+    }
+    response
+}
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = typed("text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()));
@@ -144,7 +196,8 @@ fn typed(content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // The page runs its own script and speaks to its own origin, nothing else.
-    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
+    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

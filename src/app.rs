@@ -2,15 +2,15 @@
 //!
 //! Called by `cli` and by tests; binds the addresses that the configuration names, port 0 included.
 
+mod reload;
 mod schedule;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -23,15 +23,14 @@ use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
 use crate::config::Config;
 use crate::fill::Fills;
+use crate::listen::tls::{Tls, TlsError};
+use crate::listen::{self, BindError, Listener, Passed, Place};
 use crate::metrics::Metrics;
 use crate::oci::{Directory, UpstreamName};
 use crate::policy::Policy;
 use crate::pull::{Pull, Site};
 use crate::server::{Handler, Server};
-use crate::upstream::{TlsError, Upstream};
-
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 4096;
+use crate::upstream::{TlsError as UpstreamTlsError, Upstream};
 
 /// How long fills may take to come to a resumable end.
 const FILLS_END: Duration = Duration::from_secs(10);
@@ -48,18 +47,14 @@ pub enum StartError {
         /// Which upstream.
         upstream: UpstreamName,
         /// What is wrong.
-        source: TlsError,
+        source: UpstreamTlsError,
     },
-    /// An address cannot be bound.
-    #[error("cannot listen on {address}: {source}; choose another with {key} (or stop what uses it)")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// The key that named it.
-        key: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// An address cannot be bound, or a socket is not passed.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The certificates of the mirror itself cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] TlsError),
     /// The threads that serve could not be had.
     #[error("the mirror cannot start its threads: {0}")]
     Workers(io::Error),
@@ -75,8 +70,12 @@ pub struct Mirror;
 /// A mirror that serves. Dropping it stops it at once; [`Running::shutdown`] stops it well.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<SocketAddr>,
-    admin_address: Option<SocketAddr>,
+    /// Where clients pull, and whether they speak TLS there.
+    places: Vec<(Place, bool)>,
+    admin: Option<Place>,
+    /// What was last read.
+    config: Mutex<Config>,
+    tls: Option<Arc<Tls>>,
     stopping: watch::Sender<bool>,
     servers: Vec<Task>,
     /// Run to the end of the process; aborted when this is dropped.
@@ -163,22 +162,24 @@ impl Mirror {
     /// Starts a mirror. When this returns, it serves; the index of its cache may still be incomplete. No upstream is
     /// contacted.
     pub async fn start(config: Config) -> Result<Running, StartError> {
+        Self::start_with(config, Passed::default()).await
+    }
+
+    /// As [`Mirror::start`], with the sockets that the service manager passed.
+    pub async fn start_with(config: Config, passed: Passed) -> Result<Running, StartError> {
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
-        let mut listeners = Vec::new();
-        for address in &config.server.listen {
-            listeners.push(bind(*address, "server.listen")?);
-        }
-        let admin = config.admin.listen.map(|address| bind(address, "admin.listen")).transpose()?;
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        let asked = config.clone();
+        let (listeners, admin, tls) = sockets(&config, passed, &metrics).await?;
+        let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
+        let admin_place = admin.first().map(|listener| listener.place().clone());
 
         let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
         let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
-        let server = Server::new(handler, config.server.clone()).map_err(StartError::Workers)?;
+        let server = Server::new(handler, config.server.clone(), tls.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
         let servers =
@@ -192,24 +193,44 @@ impl Mirror {
         let api = Api::new(cache.clone(), &config);
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
-        background.extend(admin.map(|listener| {
-            let admin = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, stopping.subscribe());
-            Task::spawn(admin.run(listener))
-        }));
+        let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
+        background.extend(admin.into_iter().map(|listener| Task::spawn(interface.clone().run(listener))));
+        background.extend(tls.clone().map(|tls| Task::spawn(tls.watch())));
         background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
-        Ok(Running { addresses, admin_address, stopping, servers, _background: background, fills, cache, pull })
+        Ok(Running {
+            places,
+            admin: admin_place,
+            config: Mutex::new(asked),
+            tls,
+            stopping,
+            servers,
+            _background: background,
+            fills,
+            cache,
+            pull,
+        })
     }
 }
 
 impl Running {
-    /// Where clients pull.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// Where clients pull, and whether they speak TLS there.
+    pub fn places(&self) -> &[(Place, bool)] {
+        &self.places
+    }
+
+    /// The addresses among [`Running::places`].
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.places.iter().filter_map(|(place, _)| place.address()).collect()
     }
 
     /// Where health, metrics and status are.
+    pub fn admin(&self) -> Option<&Place> {
+        self.admin.as_ref()
+    }
+
+    /// That, if it is an address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+        self.admin.as_ref().and_then(Place::address)
     }
 
     /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,
@@ -240,14 +261,22 @@ async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<Upstr
     spawn_blocking(move || upstreams.into_iter().map(site).collect()).await?
 }
 
-fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    use tokio::net::TcpSocket;
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restart must not wait for the last run's closed connections to be forgotten.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
+/// Binds what the configuration names, and reads the certificates. Off the reactor: files are looked at (I11).
+async fn sockets(
+    config: &Config,
+    mut passed: Passed,
+    metrics: &Arc<Metrics>,
+) -> Result<(Vec<Listener>, Vec<Listener>, Option<Arc<Tls>>), StartError> {
+    let (server, admin, metrics) = (config.server.clone(), config.admin.clone(), metrics.clone());
+    let bound = move || {
+        let tls = server.tls.as_ref().map(|tls| Tls::load(tls, server.http2, server.handshake_timeout, metrics)).transpose()?;
+        let mut listeners = Vec::new();
+        for entry in &server.listen {
+            listeners.extend(listen::bind(entry, server.socket_mode, "server.listen", &mut passed)?);
+        }
+        let admin =
+            admin.listen.map(|entry| listen::bind(&entry, server.socket_mode, "admin.listen", &mut passed)).transpose()?;
+        Ok((listeners, admin.unwrap_or_default(), tls))
     };
-    listen().map_err(|source| StartError::Bind { address, key, source })
+    spawn_blocking(bound).await?
 }

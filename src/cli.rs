@@ -5,6 +5,7 @@
 
 mod check;
 mod clients;
+mod endpoint;
 pub mod exit;
 mod export;
 mod import;

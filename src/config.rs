@@ -9,6 +9,7 @@ pub mod clouds;
 mod defaults;
 mod document;
 mod error;
+mod listen;
 mod load;
 mod patterns;
 mod raw;
@@ -19,13 +20,13 @@ mod units;
 mod value;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
 pub use error::{ConfigError, Problem};
+pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
 pub use patterns::{Globs, TagPatterns};
 pub use secret::Secret;
 pub use units::Amount;
@@ -78,12 +79,22 @@ pub struct Import {
 /// `[server]`: where clients pull.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
-    /// `listen`: the addresses to bind.
-    pub listen: Vec<SocketAddr>,
+    /// `listen`: where to accept connections.
+    pub listen: Vec<Listen>,
+    /// `socket_mode`: the permissions of unix sockets.
+    pub socket_mode: u32,
+    /// `tls`: what TCP addresses speak.
+    pub tls: Option<Tls>,
+    /// `http2`: whether clients may speak HTTP/2.
+    pub http2: bool,
     /// `default_upstream`: whose images a request means that names no upstream. Always one of the upstreams.
     pub default_upstream: UpstreamName,
     /// `max_connections`: open client connections; further ones wait to be accepted.
     pub max_connections: usize,
+    /// `max_connections_per_client`: of one address (IPv6: one /64); further ones are closed.
+    pub max_connections_per_client: usize,
+    /// `handshake_timeout`: for TLS to be agreed on.
+    pub handshake_timeout: Duration,
     /// `header_timeout`: for the request head, and between two requests on one connection.
     pub header_timeout: Duration,
     /// `write_timeout`: a client that takes no byte for so long is disconnected.
@@ -95,8 +106,32 @@ pub struct Server {
 /// `[admin]`: health, metrics and status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
-    /// `listen`: the address to bind; `None` ("off") for no admin interface.
-    pub listen: Option<SocketAddr>,
+    /// `listen`: where to accept connections; `None` ("off") for no admin interface.
+    pub listen: Option<Listen>,
+    /// `token`, or the content of `token_file`: what a request must show.
+    pub token: Option<Secret>,
+    /// `hosts`: names, with or without a port, by which it may be asked besides loopback's and IP addresses.
+    pub hosts: Vec<String>,
+    /// `metrics_open`: `/metrics` needs no token and goes by any name.
+    pub metrics_open: bool,
+}
+
+impl Admin {
+    /// Why this must not be served: whoever reaches the address could change everything. `None` if it may.
+    pub fn exposed(&self) -> Option<String> {
+        let listen = self.listen.as_ref().filter(|listen| match listen {
+            Listen::Tcp(address) | Listen::Plain(address) => !address.ip().to_canonical().is_loopback(),
+            Listen::Unix(_) => false,
+            // Known only when it is there.
+            Listen::Systemd(_) => true,
+        })?;
+        self.token.is_none().then(|| {
+            format!(
+                "{listen} can be reached from other machines, and whoever reaches it may purge, import and switch upstreams off; \
+                 set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1"
+            )
+        })
+    }
 }
 
 /// `[cache]`: what may be kept where.
@@ -268,6 +303,8 @@ pub struct Upstream {
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
     pub max_bandwidth: Option<u64>,
+    /// `max_manifest`: bytes of the longest manifest that is taken from it; 4 MiB at least, [`MAX_MANIFEST`](crate::oci::MAX_MANIFEST) at most.
+    pub max_manifest: u64,
     /// `quota_reserve`: with so many pulls left, work that no client waits for is put off.
     pub quota_reserve: Reserve,
     /// `breaker`: when the upstream counts as down.

@@ -5,7 +5,7 @@
 //! A pull is read here from top to bottom; each step hands a value of a new type to the next, so that none can be
 //! left out, and nothing below knows anything above.
 //!
-//! 1. [`server`] accepts a connection, within its limits, and hyper reads a request from it.
+//! 1. [`listen`] binds and speaks TLS; [`server`] accepts a connection, within its limits, and hyper reads a request from it.
 //! 2. [`oci::Route::parse`] turns the URL into one validated value: upstream, repository, tag or digest.
 //! 3. [`policy::Policy::admit`] says whether it may be pulled, and gives a [`policy::Permit`].
 //! 4. [`pull::Pull::answer`] is the use case:
@@ -36,6 +36,7 @@ pub mod clock;
 pub mod config;
 pub mod fill;
 pub mod hop;
+pub mod listen;
 pub mod metrics;
 pub mod oci;
 pub mod policy;

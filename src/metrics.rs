@@ -181,6 +181,16 @@ metrics! {
     evicted_bytes_total: IntCounter,
     /// Open client connections.
     connections: IntGauge,
+    /// The limit on open client connections.
+    connections_limit: IntGauge,
+    /// Times that a client had to wait to be accepted, because that many connections were open.
+    connections_waits_total: IntCounter,
+    /// Client connections that were closed for what the client did, by reason.
+    connections_refused_total: IntCounterVec ["reason"],
+    /// When a certificate that clients are shown ends (Unix time), by its place in the configuration.
+    tls_certificate_expiry_seconds: IntGaugeVec ["certificate"],
+    /// Changed certificates that could not be used; the old ones stayed in use.
+    tls_reload_failures_total: IntCounter,
     /// Always 1; its labels say what runs.
     build_info: IntGaugeVec ["version"],
 }

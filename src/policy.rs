@@ -4,6 +4,7 @@
 //! for every pull.
 
 mod caller;
+mod certificate;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use crate::config::{RepositoryRule, Upstream};
 use crate::oci::{Repository, Scope, UpstreamName};
 
 pub use caller::{Caller, Login, Peer};
+pub use certificate::ClientCertificate;
 
 /// The rules of one mirror.
 #[derive(Debug)]

@@ -1,134 +1,141 @@
-//! The side that clients see: listeners, connections, and one request after another.
+//! The side that clients see: connections, and one request after another.
 //!
-//! Owns sockets, hyper's settings and the limits on both; knows content only as [`crate::pull`] answers it. Called by
-//! `app`.
+//! Owns open connections, hyper's settings and the limits on both; knows content only as [`crate::pull`] answers it.
+//! Called by `app`, which gives it listeners.
 
 mod account;
+mod connection;
 mod handle;
+mod io;
+mod limits;
 mod sendfile;
 mod stream;
+mod streams;
 mod workers;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config;
-use crate::policy::Peer;
+use crate::listen::{Accepted, Listener, tls::Tls};
+use crate::metrics::Metrics;
+use connection::Connection;
 pub use handle::Handler;
-use sendfile::Socket;
-use stream::Stream;
+use limits::{Clients, Refusal};
 use workers::Workers;
 
-/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
-/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request.
-const MAX_HEAD: usize = 64 << 10;
+/// How often a full house is worth a line in the log.
+const FULL_NOTICE: Duration = Duration::from_secs(60);
 
 /// Serves clients until it is told to stop.
 #[derive(Debug)]
 pub struct Server {
     handler: Arc<Handler>,
     config: config::Server,
+    tls: Option<Arc<Tls>>,
     connections: Arc<Semaphore>,
+    clients: Arc<Clients>,
     workers: Workers,
 }
 
 impl Server {
-    /// A server that answers with `handler`, on a thread for each core. Fails if there is no thread to be had.
-    pub fn new(handler: Handler, config: config::Server) -> io::Result<Arc<Self>> {
-        let connections = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    /// A server that answers with `handler`, on a thread for each core. `tls` is for listeners that may speak it. Fails
+    /// if there is no thread to be had.
+    pub fn new(handler: Handler, config: config::Server, tls: Option<Arc<Tls>>) -> std::io::Result<Arc<Self>> {
+        let limit = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let connections = Arc::new(Semaphore::new(limit));
+        handler.metrics().connections_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        let clients = Clients::new(config.max_connections_per_client);
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
-        Ok(Arc::new(Self { handler: Arc::new(handler), config, connections, workers }))
+        Ok(Arc::new(Self { handler: Arc::new(handler), config, tls, connections, clients, workers }))
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        self.handler.metrics()
     }
 
     /// Accepts connections until `stopping` turns true; then lets running answers finish, for `shutdown_timeout` at most.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
-        let graceful = GracefulShutdown::new();
+    pub async fn run(self: Arc<Self>, listener: Listener, mut stopping: watch::Receiver<bool>) {
+        // Each connection holds a receiver, so that the last one's end is seen.
+        let open = watch::Sender::new(false);
+        let mut told: Option<Instant> = None;
         loop {
-            // Taken before the accept: a client too many waits in the kernel's queue and costs nothing here.
-            let slot = tokio::select! {
-                slot = self.connections.clone().acquire_owned() => slot,
-                () = stopped(&mut stopping) => break,
-            };
-            let Ok(slot) = slot else { break };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stopped(&mut stopping) => break,
             };
-            match accepted {
-                // From this reactor to that of the thread which will serve it.
-                Ok((socket, peer)) => match socket.into_std() {
-                    Ok(socket) => {
-                        let (this, watcher) = (self.clone(), graceful.watcher());
-                        self.workers.spawn(move || this.connection(socket, peer, slot, watcher));
-                    }
-                    Err(error) => tracing::debug!(%peer, %error, "connection ended"),
-                },
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, mostly: others will be closed soon.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
                 }
-            }
+            };
+            let Some(place) = self.clients.enter(accepted.address()) else {
+                self.refused(Refusal::PerClient);
+                continue;
+            };
+            let slot = match self.connections.clone().try_acquire_owned() {
+                Ok(slot) => Ok(slot),
+                Err(_) => {
+                    // This client waits; those behind it wait in the kernel's queue and cost nothing here.
+                    self.metrics().connections_waits_total.inc();
+                    if told.is_none_or(|told| told.elapsed() > FULL_NOTICE) {
+                        told = Some(Instant::now());
+                        let limit = self.config.max_connections;
+                        tracing::warn!(limit, "as many connections are open as server.max_connections allows; clients wait");
+                    }
+                    tokio::select! {
+                        slot = self.connections.clone().acquire_owned() => slot,
+                        () = stopped(&mut stopping) => break,
+                    }
+                }
+            };
+            let Ok(slot) = slot else { break };
+            let tls = self.tls.clone().filter(|_| listener.tls);
+            self.begin(accepted, tls, (slot, place), open.subscribe());
         }
         drop(listener);
-        let open = graceful.count();
-        if tokio::time::timeout(self.config.shutdown_timeout, graceful.shutdown()).await.is_err() {
+        let count = open.receiver_count();
+        open.send_replace(true);
+        if tokio::time::timeout(self.config.shutdown_timeout, open.closed()).await.is_err() {
             tracing::warn!(
-                connections = open,
+                connections = count,
                 timeout_s = self.config.shutdown_timeout.as_secs(),
                 "answers were cut off at shutdown"
             );
         }
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        socket: std::net::TcpStream,
-        peer: SocketAddr,
-        _slot: OwnedSemaphorePermit,
-        watcher: Watcher,
+    /// Hands a connection to the thread that will serve it.
+    fn begin(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        tls: Option<Arc<Tls>>,
+        held: (OwnedSemaphorePermit, limits::Place),
+        stop: watch::Receiver<bool>,
     ) {
-        let socket = match TcpStream::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => return tracing::debug!(%peer, %error, "connection ended"),
-        };
-        self.handler.metrics().connections.inc();
-        // A small answer leaves at once; large ones fill their segments anyway.
-        let _ = socket.set_nodelay(true);
-        let socket = Socket::new(socket);
-        let lane = socket.lane();
-        let stream = TokioIo::new(Stream::new(socket, self.config.write_timeout));
-        let caller = Arc::new(Peer { address: Some(peer) });
-        let service = service_fn(|request| {
-            let (handler, caller, lane) = (self.handler.clone(), caller.clone(), lane.clone());
-            async move { Ok::<_, std::convert::Infallible>(handler.handle(request, &caller, Some(lane)).await) }
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.config.header_timeout)
-            .max_buf_size(MAX_HEAD)
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD as u32)
-            .keep_alive_interval(self.config.header_timeout)
-            .keep_alive_timeout(self.config.header_timeout);
-        let served = watcher.watch(builder.serve_connection(stream, service).into_owned()).await;
-        if let Err(error) = served {
-            // The client left, or its answer had to be cut short; the access log has said which.
-            tracing::debug!(%peer, %error, "connection ended");
+        // From this reactor to that of the thread which will serve it.
+        match accepted.detach() {
+            Ok(socket) => {
+                let connection = Connection { server: self.clone(), tls, stop };
+                self.workers.spawn(move || async move {
+                    let held = held;
+                    connection.run(socket).await;
+                    drop(held);
+                });
+            }
+            Err(error) => tracing::debug!(%error, "connection ended"),
         }
-        self.handler.metrics().connections.dec();
+    }
+
+    /// Counts a connection that was closed for what its client did.
+    fn refused(&self, why: Refusal) {
+        self.metrics().connections_refused_total.with_label_values(&[why.label()]).inc();
     }
 }
 

@@ -1,7 +1,6 @@
 //! Prefetch and import inside a running mirror: `POST /api/v1/prefetch`, `POST /api/v1/import`, `GET /api/v1/served`.
 //!
-//! For the command line on the same machine, or one that the operator lets in: a request that a browser makes for a
-//! page (it has an `Origin`) is refused. Called by [`super::Admin`].
+//! What the command line sends to a running mirror. Called by [`super::Admin`].
 
 use std::convert::Infallible;
 use std::io::{self, Read};
@@ -14,12 +13,13 @@ use std::time::{Duration, SystemTime};
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, Incoming};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::spawn_blocking;
 
+use super::BODY_TIMEOUT;
 use crate::cache::tree::Tree;
 use crate::config::Config;
 use crate::oci::UpstreamName;
@@ -32,7 +32,8 @@ use crate::transfer::{ImageRef, Wish, input};
 /// The longest order of images.
 const MAX_ORDER: usize = 8 << 20;
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+/// What is sent to the operator.
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Transfers of one mirror.
 #[derive(Debug)]
@@ -81,9 +82,6 @@ impl Transfer {
         if request.method() != method {
             return Ok(problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {method}")));
         }
-        if request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site") {
-            return Ok(problem(StatusCode::FORBIDDEN, "not for web pages"));
-        }
         Ok(match path.as_str() {
             "/api/v1/prefetch" => self.prefetch(request).await,
             "/api/v1/import" => self.import(request).await,
@@ -92,9 +90,9 @@ impl Transfer {
     }
 
     async fn prefetch(&self, request: Request<Incoming>) -> Answer {
-        let body = match Limited::new(request.into_body(), MAX_ORDER).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        let body = match super::whole(request.into_body(), MAX_ORDER).await {
+            Ok(body) => body,
+            Err((status, why)) => return problem(status, &why),
         };
         let order: Order = match serde_json::from_slice(&body) {
             Ok(order) => order,
@@ -126,7 +124,16 @@ impl Transfer {
         let feed = tokio::spawn(async move {
             let mut importing = true;
             // Read to the end whatever becomes of the import: a client that still sends does not read an answer.
-            while let Some(frame) = body.frame().await {
+            loop {
+                let frame = match tokio::time::timeout(BODY_TIMEOUT, body.frame()).await {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return,
+                    Err(_) => {
+                        let stalled = io::Error::new(io::ErrorKind::TimedOut, "no more of the bundle came");
+                        let _ = sender.send(Err(stalled)).await;
+                        return;
+                    }
+                };
                 let chunk = match frame.map(Frame::into_data) {
                     Ok(Ok(data)) => Ok(data),
                     Ok(Err(_)) => continue,

@@ -1,7 +1,6 @@
 //! `/api/v1/upstreams` and `/api/v1/offline`: how upstreams stand, and the switch that takes them offline.
 //!
-//! GET shows, POST changes. A POST must come as `application/json`, which no web page can send here unasked; the admin
-//! interface has no other lock than its address.
+//! GET shows, POST changes. A POST must come as `application/json`, which no web page can send here unasked.
 
 use std::sync::Arc;
 

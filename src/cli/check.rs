@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{ConfigFile, print};
-use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Upstream};
+use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
 
 /// Check a configuration, and show what it amounts to
 ///
@@ -53,8 +53,12 @@ fn summary(config: &Config) -> String {
     let mut rows: Vec<(String, String)> = Vec::new();
     let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
     row("listen", config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
-    row("admin", config.admin.listen.map_or("off".to_owned(), |address| address.to_string()));
-    row("connections", format!("at most {}", config.server.max_connections));
+    if let Some(tls) = &config.server.tls {
+        row("tls", spoken(tls));
+    }
+    row("admin", config.admin.listen.as_ref().map_or("off".to_owned(), ToString::to_string));
+    let (all, one) = (config.server.max_connections, config.server.max_connections_per_client);
+    row("connections", format!("at most {all}, {} of one client", one.min(all)));
     row("cache", config.cache.dir.display().to_string());
     row("  on disk", format!("at most {}, {} of the file system stay free", config.cache.max_size, config.cache.min_free));
     row("  in memory", format!("at most {}", Amount::Bytes(config.cache.memory)));
@@ -74,6 +78,19 @@ fn summary(config: &Config) -> String {
         let _ = writeln!(text, "{name:width$}  {value}");
         text
     })
+}
+
+fn spoken(tls: &Tls) -> String {
+    let certificates = tls.certificates.iter().map(|pair| pair.cert.display().to_string());
+    let mut facts = vec![certificates.collect::<Vec<_>>().join(", ")];
+    if let Some(clients) = &tls.clients {
+        let need = if clients.required { "need" } else { "may have" };
+        facts.push(format!("clients {need} a certificate of {}", clients.ca.display()));
+    }
+    if tls.min_version == TlsVersion::V1_3 {
+        facts.push("1.3 alone".to_owned());
+    }
+    facts.join(", ")
 }
 
 fn facts(upstream: &Upstream) -> String {

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::serve::reachable;
 use super::{ConfigFile, print};
-use crate::config::{Config, Upstream};
+use crate::config::{Config, Listen, Upstream};
 use crate::oci::name::UpstreamName;
 
 /// Show how to point Docker, containerd, podman, CRI-O and buildkit at the mirror
@@ -57,7 +57,7 @@ impl Clients {
         let config = self.file.load()?;
         let url = match self.url {
             Some(url) => url,
-            None => Url::parse(&format!("http://{}", reachable(config.server.listen.first().copied().context("no address")?)))?,
+            None => own_url(&config)?,
         };
         let guide = Guide::new(&config, &url)?;
         let text = match self.client {
@@ -67,6 +67,22 @@ impl Clients {
         print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The first address that clients can be told.
+fn own_url(config: &Config) -> anyhow::Result<Url> {
+    let tls = config.server.tls.is_some();
+    let (scheme, address) = config
+        .server
+        .listen
+        .iter()
+        .find_map(|listen| match listen {
+            Listen::Tcp(address) => Some((if tls { "https" } else { "http" }, *address)),
+            Listen::Plain(address) => Some(("http", *address)),
+            Listen::Unix(_) | Listen::Systemd(_) => None,
+        })
+        .context("no entry of server.listen is an address; name the mirror as its clients see it with --url")?;
+    Ok(Url::parse(&format!("{scheme}://{}", reachable(address)))?)
 }
 
 /// Under which path of the mirror Docker finds docker.io; `None` if it is not mirrored. Docker says nowhere which

@@ -12,7 +12,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::site::{Remote, Site, SiteArgs, block_on, size};
+use super::endpoint::Endpoint;
+use super::site::{Site, SiteArgs, block_on, size};
 use super::{print, progress};
 use crate::transfer::import::{self, Options, Report};
 use crate::transfer::sign::Verifier;
@@ -107,7 +108,7 @@ impl Import {
         })
     }
 
-    async fn send(&self, remote: &Remote, files: &[PathBuf]) -> anyhow::Result<Report> {
+    async fn send(&self, remote: &Endpoint, files: &[PathBuf]) -> anyhow::Result<Report> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.platform.as_ref().map(|platforms| ("platform", platforms.to_string())));
         query.extend_pairs(self.name.as_ref().map(|name| ("name", name.to_string())));

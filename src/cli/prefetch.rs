@@ -13,8 +13,9 @@ use http_body_util::{BodyExt as _, Full};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
+use super::endpoint::{Endpoint, Place, token_from};
 use super::print;
-use super::site::{Remote, Site, SiteArgs, block_on, size};
+use super::site::{Site, SiteArgs, block_on, size};
 use crate::admin::transfer::Listed;
 use crate::transfer::prefetch::{Event, Options, Order, Outcome, prefetch};
 use crate::transfer::{Platforms, Wish, sources};
@@ -53,7 +54,11 @@ pub(super) struct Prefetch {
 
     /// Every tag that another mirror has served lately: the address of its admin interface
     #[arg(long, value_name = "http://HOST:PORT")]
-    from_server: Option<String>,
+    from_server: Option<Place>,
+
+    /// With --from-server: a file with the token of that admin interface
+    #[arg(long, value_name = "FILE", requires = "from_server")]
+    from_token_file: Option<PathBuf>,
 
     /// With --from-server: how lately
     #[arg(long, value_name = "TIME", default_value = "30days", value_parser = humantime::parse_duration)]
@@ -129,9 +134,11 @@ impl Prefetch {
             let variable = |name: &str| std::env::var(name).ok();
             wishes.extend(sources::compose(&read(file)?, &variable).with_context(|| file.display().to_string())?);
         }
-        if let Some(url) = &self.from_server {
-            let listed: Vec<Listed> = serde_json::from_slice(&Remote::new(url)?.get("/api/v1/served").await?)
-                .with_context(|| format!("{url} is no admin interface of a mirror"))?;
+        if let Some(place) = &self.from_server {
+            let token = self.from_token_file.as_deref().map(token_from).transpose()?;
+            let answer = Endpoint::new(place.clone(), token).get("/api/v1/served").await?;
+            let listed: Vec<Listed> =
+                serde_json::from_slice(&answer).with_context(|| format!("{place} is no admin interface of a mirror"))?;
             let lately = listed.into_iter().filter(|image| image.unused_seconds <= self.served_within.as_secs());
             for image in lately {
                 wishes.push(image.image.parse()?);

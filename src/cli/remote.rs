@@ -1,17 +1,17 @@
-//! The commands' way to a running mirror: its admin interface.
+//! The options of commands that ask a running mirror, and how its answer is shown.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use super::ConfigFile;
+use super::endpoint::{Endpoint, Place, empty, token_from};
 
 /// For an answer. A purge of everything takes a while.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,9 +22,13 @@ pub(super) struct Remote {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The admin address of the mirror; by default admin.listen of the configuration
+    /// The admin interface of the mirror, IP:PORT or unix:PATH; by default admin.listen of the configuration
     #[arg(long, value_name = "ADDRESS")]
-    admin: Option<SocketAddr>,
+    admin: Option<Place>,
+
+    /// A file with the token of the admin interface; by default the token of the configuration
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 
     /// Print JSON, also on a terminal; it is printed anyway where the output is no terminal
     #[arg(long)]
@@ -45,15 +49,7 @@ impl Remote {
 
     /// Asks the mirror, and gives its document. `parameters` without a value are left out.
     pub fn ask(&self, method: Method, path: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Value> {
-        let address = match self.admin {
-            Some(address) => address,
-            None => self
-                .file
-                .load()?
-                .admin
-                .listen
-                .context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?,
-        };
+        let endpoint = self.endpoint()?;
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in parameters.iter().filter(|(_, value)| !value.is_empty()) {
             query.append_pair(name, value);
@@ -61,29 +57,37 @@ impl Remote {
         let uri = format!("/api/v1/{path}?{}", query.finish());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (status, body) = runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, send(address, method, &uri)).await })
-            .context("the mirror took too long to answer")?
-            .with_context(|| {
-                format!("cannot reach a mirror's admin interface at {address}; is it running? (--admin, --config)")
-            })?;
+            .block_on(async { tokio::time::timeout(PATIENCE, whole(&endpoint, method, &uri)).await })
+            .context("the mirror took too long to answer")??;
         let document: Value = serde_json::from_slice(&body)
-            .with_context(|| format!("{address} gave status {status} and no JSON; is it a roadstead?"))?;
+            .with_context(|| format!("{} gave status {status} and no JSON; is it a roadstead?", endpoint.place()))?;
         if !status.is_success() {
             bail!("{}", document["error"].as_str().unwrap_or("the mirror refused"));
         }
         Ok(document)
     }
+
+    fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        let token = self.token_file.as_deref().map(token_from).transpose()?;
+        // A mirror that is named here gets the token of a configuration that is named here, too, and of no other.
+        if let (Some(place), None) = (&self.admin, &self.file.config) {
+            return Ok(Endpoint::new(place.clone(), token));
+        }
+        let admin = self.file.load()?.admin;
+        let place = match &self.admin {
+            Some(place) => place.clone(),
+            None => {
+                let listen =
+                    admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?;
+                Place::of(&listen).context("admin.listen is a socket of systemd; name the mirror with --admin")?
+            }
+        };
+        Ok(Endpoint::new(place, token.or(admin.token)))
+    }
 }
 
-async fn send(address: SocketAddr, method: Method, uri: &str) -> anyhow::Result<(http::StatusCode, Bytes)> {
-    let socket = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    let driver = tokio::spawn(connection);
-    let request =
-        Request::builder().method(method).uri(uri).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
+async fn whole(endpoint: &Endpoint, method: Method, uri: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let answer = endpoint.ask(method, uri, empty()).await?;
     let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    driver.abort();
-    Ok((status, body))
+    Ok((status, answer.into_body().collect().await?.to_bytes()))
 }

@@ -12,7 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigFile, clients, print};
 use crate::app::{Mirror, Running};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Listen};
+use crate::listen::{Passed, Place};
 use crate::telemetry;
 
 /// Run the mirror
@@ -22,7 +23,8 @@ use crate::telemetry;
 /// public.ecr.aws and nvcr.io. It prints where it listens and how to point Docker at it; its log goes to standard error.
 ///
 /// SIGTERM or SIGINT stops it gracefully: no new connections, running answers finish within server.shutdown_timeout,
-/// unfinished downloads are resumed by the next start. A second signal ends it at once.
+/// unfinished downloads are resumed by the next start. A second signal ends it at once. SIGHUP reads the configuration
+/// again: certificates change at once, what else has changed is named in the log and waits for a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment: RUST_LOG overrides log.level; HTTP_PROXY, HTTPS_PROXY and NO_PROXY lead to the upstreams.
@@ -34,12 +36,13 @@ pub(super) struct Serve {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// Serve clients on this address; can be given more than once. Overrides server.listen
-    #[arg(short, long, value_name = "IP:PORT")]
-    listen: Vec<SocketAddr>,
+    /// Serve clients here: IP:PORT, plain:IP:PORT, unix:PATH, systemd or systemd:NAME; can be given more than once.
+    /// Overrides server.listen
+    #[arg(short, long, value_name = "ADDRESS", value_parser = address)]
+    listen: Vec<Listen>,
 
-    /// Serve health, metrics and status on this address, or "off". Overrides admin.listen
-    #[arg(long, value_name = "IP:PORT", value_parser = admin_address)]
+    /// Serve health, metrics and status here: IP:PORT, unix:PATH, systemd:NAME, or "off". Overrides admin.listen
+    #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     admin_listen: Option<AdminAddress>,
 
     /// Cache in this folder. Overrides cache.dir
@@ -48,56 +51,66 @@ pub(super) struct Serve {
 }
 
 /// `None` is "off".
-#[derive(Clone, Copy, Debug)]
-struct AdminAddress(Option<SocketAddr>);
+#[derive(Clone, Debug)]
+struct AdminAddress(Option<Listen>);
+
+pub(super) fn address(text: &str) -> Result<Listen, String> {
+    text.parse()
+        .map_err(|reason: String| if reason.is_empty() { "expected IP:PORT, unix:PATH or systemd".to_owned() } else { reason })
+}
 
 fn admin_address(text: &str) -> Result<AdminAddress, String> {
-    match text {
-        "off" => Ok(AdminAddress(None)),
-        _ => text.parse().map(|address| AdminAddress(Some(address))).map_err(|_| "expected IP:PORT or off".to_owned()),
-    }
+    if text == "off" { Ok(AdminAddress(None)) } else { address(text).map(|listen| AdminAddress(Some(listen))) }
 }
 
 impl Serve {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.config()?;
+        // Before there are threads: the environment is changed.
+        let passed = Passed::from_env(config.server.listen.iter().chain(&config.admin.listen));
         let _log = telemetry::install(&config.log)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads of the mirror")?;
-        let ended = runtime.block_on(serve(config));
+        let ended = runtime.block_on(serve(&self, config, passed));
         // What still runs was given its time; a blocked thread must not hold up the end.
         runtime.shutdown_background();
         ended
     }
 
     /// The file's configuration, and the flags over it.
-    fn config(self) -> Result<Config, ConfigError> {
+    fn config(&self) -> Result<Config, ConfigError> {
         let mut config = self.file.load()?;
         if !self.listen.is_empty() {
-            config.server.listen = self.listen;
+            config.server.listen.clone_from(&self.listen);
         }
-        if let Some(AdminAddress(address)) = self.admin_listen {
-            config.admin.listen = address;
+        if let Some(AdminAddress(address)) = &self.admin_listen {
+            config.admin.listen.clone_from(address);
         }
-        if let Some(dir) = self.cache_dir {
-            config.cache.dir = dir;
+        if let Some(dir) = &self.cache_dir {
+            config.cache.dir.clone_from(dir);
         }
-        Ok(config)
+        // A flag may have opened what the file keeps closed.
+        config.admin.exposed().map_or(Ok(config), |problem| Err(ConfigError::Flag { flag: "--admin-listen", problem }))
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during a long start is not lost.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let pulls_from_hub = clients::docker_mirror_path(&config);
 
     let running = tokio::select! {
-        started = Mirror::start(config) => started?,
+        started = Mirror::start_with(config, passed) => started?,
         stop = signals.stop() => return Ok(stop.at_once()),
     };
     print(&announcement(&running, pulls_from_hub.as_deref()))?;
 
-    let stop = signals.stop().await;
+    let stop = loop {
+        match signals.next().await {
+            Request::Stop(stop) => break stop,
+            Request::Reload => reload(options, &running).await,
+        }
+    };
     tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");
     tokio::select! {
         () = running.shutdown() => Ok(ExitCode::SUCCESS),
@@ -108,21 +121,45 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Reads the configuration again. Whatever is wrong with it, the mirror goes on as before.
+async fn reload(options: &Serve, running: &Running) {
+    tracing::info!("SIGHUP: the configuration is read again");
+    // Files are read (I11).
+    let read = tokio::task::block_in_place(|| options.config());
+    let config = match read {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(%error, "the new configuration is wrong; the old one holds"),
+    };
+    match running.reload(config).await {
+        Ok(()) => tracing::info!("the configuration was read again"),
+        Err(error) => tracing::error!(%error, "the new configuration cannot be used; the old one holds"),
+    }
+}
+
 /// Where the mirror listens, and how to use it. `docker` is the path under which docker.io is, if it is mirrored.
 fn announcement(running: &Running, docker: Option<&str>) -> String {
     let mut text = String::new();
-    for address in running.addresses() {
-        let _ = writeln!(text, "roadstead listens on http://{address}");
+    for (place, tls) in running.places() {
+        let _ = writeln!(text, "roadstead listens on {}", url(place, *tls));
     }
-    if let Some(address) = running.admin_address() {
-        let _ = writeln!(text, "health, metrics and status on http://{address}");
+    if let Some(place) = running.admin() {
+        let _ = writeln!(text, "health, metrics and status on {}", url(place, false));
     }
-    if let (Some(address), Some(path)) = (running.addresses().first(), docker) {
-        let url = format!("http://{}{path}", reachable(*address));
+    let first = running.places().iter().find_map(|(place, tls)| Some((place.address()?, *tls)));
+    if let (Some((address, tls)), Some(path)) = (first, docker) {
+        let url = format!("{}{path}", url(&Place::Tcp(reachable(address)), tls));
         let _ = writeln!(text, "to point Docker at it, in /etc/docker/daemon.json: {{ \"registry-mirrors\": [{url:?}] }}");
     }
     text.push_str("for containerd, podman, CRI-O and buildkit: roadstead clients --help\n");
     text
+}
+
+fn url(place: &Place, tls: bool) -> String {
+    match place {
+        Place::Tcp(address) if tls => format!("https://{address}"),
+        Place::Tcp(address) => format!("http://{address}"),
+        Place::Unix(_) => place.to_string(),
+    }
 }
 
 /// An address that a client on this machine can use for the one that is bound.
@@ -133,6 +170,13 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    Stop(Stop),
+    Reload,
 }
 
 /// Which signal asked for the end.
@@ -175,14 +219,21 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that asks for the end. Cancel-safe: a signal that was not returned is returned next time.
+    /// Waits for a signal. Cancel-safe: a signal that was not returned is returned next time.
+    async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.terminate.recv() => Request::Stop(Stop::Terminate),
+            _ = self.interrupt.recv() => Request::Stop(Stop::Interrupt),
+            _ = self.hangup.recv() => Request::Reload,
+        }
+    }
+
+    /// Waits for a signal that asks for the end, where nothing can be reloaded. Cancel-safe.
     async fn stop(&mut self) -> Stop {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Stop::Terminate,
-                _ = self.interrupt.recv() => return Stop::Interrupt,
-                // The place of a reload. Until there is one, the signal must at least not end the process.
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: a changed configuration needs a restart"),
+            match self.next().await {
+                Request::Stop(stop) => return stop,
+                Request::Reload => tracing::warn!("SIGHUP: the mirror only just starts, or ends; nothing is read again"),
             }
         }
     }

@@ -1,21 +1,13 @@
 //! A mirror as commands reach it: its folder if it is stopped, its admin interface if it runs.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response, header};
-use http_body_util::BodyExt as _;
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::ConfigFile;
-use super::serve::reachable;
+use super::endpoint::{Endpoint, Place, token_from};
 use crate::app::{StartError, Workshop};
 use crate::cache::store::StoreError;
 use crate::config::Config;
@@ -31,10 +23,14 @@ pub(super) struct SiteArgs {
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// The admin interface of a running mirror. Without it the cache folder is opened, and where a mirror has that open,
-    /// its admin.listen is asked
-    #[arg(long, value_name = "http://HOST:PORT")]
-    server: Option<String>,
+    /// The admin interface of a running mirror, http://HOST:PORT or unix:PATH. Without it the cache folder is opened, and
+    /// where a mirror has that open, its admin.listen is asked
+    #[arg(long, value_name = "ADDRESS")]
+    server: Option<Place>,
+
+    /// A file with the token of the admin interface; by default the token of the configuration
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// A mirror.
@@ -42,7 +38,7 @@ pub(super) enum Site {
     /// Its folder is ours.
     Stopped(Box<Workshop>),
     /// It runs.
-    Running(Remote),
+    Running(Endpoint),
 }
 
 impl SiteArgs {
@@ -57,14 +53,15 @@ impl SiteArgs {
 
     /// Finds out which it is.
     pub async fn open(&self, config: Config) -> anyhow::Result<Site> {
-        if let Some(url) = &self.server {
-            return Ok(Site::Running(Remote::new(url)?));
+        let given = self.token_file.as_deref().map(token_from).transpose()?;
+        let (admin, token) = (config.admin.listen.clone(), given.or_else(|| config.admin.token.clone()));
+        if let Some(place) = &self.server {
+            return Ok(Site::Running(Endpoint::new(place.clone(), token)));
         }
-        let admin = config.admin.listen;
         match Workshop::open(config, &Arc::new(Metrics::new())).await {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
-            Err(StartError::Store(StoreError::Locked(dir))) => match admin.map(reachable) {
-                Some(address) => Ok(Site::Running(Remote::at(address))),
+            Err(StartError::Store(StoreError::Locked(dir))) => match admin.as_ref().and_then(Place::of) {
+                Some(place) => Ok(Site::Running(Endpoint::new(place, token))),
                 None => bail!(
                     "a mirror has {} open, and its admin interface is off; stop it, or name it with --server",
                     dir.display()
@@ -72,64 +69,6 @@ impl SiteArgs {
             },
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// The admin interface of a running mirror.
-#[derive(Clone, Debug)]
-pub(super) struct Remote(String);
-
-impl Remote {
-    /// At a base address.
-    pub fn new(url: &str) -> anyhow::Result<Self> {
-        let host = url.strip_prefix("http://").with_context(|| format!("--server {url}: expected http://HOST:PORT"))?;
-        let host = host.trim_end_matches('/');
-        if host.is_empty() || host.contains('/') {
-            bail!("--server {url}: expected http://HOST:PORT, without a path");
-        }
-        Ok(Self(if host.contains(':') { host.to_owned() } else { format!("{host}:80") }))
-    }
-
-    fn at(address: SocketAddr) -> Self {
-        Self(address.to_string())
-    }
-
-    /// Sends one request; the answer's status is 2xx.
-    pub async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: UnsyncBoxBody<Bytes, std::io::Error>,
-    ) -> anyhow::Result<Response<Incoming>> {
-        let context = || format!("the mirror's admin interface at {} cannot be asked", self.0);
-        let socket = TcpStream::connect(&self.0).await.with_context(context)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.with_context(context)?;
-        let running = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(header::HOST, &self.0).body(body)?;
-        let answer = match sender.send_request(request).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                // What the connection says is nearer to the cause.
-                let cause = running.await.ok().and_then(Result::err).unwrap_or(error);
-                return Err(anyhow::Error::new(cause).context(context()));
-            }
-        };
-        if answer.status().is_success() {
-            return Ok(answer);
-        }
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let told: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        match told["error"].as_str() {
-            Some(why) => bail!("{why}"),
-            None => bail!("the mirror at {} answers {status}", self.0),
-        }
-    }
-
-    /// Sends one request and reads the whole answer.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Bytes> {
-        let empty = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
-        Ok(self.send(Method::GET, path, empty).await?.into_body().collect().await?.to_bytes())
     }
 }
 

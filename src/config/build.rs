@@ -13,12 +13,17 @@ use super::clouds::{self, EcrHost};
 use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, CredentialsKind, Raw};
-use super::value::{HelperName, Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
+use super::value::{HelperName, Many, One, RepositoryGlob, Size, TagPattern, Text, Time, Timeout};
 use super::{
-    Admin, Amount, Breaker, Cache, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import, Log,
-    Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Upstream,
+    Admin, Amount, Breaker, Cache, ClientAuth, Config, ConfigError, Credentials, Fill, Freshness, FreshnessRule, Globs, Import,
+    KeyPair, Listen, Log, Prefetch, Quota, RepositoryRule, ScopedCredentials, Secret, Server, TagPatterns, Tls, TlsVersion,
+    Upstream,
 };
+use crate::oci::MAX_MANIFEST;
 use crate::oci::name::UpstreamName;
+
+/// Characters of a token that nobody guesses over the network.
+const MIN_TOKEN: usize = 16;
 
 /// Looks up an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -76,14 +81,23 @@ impl Builder<'_> {
         if listen.is_empty() {
             self.document.problem(&["server", "listen"], "the list is empty; name at least one address");
         }
-        let bound: Vec<_> = listen.iter().filter(|address| address.port() != 0).collect();
-        if let Some((_, twice)) = bound.iter().enumerate().find(|(index, address)| bound[..*index].contains(address)) {
+        if let Some((_, twice)) =
+            listen.iter().enumerate().find(|(index, one)| listen[..*index].iter().any(|two| one.clashes(two)))
+        {
             self.document.problem(&["server", "listen"], format!("{twice} is named twice"));
         }
+        let tls = raw.tls.and_then(|raw| self.tls(raw));
         Server {
             listen,
+            socket_mode: raw.socket_mode.map_or(default.socket_mode, |One(mode)| mode.0),
+            tls,
+            http2: raw.http2.unwrap_or(default.http2),
             default_upstream: one(raw.default_upstream, default.default_upstream),
             max_connections: raw.max_connections.map_or(default.max_connections, |One(count)| count.0),
+            max_connections_per_client: raw
+                .max_connections_per_client
+                .map_or(default.max_connections_per_client, |One(count)| count.0),
+            handshake_timeout: timeout(raw.handshake_timeout, default.handshake_timeout),
             header_timeout: timeout(raw.header_timeout, default.header_timeout),
             write_timeout: timeout(raw.write_timeout, default.write_timeout),
             shutdown_timeout: time(raw.shutdown_timeout, default.shutdown_timeout),
@@ -92,13 +106,67 @@ impl Builder<'_> {
 
     fn admin(&mut self, raw: raw::Admin, server: &Server) -> Admin {
         let listen = raw.listen.map_or(Admin::default().listen, |One(listen)| listen.0);
-        if let Some(address) = listen.filter(|address| address.port() != 0 && server.listen.contains(address)) {
+        if let Some(twice) = listen.as_ref().filter(|listen| server.listen.iter().any(|other| other.clashes(listen))) {
             let message = format!(
-                "{address} is both in server.listen and admin.listen; the admin interface needs an address of its own, or \"off\""
+                "{twice} is both in server.listen and admin.listen; the admin interface needs an address of its own, or \"off\""
             );
             self.document.problem_among(&[&["admin", "listen"], &["server", "listen"]], message);
         }
-        Admin { listen }
+        let default = Admin::default();
+        let admin = Admin {
+            listen,
+            token: self.admin_token(raw.token, raw.token_file),
+            hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
+            metrics_open: raw.metrics_open.unwrap_or(default.metrics_open),
+        };
+        if let Some(problem) = admin.exposed() {
+            self.document.problem(&["admin", "listen"], problem);
+        }
+        admin
+    }
+
+    fn admin_token(&mut self, text: Option<raw::SecretText>, file: Option<One<PathBuf>>) -> Option<Secret> {
+        let (path, token) = match (text, file) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => {
+                self.document.problem(&["admin", "token"], "token and token_file are both set; one is enough");
+                return Some(Secret::new(""));
+            }
+            (Some(text), None) => (["admin", "token"], Secret::from_text(text.0, self.env)),
+            (None, Some(One(file))) => (["admin", "token_file"], Secret::from_file(&file)),
+        };
+        let token = token.and_then(|token| {
+            let fits = token.expose().len() >= MIN_TOKEN && token.expose().bytes().all(|c| c.is_ascii_graphic());
+            let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
+            if fits { Ok(token) } else { Err(why.to_owned()) }
+        });
+        Some(self.secret(&path, token))
+    }
+
+    fn tls(&mut self, raw: raw::Tls) -> Option<Tls> {
+        let mut certificates = Vec::new();
+        match (raw.cert, raw.key) {
+            (Some(One(cert)), Some(One(key))) => certificates.push(KeyPair { cert, key }),
+            (None, None) => {}
+            _ => self.document.problem(&["server", "tls"], "cert and key belong together; one of them is missing"),
+        }
+        certificates.extend(raw.certificates.into_iter().map(|pair| KeyPair { cert: pair.cert.0, key: pair.key.0 }));
+        if certificates.is_empty() {
+            self.document.problem(&["server", "tls"], "TLS needs a certificate: cert = \"FILE.pem\" and key = \"FILE.pem\"");
+            return None;
+        }
+        if raw.client_ca.is_none() && raw.client_auth.is_some() {
+            let message = "it says whether clients need a certificate, and client_ca, which says of whom, is missing";
+            self.document.problem(&["server", "tls", "client_auth"], message);
+        }
+        let required = raw.client_auth.is_none_or(|One(required)| required.0);
+        let clients = raw.client_ca.map(|One(ca)| ClientAuth { ca, required });
+        if let Some(clients) = &clients
+            && let Err(reason) = check_authorities(&clients.ca)
+        {
+            self.document.problem(&["server", "tls", "client_ca"], reason);
+        }
+        Some(Tls { certificates, clients, min_version: one(raw.min_version, TlsVersion::V1_2) })
     }
 
     fn cache(&mut self, raw: raw::Cache) -> Cache {
@@ -265,6 +333,7 @@ impl Builder<'_> {
             max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
             max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
             max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
+            max_manifest: self.max_manifest(name, raw.max_manifest, default.max_manifest),
             quota_reserve: one(raw.quota_reserve, default.quota_reserve),
             breaker: Breaker {
                 failures: raw.breaker.failures.map_or(default.breaker.failures, |One(count)| count.0),
@@ -304,6 +373,16 @@ impl Builder<'_> {
             }
         }
         entries
+    }
+
+    fn max_manifest(&mut self, name: &UpstreamName, raw: Option<One<Size>>, default: u64) -> u64 {
+        let Some(One(Size(bytes))) = raw else { return default };
+        // The least is what registries have to take (OCI distribution-spec, *Pushing Manifests*).
+        if !(4 << 20..=MAX_MANIFEST).contains(&bytes) {
+            let message = "a manifest may have from 4MiB, which every registry takes, to 8MiB, which this mirror reads";
+            self.document.problem(&["upstream", name.as_str(), "max_manifest"], message);
+        }
+        bytes
     }
 
     fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str]) -> Globs {
@@ -464,7 +543,9 @@ impl Builder<'_> {
                     self.document.problem_among(&[&hosts(name), &hosts(other)], message);
                 }
             }
-            if let Some(url) = upstream.urls.iter().find(|url| server.listen.iter().any(|own| is_at(url, *own))) {
+            if let Some(url) =
+                upstream.urls.iter().find(|url| server.listen.iter().filter_map(Listen::address).any(|own| is_at(url, own)))
+            {
                 let message = format!("{url} is where this mirror itself listens (server.listen)");
                 self.document.problem(&["upstream", name.as_str(), "url"], message);
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Log,
-    LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
+    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Listen,
+    Log, LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream,
 };
 use crate::oci::name::UpstreamName;
 
@@ -63,9 +63,14 @@ impl Default for Config {
 impl Default for Server {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))],
+            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)))],
+            socket_mode: 0o660,
+            tls: None,
+            http2: true,
             default_upstream: constant("docker.io"),
             max_connections: 10_000,
+            max_connections_per_client: 5_000,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
@@ -75,7 +80,12 @@ impl Default for Server {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001))) }
+        Self {
+            listen: Some(Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)))),
+            token: None,
+            hosts: Vec::new(),
+            metrics_open: false,
+        }
     }
 }
 
@@ -126,6 +136,7 @@ impl Upstream {
             max_fills: None,
             max_queue: 1000,
             max_bandwidth: None,
+            max_manifest: crate::oci::MAX_MANIFEST,
             quota_reserve: Reserve::Percent(10.0),
             breaker: Breaker::default(),
             blob_outage_status: BlobOutage::Unavailable,

@@ -15,6 +15,14 @@ pub enum ConfigError {
         /// Why not.
         reason: io::Error,
     },
+    /// A flag of the command line makes it wrong.
+    #[error("{flag}: {problem}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The text is wrong in at least one place. Shown one problem a line, in the order of the text.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),

@@ -7,7 +7,6 @@ mod keys;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -17,6 +16,7 @@ use url::Url;
 
 pub(super) use keys::known_keys;
 
+use super::listen::{Listen, Mode, Required, TlsVersion};
 use super::value::{
     AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
     Value,
@@ -56,9 +56,14 @@ pub(super) struct Import {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
-    pub listen: Option<Many<SocketAddr>>,
+    pub listen: Option<Many<Listen>>,
+    pub socket_mode: Option<One<Mode>>,
+    pub tls: Option<Tls>,
+    pub http2: Option<bool>,
     pub default_upstream: Option<One<UpstreamName>>,
     pub max_connections: Option<One<Count>>,
+    pub max_connections_per_client: Option<One<Count>>,
+    pub handshake_timeout: Option<One<Timeout>>,
     pub header_timeout: Option<One<Timeout>>,
     pub write_timeout: Option<One<Timeout>>,
     pub shutdown_timeout: Option<One<Time>>,
@@ -66,8 +71,30 @@ pub(super) struct Server {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub(super) struct Tls {
+    pub cert: Option<One<PathBuf>>,
+    pub key: Option<One<PathBuf>>,
+    pub certificates: Vec<KeyPair>,
+    pub client_ca: Option<One<PathBuf>>,
+    pub client_auth: Option<One<Required>>,
+    pub min_version: Option<One<TlsVersion>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyPair {
+    pub cert: One<PathBuf>,
+    pub key: One<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<One<AdminListen>>,
+    pub token: Option<SecretText>,
+    pub token_file: Option<One<PathBuf>>,
+    pub hosts: Option<Many<Host>>,
+    pub metrics_open: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +160,7 @@ pub(super) struct Upstream {
     pub max_fills: Option<One<Count>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
+    pub max_manifest: Option<One<Size>>,
     pub quota_reserve: Option<One<Reserve>>,
     pub breaker: Breaker,
     pub blob_outage_status: Option<One<BlobOutage>>,

@@ -4,6 +4,8 @@ use super::*;
 fn environment(name: &str) -> Option<String> {
     let value = match name {
         "HUB_TOKEN" => "s3cret",
+        "ROADSTEAD_ADMIN_TOKEN" => "0123456789abcdef",
+        "SHORT" => "0123456789abcde",
         "EMPTY" => "",
         _ => return None,
     };
@@ -40,8 +42,8 @@ fn an_empty_file_is_the_default() {
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let config = Config::default();
-    assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().unwrap()]);
-    assert_eq!(config.admin.listen, Some("127.0.0.1:5001".parse().unwrap()));
+    assert_eq!(config.server.listen, [Listen::Tcp("127.0.0.1:5000".parse().unwrap())]);
+    assert_eq!(config.admin.listen, Some(Listen::Tcp("127.0.0.1:5001".parse().unwrap())));
     assert_eq!(config.cache.max_size, Amount::Bytes(50 << 30));
     assert_eq!(config.freshness_of("docker.io").stale_if_error, Duration::from_secs(30 * 24 * 3600));
     let names: Vec<_> = config.upstreams.keys().map(UpstreamName::as_str).collect();
@@ -72,13 +74,11 @@ fn example_in_full() -> toml::Table {
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
             _ => line,
         };
-        let credentials = line.starts_with("credentials");
-        if !(credentials && seen.contains(&"credentials")) {
+        let of_many_forms = ["credentials", "tls"].into_iter().find(|key| line.starts_with(&format!("{key} =")));
+        if !of_many_forms.is_some_and(|key| seen.contains(&key)) {
             full.insert_str(0, &format!("{line}\n"));
         }
-        if credentials {
-            seen.push("credentials");
-        }
+        seen.extend(of_many_forms);
     }
     full.parse().unwrap()
 }
@@ -90,7 +90,17 @@ fn the_example_shows_every_key() {
         let table = path.iter().try_fold(&full, |table, name| table.get(*name)?.as_table());
         table.is_some_and(|table| table.contains_key(key))
     };
-    for path in [&[][..], &["server"], &["admin"], &["cache"], &["freshness"], &["upstream", "docker.io"], &["fill"], &["log"]] {
+    for path in [
+        &[][..],
+        &["server"],
+        &["server", "tls"],
+        &["admin"],
+        &["cache"],
+        &["freshness"],
+        &["upstream", "docker.io"],
+        &["fill"],
+        &["log"],
+    ] {
         let owned: Vec<_> = path.iter().map(|name| (*name).to_owned()).collect();
         let keys = known_keys(&owned).unwrap();
         assert!(!keys.is_empty());
@@ -116,6 +126,7 @@ fn the_commented_settings_of_the_example_are_right() {
     let key = rcgen::generate_simple_self_signed(["registry.example".to_owned()]).unwrap();
     let files = [
         ("/run/secrets/hub", file("hub", "s3cret\n")),
+        ("/run/secrets/roadstead-admin", file("admin", "0123456789abcdef\n")),
         ("/run/secrets/gcp.json", file("gcp.json", "{}")),
         ("/etc/roadstead/docker.json", file("docker.json", "{}")),
         ("/etc/ssl/registry-ca.pem", file("ca.pem", &key.cert.pem())),
@@ -132,7 +143,9 @@ fn the_commented_settings_of_the_example_are_right() {
             Some("fresh_for") => ("[freshness]", "[freshness]"),
             Some("images") => ("[[prefetch]]", ""),
             Some("platforms" | "with_referrers" | "every") => ("[[prefetch]]\nimages = \"x\"", "[[prefetch]]\nimages = \"x\""),
+            Some("token" | "token_file") => ("[admin]", "[admin]"),
             Some("verify_key") => ("[import]", "[import]"),
+            Some("tls") => ("[server]", "[server]"),
             _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
             _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
         };
@@ -155,9 +168,9 @@ fn unknown_keys_are_named_with_their_place_and_a_guess() {
     );
     assert_eq!(wrong("[cache]\nmax-size = 3\n"), "t.toml:2:1: cache.max-size: unknown key; did you mean \"max_size\"?");
     assert_eq!(
-        wrong("[server]\ntls = { cert = \"x\" }\n"),
-        "t.toml:2:1: server.tls: unknown key; the keys of [server] are listen, default_upstream, max_connections, \
-         header_timeout, write_timeout, shutdown_timeout"
+        wrong("[server]\nsecret = true\n"),
+        "t.toml:2:1: server.secret: unknown key; the keys of [server] are listen, socket_mode, tls, http2, default_upstream, \
+         max_connections, max_connections_per_client, handshake_timeout, header_timeout, write_timeout, shutdown_timeout"
     );
     assert_eq!(
         wrong("x = 1\n"),
@@ -188,8 +201,8 @@ fn likely_mistakes_get_their_own_hint() {
     assert_eq!(wrong("[cache]\nmemory = 1\nmemory = 2\n"), "t.toml:3:1: memory is given twice");
     assert_eq!(
         wrong("server.listen = \":5000\"\n"),
-        "t.toml:1:17: server.listen: \":5000\" is not an IP address and port such as \"127.0.0.1:5000\": \
-         for every address of this machine write \"0.0.0.0:5000\""
+        "t.toml:1:17: server.listen: \":5000\" is not an IP address and port such as \"127.0.0.1:5000\", \"plain:\" before one, \
+         \"unix:PATH\", \"systemd\" or \"systemd:NAME\": for every address of this machine write \"0.0.0.0:5000\""
     );
     assert_eq!(wrong("[[fill]]\nabandoned = \"abort\"\n"), "t.toml:1:1: fill: invalid type: array, expected a table: [fill]");
     assert_eq!(wrong("cache = [\"x\"]\n"), "t.toml:1:9: cache: invalid type: array, expected a table: [cache]");
@@ -443,6 +456,90 @@ fn one_or_many_addresses() {
         "t.toml:2:10: server.listen: 127.0.0.1:7 is named twice"
     );
     assert_eq!(wrong("[server]\nlisten = []\n"), "t.toml:2:10: server.listen: the list is empty; name at least one address");
+}
+
+#[test]
+fn every_kind_of_place_to_listen() {
+    let text = r#"["0.0.0.0:1", "plain:[::1]:2", "unix:/run/x.sock", "systemd", "systemd:web"]"#;
+    let config = good(&format!("[server]\nlisten = {text}\nsocket_mode = \"0600\"\n[admin]\nlisten = \"unix:/run/y.sock\"\n"));
+    let expected = [
+        Listen::Tcp("0.0.0.0:1".parse().unwrap()),
+        Listen::Plain("[::1]:2".parse().unwrap()),
+        Listen::Unix("/run/x.sock".into()),
+        Listen::Systemd(None),
+        Listen::Systemd(Some("web".to_owned())),
+    ];
+    assert_eq!(config.server.listen, expected);
+    assert_eq!(config.server.socket_mode, 0o600);
+    assert_eq!(config.admin.listen, Some(Listen::Unix("/run/y.sock".into())));
+    for listen in expected {
+        assert_eq!(listen.to_string().parse(), Ok(listen));
+    }
+    for (text, reason) in [
+        ("unix:", "unix: is followed by a path"),
+        ("systemd:", "systemd: is followed by the name of a socket"),
+        ("plain:localhost:1", "write \"127.0.0.1:1\""),
+        ("x", "is not an IP address"),
+    ] {
+        let error = wrong(&format!("[server]\nlisten = {text:?}\n"));
+        assert!(error.contains(reason), "{error}");
+    }
+    let twice = wrong("[server]\nlisten = \"unix:/run/x.sock\"\n[admin]\nlisten = \"unix:/run/x.sock\"\n");
+    assert!(twice.contains("is both in server.listen and admin.listen"), "{twice}");
+    let plain = wrong("[server]\nlisten = [\"127.0.0.1:7\", \"plain:127.0.0.1:7\"]\n");
+    assert!(plain.contains("plain:127.0.0.1:7 is named twice"), "{plain}");
+    for mode in ["\"0999\"", "\"7777\"", "660"] {
+        assert!(wrong(&format!("[server]\nsocket_mode = {mode}\n")).contains("the mode of a file"), "{mode}");
+    }
+}
+
+#[test]
+fn tls_needs_what_belongs_together() {
+    let config = good("[server.tls]\ncertificates = [{ cert = \"a\", key = \"b\" }]\nmin_version = \"1.3\"\n");
+    let pair = KeyPair { cert: "a".into(), key: "b".into() };
+    assert_eq!(config.server.tls, Some(Tls { certificates: vec![pair], clients: None, min_version: TlsVersion::V1_3 }));
+    for (text, reason) in [
+        ("{}", "TLS needs a certificate"),
+        ("{ cert = \"a\" }", "cert and key belong together"),
+        ("{ cert = \"a\", key = \"b\", client_auth = \"optional\" }", "client_ca, which says of whom, is missing"),
+        ("{ cert = \"a\", key = \"b\", client_auth = \"perhaps\" }", "is not \"required\" or \"optional\""),
+        (
+            "{ cert = \"a\", key = \"b\", client_ca = \"/nonexistent/ca.pem\" }",
+            "server.tls.client_ca: cannot read /nonexistent/ca.pem",
+        ),
+        ("{ cert = \"a\", key = \"b\", min_version = \"1.1\" }", "is not \"1.2\" or \"1.3\""),
+        ("{ cert = \"a\", kee = \"b\" }", "did you mean \"key\"?"),
+        ("{ certificates = [{ cert = \"a\" }] }", "missing field `key`"),
+        ("\"on\"", "expected a table: [server.tls]"),
+    ] {
+        let error = wrong(&format!("[server]\ntls = {text}\n"));
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn an_admin_interface_for_other_machines_has_a_token() {
+    let beyond = "set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1";
+    for address in ["0.0.0.0:5001", "[::]:5001", "10.0.0.1:5001", "[::ffff:10.0.0.1]:5001"] {
+        let problem = wrong(&format!("[admin]\nlisten = \"{address}\"\n"));
+        assert!(problem.starts_with(&format!("t.toml:2:10: admin.listen: {address} can be reached")), "{problem}");
+        assert!(problem.ends_with(beyond), "{problem}");
+        let config = good(&format!("[admin]\nlisten = \"{address}\"\ntoken = \"env:ROADSTEAD_ADMIN_TOKEN\"\n"));
+        assert_eq!(config.admin.token, Some(Secret::new("0123456789abcdef")));
+    }
+    for address in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:5001", "[::ffff:127.0.0.1]:5001", "off"] {
+        good(&format!("[admin]\nlisten = \"{address}\"\n"));
+    }
+    let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
+    for token in ["0123456789abcde", "env:SHORT", "0123456789abcdef gh", "0123456789abcdefé"] {
+        assert_eq!(wrong(&format!("[admin]\ntoken = \"{token}\"\n")), format!("t.toml:2:9: admin.token: {why}"));
+    }
+    assert_eq!(
+        wrong("[admin]\ntoken = \"env:NONE\"\n"),
+        "t.toml:2:9: admin.token: the environment variable \"NONE\" is not set, or not UTF-8"
+    );
+    let both = wrong("[admin]\ntoken = \"0123456789abcdef\"\ntoken_file = \"/x\"\n");
+    assert_eq!(both, "t.toml:2:9: admin.token: token and token_file are both set; one is enough");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Unexpected, Visitor}
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
+use super::listen::Listen;
 use super::patterns::{Globs, TagPatterns};
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, units};
 use crate::oci::name::{Repository, UpstreamName};
@@ -265,18 +266,19 @@ impl Value for SocketAddr {
 }
 
 /// `admin.listen`: `None` is "off".
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct AdminListen(pub Option<SocketAddr>);
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct AdminListen(pub Option<Listen>);
 
 impl Value for AdminListen {
-    const EXPECTED: &'static str = "an IP address and port such as \"127.0.0.1:5001\", or \"off\"";
+    const EXPECTED: &'static str =
+        "an IP address and port such as \"127.0.0.1:5001\", \"unix:PATH\", \"systemd:NAME\", or \"off\"";
 
     fn text(text: &str) -> Result<Self, String> {
-        if text == "off" { Ok(Self(None)) } else { SocketAddr::text(text).map(|address| Self(Some(address))) }
+        if text == "off" { Ok(Self(None)) } else { Listen::text(text).map(|listen| Self(Some(listen))) }
     }
 
     fn integer(number: i64) -> Option<Result<Self, String>> {
-        SocketAddr::integer(number).map(|result| result.map(|address| Self(Some(address))))
+        Listen::integer(number).map(|result| result.map(|listen| Self(Some(listen))))
     }
 }
 

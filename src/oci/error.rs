@@ -34,6 +34,22 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them. docs/OPERATIONS.md has a table of what each is answered to, and a test holds the two together.
+    pub const ALL: [Self; 12] = [
+        Self::BlobUnknown,
+        Self::ManifestUnknown,
+        Self::NameUnknown,
+        Self::NameInvalid,
+        Self::DigestInvalid,
+        Self::PaginationNumberInvalid,
+        Self::RangeInvalid,
+        Self::Denied,
+        Self::Unsupported,
+        Self::TooManyRequests,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
     /// The code as it stands in the body.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,6 +95,26 @@ impl ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A code that is added and not listed does not compile, or fails here.
+    #[test]
+    fn all_codes_are_listed() {
+        let place = |code| match code {
+            ErrorCode::BlobUnknown => 0,
+            ErrorCode::ManifestUnknown => 1,
+            ErrorCode::NameUnknown => 2,
+            ErrorCode::NameInvalid => 3,
+            ErrorCode::DigestInvalid => 4,
+            ErrorCode::PaginationNumberInvalid => 5,
+            ErrorCode::RangeInvalid => 6,
+            ErrorCode::Denied => 7,
+            ErrorCode::Unsupported => 8,
+            ErrorCode::TooManyRequests => 9,
+            ErrorCode::Unavailable => 10,
+            ErrorCode::Unknown => 11,
+        };
+        assert!(ErrorCode::ALL.into_iter().map(place).eq(0..ErrorCode::ALL.len()));
+    }
 
     #[test]
     fn a_body_is_what_clients_parse() {

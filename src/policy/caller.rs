@@ -5,13 +5,18 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, header};
 
+use super::certificate::ClientCertificate;
 use crate::config::Secret;
 
 /// The other end of a connection, as far as the socket tells. One a connection, shared by its requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Its address; `None` on a unix socket.
     pub address: Option<SocketAddr>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// Whom its certificate names, if it showed one and it was verified.
+    pub certificate: Option<ClientCertificate>,
 }
 
 impl fmt::Display for Peer {

@@ -18,6 +18,7 @@ use super::{PullError, Request};
 use crate::cache::Tier;
 use crate::hop;
 use crate::metrics::{Kind, Outcome};
+use crate::oci::range::MAX_PARTS;
 use crate::oci::{ContentRange, Digest, ErrorCode, RangeHeader, Selection, route};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -186,7 +187,7 @@ impl Request<'_> {
 
     /// 416
     pub(super) fn unsatisfiable(&self, size: u64, digest: &Digest) -> Answer {
-        let message = format!("{digest} has {size} bytes");
+        let message = format!("{digest} has {size} bytes, and an answer at most {MAX_PARTS} parts");
         let mut response = error_response(ErrorCode::RangeInvalid, &message, None);
         self.common(&mut response, "roadstead; detail=invalid".into());
         insert(response.headers_mut(), header::CONTENT_RANGE, &ContentRange::Unsatisfied(size).to_string());

@@ -1,7 +1,7 @@
-//! The client's socket, with a limit on how long it may take no byte.
+//! The client's connection, with a limit on how long it may take no byte, and what is known of its last one.
 //!
-//! hyper has none: without this, a client that stops reading holds its connection, its file and its place at a fill
-//! for ever.
+//! hyper has no such limit: without this, a client that stops reading holds its connection, its file and its place at a
+//! fill for ever.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -9,8 +9,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+/// What a client begins with that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Read at once when the first bytes are looked at: most requests' heads.
+const FIRST_READ: usize = 2048;
 
 /// A stream whose writes fail when the other side has taken nothing for too long.
 #[derive(Debug)]
@@ -19,12 +25,22 @@ pub struct Stream<S> {
     write_timeout: Duration,
     /// Runs while a write waits. Boxed: most connections never wait.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were looked at and are still to be read.
+    ahead: Vec<u8>,
+    /// Whether the last byte was one of the client's.
+    head_begun: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, write_timeout: Duration) -> Self {
-        Self { inner, write_timeout, stalled: None }
+        Self { inner, write_timeout, stalled: None, ahead: Vec::new(), head_begun: false }
+    }
+
+    /// Whether the client has sent something since it was last sent anything: of a connection that waits for a request,
+    /// whether the request has begun.
+    pub fn head_begun(&self) -> bool {
+        self.head_begun
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -44,20 +60,55 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Stream<S> {
+    /// Whether the client begins with HTTP/2. What it has sent is read again afterwards. To be called before anything is
+    /// read; a call that is cancelled keeps what has come.
+    pub async fn begins_with_preface(&mut self) -> io::Result<bool> {
+        loop {
+            let known = self.ahead.len().min(PREFACE.len());
+            if self.ahead[..known] != PREFACE[..known] {
+                return Ok(false);
+            }
+            if known == PREFACE.len() {
+                return Ok(true);
+            }
+            self.ahead.reserve(FIRST_READ);
+            if self.inner.read_buf(&mut self.ahead).await? == 0 {
+                return Ok(false);
+            }
+            self.head_begun = true;
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.head_begun |= buf.filled().len() > before;
+        read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.head_begun &= written.is_pending();
         self.watch(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.head_begun &= written.is_pending();
         self.watch(cx, written)
     }
 

@@ -243,7 +243,9 @@ pub(super) fn authority(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// What may be logged of a URL: no query, no user.
+/// What may be logged of a URL (I9): no query, no user; the path only where it is a registry's, since that of a storage
+/// or a token service can hold a key as well as a query can.
 fn shown(url: &Url) -> String {
-    format!("{}://{}{}", url.scheme(), authority(url), url.path())
+    let path = if url.path().starts_with("/v2/") { url.path() } else { "/…" };
+    format!("{}://{}{path}", url.scheme(), authority(url))
 }

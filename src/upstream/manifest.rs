@@ -9,7 +9,7 @@ use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use crate::metrics::Kind;
-use crate::oci::{Algorithm, Digest, MAX_MANIFEST, MediaType, Reference, Repository};
+use crate::oci::{Algorithm, Digest, MediaType, Reference, Repository};
 
 /// Hashing more than this leaves the reactor (I11).
 const HASH_INLINE: usize = 64 * 1024;
@@ -104,7 +104,7 @@ impl Upstream {
         Ok(Resolved { digest, content_type: fetched.content_type.clone(), size, fetched: Some(fetched) })
     }
 
-    /// GET of a manifest, whole, at most [`MAX_MANIFEST`] bytes. Counts as a pull at registries that count.
+    /// GET of a manifest, whole, at most `max_manifest` bytes. Counts as a pull at registries that count.
     pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<FetchedManifest, UpstreamError> {
         self.manifest_for(Need::Content, repository, reference).await
     }
@@ -127,7 +127,8 @@ impl Upstream {
         if content_type.as_deref().is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html")) {
             return Err(error(Reason::Invalid("it sent an HTML page for a manifest".into())));
         }
-        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_MANIFEST as usize).await?;
+        let limit = usize::try_from(self.config.max_manifest).unwrap_or(usize::MAX);
+        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(limit).await?;
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),

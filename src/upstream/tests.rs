@@ -42,6 +42,7 @@ fn config(urls: &[&Server]) -> config::Upstream {
         max_fills: None,
         max_queue: 100,
         max_bandwidth: None,
+        max_manifest: crate::oci::MAX_MANIFEST,
         quota_reserve: config::Reserve::Pulls(0),
         breaker: config::Breaker::default(),
         blob_outage_status: config::BlobOutage::Unavailable,

@@ -9,15 +9,16 @@ const LEAVES: [&str; 5] = ["oci", "config", "metrics", "clock", "hop"];
 
 /// Beyond the leaves: which module may use which.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["admin", "app", "cache", "pull", "telemetry", "transfer", "upstream"]),
-    ("app", &["admin", "cache", "fill", "policy", "pull", "server", "transfer", "upstream"]),
-    ("server", &["policy", "pull", "telemetry"]),
-    ("admin", &["cache", "pull", "transfer", "upstream"]),
+    ("cli", &["admin", "app", "cache", "listen", "pull", "telemetry", "transfer", "upstream"]),
+    ("app", &["admin", "cache", "fill", "listen", "policy", "pull", "server", "transfer", "upstream"]),
+    ("server", &["listen", "policy", "pull", "telemetry"]),
+    ("admin", &["cache", "listen", "pull", "transfer", "upstream"]),
     ("transfer", &["cache", "pull"]),
     ("pull", &["cache", "fill", "policy", "upstream"]),
     ("fill", &["cache", "upstream"]),
     ("cache", &[]),
     ("upstream", &[]),
+    ("listen", &[]),
     ("policy", &[]),
     ("telemetry", &[]),
 ];

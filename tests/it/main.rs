@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod admin;
 mod architecture;
 mod care;
 mod cli;
@@ -11,6 +12,8 @@ mod kit;
 mod outages;
 mod protocol;
 mod range;
+mod refusals;
 mod restart;
+mod secrets;
 mod support;
 mod tags;

@@ -13,7 +13,7 @@ use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
 
 async fn post(mirror: &Mirror, kind: &str, body: &str) -> String {
     let text = format!(
-        "POST /api/v1/offline HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /api/v1/offline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let answer = client::raw(mirror.admin_address(), text.as_bytes()).await;

@@ -148,7 +148,7 @@ impl Sim {
 
     pub async fn get(&self, repository: &str, wanted: Wanted) -> Got {
         let headers = HeaderMap::new();
-        let caller = Caller { peer: &Peer { address: None }, headers: &headers };
+        let caller = Caller { peer: &Peer::default(), headers: &headers };
         let permit = self.policy.admit(&caller, &hub(), &repository.parse().unwrap()).expect("allowed");
         let request = pull::Request { head: false, headers: &headers, path: "/", namespace: None, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();

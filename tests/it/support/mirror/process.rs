@@ -26,13 +26,22 @@ pub struct Process {
 impl Process {
     /// Starts the program as a mirror of `upstream` and waits until it is ready.
     pub async fn with(upstream: &Upstream, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::with_env(upstream, &[], change).await
+    }
+
+    /// The same, with these environment variables.
+    pub async fn with_env(upstream: &Upstream, env: &[(&str, String)], change: impl FnOnce(&mut Settings)) -> Self {
         let (folder, cache) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let mut settings = Settings::new(upstream, cache.path().to_str().expect("a path in UTF-8"));
         change(&mut settings);
-        Self::start(settings, folder.into(), cache.into()).await
+        Self::start_in(settings, folder.into(), cache.into(), env).await
     }
 
-    async fn start(mut settings: Settings, folder: Arc<TempDir>, cache: Arc<TempDir>) -> Self {
+    async fn start(settings: Settings, folder: Arc<TempDir>, cache: Arc<TempDir>) -> Self {
+        Self::start_in(settings, folder, cache, &[]).await
+    }
+
+    async fn start_in(mut settings: Settings, folder: Arc<TempDir>, cache: Arc<TempDir>, env: &[(&str, String)]) -> Self {
         let [address, admin] = free_addresses();
         settings.set("server", "listen", address.to_string()).set("admin", "listen", admin.to_string());
         let (config, log) = (folder.path().join("config.toml"), folder.path().join("log"));
@@ -41,6 +50,7 @@ impl Process {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("roadstead"));
         command.arg("serve").arg("--config").arg(&config).env_remove("RUST_LOG").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a handle")).stderr(output);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().expect("the program starts");
         let mut process = Self { child, settings, folder, cache, address, admin };
         within("the program to be ready", process.ready()).await;
@@ -70,6 +80,16 @@ impl Process {
     /// Where clients pull.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its admin interface is.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The file with its configuration.
+    pub fn config(&self) -> std::path::PathBuf {
+        self.folder.path().join("config.toml")
     }
 
     /// Its process id.

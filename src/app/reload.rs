@@ -1,0 +1,82 @@
+//! A changed configuration, while the mirror runs: what can change live does, and the rest is said.
+
+use std::sync::PoisonError;
+
+use tokio::task::spawn_blocking;
+
+use super::Running;
+use crate::config::{Config, Server};
+use crate::listen::tls::TlsError;
+
+/// Why a configuration was not taken. The old one holds, all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] TlsError),
+    /// A thread that helped is gone.
+    #[error("the configuration was not taken: {0}")]
+    Threads(#[from] tokio::task::JoinError),
+}
+
+impl Running {
+    /// Takes what can change without a restart: the files and the demands of `server.tls`. What else is different from the
+    /// configuration that holds is logged, and waits for the next start. All or nothing.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        let held = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(tls), Some(wanted)) = (self.tls.clone(), config.server.tls.clone())
+            && spawn_blocking(move || tls.reload(Some(&wanted))).await??
+        {
+            tracing::info!("new TLS certificates are in use");
+        }
+        let waiting = waiting(&held, &config);
+        if !waiting.is_empty() {
+            tracing::warn!(changed = waiting.join(", "), "these have changed, and take effect after a restart");
+        }
+        let mut held = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.server.tls.is_some() && config.server.tls.is_some() {
+            held.server.tls = config.server.tls;
+        }
+        Ok(())
+    }
+}
+
+/// The tables that differ in what cannot change live.
+fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
+    // Certificates can; whether there is TLS at all cannot.
+    let fixed = |config: &Config| Server { tls: None, ..config.server.clone() };
+    let tls = held.server.tls.is_some() != wanted.server.tls.is_some();
+    [
+        ("[server]", fixed(held) != fixed(wanted)),
+        ("server.tls", tls),
+        ("[admin]", held.admin != wanted.admin),
+        ("[cache]", held.cache != wanted.cache),
+        ("[upstream]", held.upstreams != wanted.upstreams),
+        ("[freshness]", held.freshness != wanted.freshness),
+        ("[[prefetch]]", held.prefetch != wanted.prefetch),
+        ("[import]", held.import != wanted.import),
+        ("[fill]", held.fill != wanted.fill),
+        ("[log]", held.log != wanted.log),
+    ]
+    .into_iter()
+    .filter_map(|(table, changed)| changed.then_some(table))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_restart_is_named() {
+        let parse = |text: &str| Config::parse(text, "test").unwrap();
+        let held = parse("");
+        assert!(waiting(&held, &parse("")).is_empty());
+        let wanted = parse("[server]\nhttp2 = false\n[cache]\ndir = \"elsewhere\"\n[upstream.\"ghcr.io\"]\nenabled = false\n");
+        assert_eq!(waiting(&held, &wanted), ["[server]", "[cache]", "[upstream]"]);
+        let with_tls = parse("[server]\ntls = { cert = \"a\", key = \"b\" }\n");
+        assert_eq!(waiting(&held, &with_tls), ["server.tls"]);
+        let other = parse("[server]\ntls = { cert = \"a\", key = \"b\", min_version = \"1.3\" }\n");
+        assert!(waiting(&with_tls, &other).is_empty());
+    }
+}

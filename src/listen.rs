@@ -1,0 +1,84 @@
+//! Listening: where connections come in, and TLS on them.
+//!
+//! Owns the sockets that are bound or passed by the service manager, and the server's certificates with their reload.
+//! Knows nothing of HTTP and of what a connection is for. Used by `app`, which binds, and by `server` and `admin`,
+//! which accept.
+
+mod bind;
+mod passed;
+mod stream;
+pub mod tls;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::{TcpListener, UnixListener};
+
+pub use bind::{BindError, bind};
+pub use passed::Passed;
+pub use stream::{Accepted, Detached, Stream};
+
+/// A bound socket. Dropping it closes it, and removes the file of a unix socket that was made here.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    at: Place,
+    /// Whether TLS is spoken here if the interface has it.
+    pub tls: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, Option<bind::SocketFile>),
+}
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The address, with the port that the system chose.
+    Tcp(SocketAddr),
+    /// The file; `None` for a socket without a name.
+    Unix(Option<PathBuf>),
+}
+
+impl Place {
+    /// The address, if it is one of TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Self::Unix(None) => f.write_str("unix:"),
+        }
+    }
+}
+
+impl Listener {
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.at
+    }
+
+    /// Waits for the next connection. Cancel-safe. An error concerns that connection, or is a lack of file descriptors
+    /// that passes; the caller waits a little and goes on.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.accept().await.map(|(socket, peer)| Accepted::Tcp(socket, peer)),
+            Socket::Unix(listener, _) => listener.accept().await.map(|(socket, _)| Accepted::Unix(socket)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! TLS towards clients: the certificates that are shown, and their replacement while connections go on.
+//!
+//! A connection keeps the keys it began with. New ones are taken when their files change, which is looked for every two
+//! seconds by content, so that a symlink that is moved (as Kubernetes does it) is as good as a file that is written; and
+//! when the configuration is read again. Files that do not go together change nothing: what was in use stays in use.
+
+mod files;
+mod names;
+mod setup;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::oci::Digest;
+
+pub use setup::TlsError;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What connections that speak TLS are given. Shared by all listeners of an interface.
+#[derive(Debug)]
+pub struct Tls {
+    /// For the next connection.
+    current: RwLock<Arc<ServerConfig>>,
+    source: Mutex<Source>,
+    http2: bool,
+    handshake_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// Where the certificates come from.
+#[derive(Debug)]
+struct Source {
+    config: config::Tls,
+    /// The files as they were when they were last tried.
+    tried: Digest,
+    /// Whether those are in use.
+    good: bool,
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct Secured<S> {
+    /// The connection.
+    pub stream: TlsStream<S>,
+    /// The client's own certificate, verified; `None` if it showed none.
+    pub certificate: Option<CertificateDer<'static>>,
+    /// Whether HTTP/2 was agreed on (RFC 7301).
+    pub http2: bool,
+}
+
+/// Why there was no handshake.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client took too long.
+    #[error("the handshake took too long")]
+    TimedOut,
+    /// The client has no certificate, or one that is not good here.
+    #[error("the client's certificate: {0}")]
+    Certificate(io::Error),
+    /// Whatever else: no TLS at all, no version in common, a client that does not trust the certificate.
+    #[error("{0}")]
+    Failed(io::Error),
+}
+
+impl Tls {
+    /// Reads the certificates. Blocking (I11). `http2`: whether clients are offered it.
+    pub fn load(
+        config: &config::Tls,
+        http2: bool,
+        handshake_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let files = files::read(config);
+        let made = setup::server_config(config, &files, http2)?;
+        let source = Source { config: config.clone(), tried: files.digest(), good: true };
+        let tls = Self { current: RwLock::new(made.config), source: Mutex::new(source), http2, handshake_timeout, metrics };
+        tls.tell(&made.expiries);
+        Ok(Arc::new(tls))
+    }
+
+    /// Looks at the files, and takes what has changed; `config`: the files may be others, too, and what failed before is
+    /// tried again. Says whether new certificates are in use. An error leaves the old ones in use, and is counted.
+    /// Blocking (I11).
+    pub fn reload(&self, config: Option<&config::Tls>) -> Result<bool, TlsError> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = config.unwrap_or(&source.config).clone();
+        let files = files::read(&wanted);
+        let digest = files.digest();
+        let same = digest == source.tried && wanted == source.config;
+        if same && (source.good || config.is_none()) {
+            return Ok(false);
+        }
+        (source.tried, source.good) = (digest, false);
+        let made =
+            setup::server_config(&wanted, &files, self.http2).inspect_err(|_| self.metrics.tls_reload_failures_total.inc())?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = made.config;
+        (source.config, source.good) = (wanted, true);
+        self.tell(&made.expiries);
+        Ok(true)
+    }
+
+    /// Follows the files for ever.
+    pub async fn watch(self: Arc<Self>) {
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let this = self.clone();
+            match tokio::task::spawn_blocking(move || this.reload(None)).await {
+                Ok(Ok(true)) => tracing::info!("new TLS certificates are in use"),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the TLS certificates were changed and cannot be used; the old ones stay")
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Agrees on TLS with a client. Not cancel-safe: what was agreed on is lost with the connection.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<Secured<S>, HandshakeError> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let handshake = TlsAcceptor::from(current).accept(stream);
+        let stream = match tokio::time::timeout(self.handshake_timeout, handshake).await {
+            Err(_) => return Err(HandshakeError::TimedOut),
+            Ok(Err(error)) => return Err(refusal(error)),
+            Ok(Ok(stream)) => stream,
+        };
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(|chain| chain.first()).map(|own| own.clone().into_owned());
+        // A resumed session brings its certificate along from the day when it was verified.
+        if session.handshake_kind() == Some(HandshakeKind::Resumed)
+            && let Some(certificate) = &certificate
+            && names::validity(certificate).is_none_or(|(_, end)| end < now())
+        {
+            return Err(HandshakeError::Certificate(io::Error::other("it has expired since the session began")));
+        }
+        let http2 = session.alpn_protocol() == Some(setup::HTTP2);
+        Ok(Secured { stream, certificate, http2 })
+    }
+
+    /// Shows the certificates' ends, and warns of those that no client will accept.
+    fn tell(&self, expiries: &[setup::Expiry]) {
+        self.metrics.tls_certificate_expiry_seconds.reset();
+        for (index, expiry) in expiries.iter().enumerate() {
+            let index = index.to_string();
+            self.metrics.tls_certificate_expiry_seconds.with_label_values(&[index.as_str()]).set(expiry.ends);
+            if expiry.ends < now() {
+                tracing::warn!(file = %expiry.file.display(), "the TLS certificate has expired; clients will refuse it");
+            } else if expiry.begins > now() {
+                tracing::warn!(file = %expiry.file.display(), "the TLS certificate is not valid yet; clients will refuse it");
+            }
+        }
+    }
+}
+
+fn refusal(error: io::Error) -> HandshakeError {
+    use rustls::Error as E;
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<E>()) {
+        Some(E::NoCertificatesPresented | E::InvalidCertificate(_) | E::UnsupportedNameType) => {
+            HandshakeError::Certificate(error)
+        }
+        _ => HandshakeError::Failed(error),
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

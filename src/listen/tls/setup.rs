@@ -1,0 +1,133 @@
+//! From files to what rustls needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::files::Files;
+use super::names::{self, Names};
+use crate::config::{self, KeyPair, TlsVersion};
+
+/// The name of HTTP/2 in ALPN (RFC 9113, 3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
+
+/// Plaintext that waits to be sent, encrypted, to a client that is slower: four records, one write.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Why the certificates cannot be used. Names the file, never what stands in it.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing, or not what it should be.
+    #[error("server.tls.{key}: {file}: {problem}", file = .file.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// Which.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A key and a certificate are not of a kind.
+    #[error("server.tls: the key {key} does not belong to the certificate {cert}; replace both", key = .0.key.display(), cert = .0.cert.display())]
+    Mismatch(KeyPair),
+    /// The TLS library refuses its own defaults.
+    #[error("server.tls: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// A configuration of rustls, and the life of its certificates in their order.
+pub(super) struct Made {
+    pub config: Arc<ServerConfig>,
+    pub expiries: Vec<Expiry>,
+}
+
+/// When a certificate is valid, in seconds since 1970.
+pub(super) struct Expiry {
+    pub file: PathBuf,
+    pub begins: i64,
+    pub ends: i64,
+}
+
+pub(super) fn server_config(config: &config::Tls, files: &Files, http2: bool) -> Result<Made, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut names = Names::default();
+    let mut expiries = Vec::new();
+    for pair in &config.certificates {
+        let chain = certificates(&pair.cert, "cert", files)?;
+        let problem = |problem: &str| TlsError::File { key: "cert", file: pair.cert.clone(), problem: problem.to_owned() };
+        let leaf = chain.first().ok_or_else(|| problem("it holds no certificate in PEM form"))?;
+        let own = names::dns_names(leaf).ok_or_else(|| problem("its first certificate is no X.509 certificate"))?;
+        let (begins, ends) = names::validity(leaf).ok_or_else(|| problem("its first certificate has no dates"))?;
+        expiries.push(Expiry { file: pair.cert.clone(), begins, ends });
+        names.add(own, Arc::new(certified(pair, chain, files, &provider)?));
+    }
+    let versions: &[_] = match config.min_version {
+        TlsVersion::V1_2 => &[&TLS13, &TLS12],
+        TlsVersion::V1_3 => &[&TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+    let builder = match &config.clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let problem = |problem: String| TlsError::File { key: "client_ca", file: clients.ca.clone(), problem };
+            let mut roots = RootCertStore::empty();
+            for root in certificates(&clients.ca, "client_ca", files)? {
+                roots.add(root).map_err(|error| problem(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
+            // An empty file fails here: nobody could come in.
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| problem(error.to_string()))?)
+        }
+    };
+    let mut made = builder.with_cert_resolver(Arc::new(names));
+    made.alpn_protocols = if http2 { vec![HTTP2.to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    // Sessions are resumed by tickets, under keys that end with this configuration: a client that was verified by other
+    // roots is verified again. Nothing is kept here for a client that has left.
+    made.ticketer = aws_lc_rs::Ticketer::new()?;
+    made.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Made { config: Arc::new(made), expiries })
+}
+
+fn certificates(file: &Path, key: &'static str, files: &Files) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let problem = |problem: String| TlsError::File { key, file: file.to_owned(), problem };
+    let text = files.get(file).map_err(problem)?;
+    CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| problem(format!("it is no PEM file: {error}")))
+}
+
+fn certified(
+    pair: &KeyPair,
+    chain: Vec<CertificateDer<'static>>,
+    files: &Files,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
+    let problem = |key, file: &Path, problem: String| TlsError::File { key, file: file.to_owned(), problem };
+    let text = files.get(&pair.key).map_err(|reason| problem("key", &pair.key, reason))?;
+    let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| {
+        let reason = match error {
+            pem::Error::NoItemsFound => "it holds no private key in PEM form that is not encrypted".to_owned(),
+            error => format!("it is no PEM file: {error}"),
+        };
+        problem("key", &pair.key, reason)
+    })?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch(pair.clone()),
+        rustls::Error::InvalidCertificate(error) => {
+            problem("cert", &pair.cert, format!("its first certificate is wrong: {error:?}"))
+        }
+        error => problem("key", &pair.key, error.to_string()),
+    })
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Made").finish_non_exhaustive()
+    }
+}

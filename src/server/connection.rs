@@ -1,0 +1,243 @@
+//! One connection from its first byte to its last: TLS, which HTTP, and requests until somebody has had enough.
+//!
+//! What waits for its client is kept small: an idle connection holds hyper's state and its read buffer, while the futures
+//! of handshakes and of requests are boxes that come and go.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
+
+use super::Server;
+use super::account::Counted;
+use super::handle::Handler;
+use super::io::Io;
+use super::limits::Refusal;
+use super::sendfile::{Lane, Socket};
+use super::stream::Stream;
+use super::streams::{Streams, Watched};
+use crate::listen::tls::Tls;
+use crate::listen::{Accepted, Detached};
+use crate::metrics::Metrics;
+use crate::policy::{ClientCertificate, Peer};
+
+/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
+/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request.
+const MAX_HEAD: usize = 64 << 10;
+
+/// Requests at one time on an HTTP/2 connection, and what waits to be sent for each: 6.4 MiB in the worst case.
+const MAX_STREAMS: u32 = 100;
+const STREAM_BUFFER: usize = 64 << 10;
+
+/// Streams that a client opened and took back before they were looked at (CVE-2023-44487), and streams that were refused
+/// by us, on one connection.
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_LOCAL_RESETS: usize = 100;
+
+/// What the loop of a connection needs.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub server: Arc<Server>,
+    /// `None`: it is plain.
+    pub tls: Option<Arc<Tls>>,
+    /// Turns true when the mirror stops.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A connection that can begin with HTTP.
+struct Ready {
+    io: Stream<Io>,
+    peer: Peer,
+    /// `None` if nothing was agreed on.
+    http2: Option<bool>,
+    lane: Option<Lane>,
+}
+
+impl Connection {
+    /// Serves to the end.
+    pub async fn run(self, socket: Detached) {
+        let _open = Open::new(self.server.metrics());
+        // Boxed, as the next step is: this frame lives as long as the connection.
+        let Some(ready) = Box::pin(self.ready(socket)).await else { return };
+        let Ready { io, peer, http2, lane } = ready;
+        let peer = Arc::new(peer);
+        if http2 == Some(true) {
+            Box::pin(self.http2(io, peer)).await;
+        } else {
+            Box::pin(self.http1(io, peer, lane)).await;
+        }
+    }
+
+    /// Agrees with the client on what will be spoken. `None` if the connection is over.
+    async fn ready(&self, socket: Detached) -> Option<Ready> {
+        let accepted = socket.attach().inspect_err(|error| tracing::debug!(%error, "connection ended")).ok()?;
+        let config = &self.server.config;
+        let mut peer = Peer { address: accepted.address(), ..Peer::default() };
+        let (io, http2, lane) = match (accepted, &self.tls) {
+            (Accepted::Tcp(tcp, _), Some(tls)) => {
+                let _ = tcp.set_nodelay(true);
+                let secured = match tls.accept(tcp).await {
+                    Ok(secured) => secured,
+                    Err(error) => {
+                        self.refused(&peer, Refusal::of_handshake(&error), &error);
+                        return None;
+                    }
+                };
+                peer.tls = true;
+                peer.certificate = secured.certificate.as_deref().and_then(ClientCertificate::parse);
+                (Io::Tls(Box::new(secured.stream)), Some(secured.http2), None)
+            }
+            (Accepted::Tcp(tcp, _), None) => {
+                // A small answer leaves at once; large ones fill their segments anyway.
+                let _ = tcp.set_nodelay(true);
+                let socket = Socket::new(tcp);
+                let lane = socket.lane();
+                (Io::Plain(socket), None, Some(lane))
+            }
+            (Accepted::Unix(unix), _) => (Io::Unix(unix), None, None),
+        };
+        let mut io = Stream::new(io, config.write_timeout);
+        let http2 = match http2 {
+            // Without TLS there is nothing to agree by: the client that knows better begins with the preface.
+            None if config.http2 => match tokio::time::timeout(config.header_timeout, io.begins_with_preface()).await {
+                Ok(Ok(preface)) => Some(preface),
+                Ok(Err(error)) => {
+                    tracing::debug!(client = %peer, %error, "connection ended");
+                    return None;
+                }
+                Err(_) => {
+                    if io.head_begun() {
+                        self.refused(&peer, Refusal::HeadTimeout, &"the client sends no request");
+                    }
+                    return None;
+                }
+            },
+            agreed => agreed,
+        };
+        Some(Ready { io, peer, http2, lane })
+    }
+
+    async fn http1(mut self, io: Stream<Io>, peer: Arc<Peer>, lane: Option<Lane>) {
+        let config = &self.server.config;
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_buf_size(MAX_HEAD);
+        let (handler, caller) = (self.server.handler.clone(), peer.clone());
+        let service = service_fn(move |request| answer(handler.clone(), request, caller.clone(), lane.clone()));
+        let mut connection = builder.serve_connection(TokioIo::new(io), service);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = super::stopped(&mut self.stop) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        if let Err(error) = served {
+            let head_begun = connection.into_parts().io.inner().head_begun();
+            self.ended(&peer, &error, head_begun);
+        }
+    }
+
+    async fn http2(mut self, io: Stream<Io>, peer: Arc<Peer>) {
+        let config = &self.server.config;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(STREAM_BUFFER)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .keep_alive_interval(config.header_timeout)
+            .keep_alive_timeout(config.header_timeout);
+        let streams = Streams::new();
+        let (handler, caller, watch) = (self.server.handler.clone(), peer.clone(), streams.clone());
+        let service = service_fn(move |request| {
+            let (stream, answer) = (watch.begin(), answer(handler.clone(), request, caller.clone(), None));
+            async move { answer.await.map(|response| response.map(|body| Watched::new(body, stream))) }
+        });
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+        let (mut stopping, mut quiet) = (false, false);
+        loop {
+            let period = if streams.are_open() { config.write_timeout } else { config.header_timeout };
+            let before = streams.activity();
+            tokio::select! {
+                served = &mut connection => {
+                    if let Err(error) = served {
+                        self.ended(&peer, &error, false);
+                    }
+                    return;
+                }
+                () = super::stopped(&mut self.stop), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = streams.flooded() => {
+                    return self.refused(&peer, Refusal::Flood, &"streams are opened and taken back without end");
+                }
+                () = tokio::time::sleep(period) => {
+                    if streams.activity() != before {
+                        continue;
+                    }
+                    if streams.await_client() {
+                        return self.refused(&peer, Refusal::Stalled, &"the client reads nothing");
+                    }
+                    if streams.are_open() {
+                        continue;
+                    }
+                    if quiet {
+                        // It was told, and holds on; what it has not taken yet, it does not want.
+                        return;
+                    }
+                    (stopping, quiet) = (true, true);
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    /// A connection ended by an error.
+    fn ended(&self, peer: &Peer, error: &hyper::Error, head_begun: bool) {
+        match Refusal::of(error, head_begun) {
+            Some(why) => self.refused(peer, why, error),
+            // The client left, or its answer had to be cut short; the access log has said which.
+            None => tracing::debug!(client = %peer, %error, "connection ended"),
+        }
+    }
+
+    fn refused(&self, peer: &Peer, why: Refusal, error: &dyn std::fmt::Display) {
+        tracing::debug!(client = %peer, reason = why.label(), %error, "connection refused");
+        self.server.refused(why);
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
+
+/// Answers one request. Boxed: hyper keeps room for the largest future that a service may give, also while it idles.
+fn answer(handler: Arc<Handler>, request: Request<Incoming>, peer: Arc<Peer>, lane: Option<Lane>) -> Answering {
+    Box::pin(async move { Ok(handler.handle(request, &peer, lane).await) })
+}
+
+/// An open connection in the gauge.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.connections.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}

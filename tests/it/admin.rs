@@ -1,0 +1,195 @@
+//! The admin interface's lock, from outside: token, names, pages, limits, and the commands that have the key.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::support::client::{self, Connection, End, Response};
+use crate::support::image::Image;
+use crate::support::mirror::{Mirror, Process};
+use crate::support::upstream::Upstream;
+use crate::support::within;
+
+const TOKEN: &str = "canary-0123456789abcdef";
+
+async fn locked() -> (Upstream, Mirror) {
+    let up = Upstream::start().await;
+    up.push_image("library/alpine", "latest", &Image::small(1));
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("admin", "token", TOKEN);
+    })
+    .await;
+    (up, mirror)
+}
+
+async fn ask(mirror: &Mirror, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    client::request(mirror.admin_address(), method, path, headers).await
+}
+
+/// Everything but health and the empty page wants the token; what it protects is everything.
+#[tokio::test]
+async fn a_token_locks_all_but_health_and_the_page() {
+    let (_up, mirror) = locked().await;
+    let bearer = format!("Bearer {TOKEN}");
+    for path in ["/healthz", "/readyz", "/"] {
+        let answer = ask(&mirror, "GET", path, &[]).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(!answer.text().contains("canary"));
+    }
+    for (method, path) in [
+        ("GET", "/metrics"),
+        ("GET", "/api/v1/stats"),
+        ("GET", "/api/v1/images"),
+        ("GET", "/api/v1/served"),
+        ("GET", "/api/v1/upstreams"),
+        ("POST", "/api/v1/gc"),
+        ("POST", "/api/v1/purge?ref=alpine"),
+        ("POST", "/api/v1/prefetch"),
+        ("POST", "/api/v1/import"),
+        ("POST", "/api/v1/offline"),
+        ("GET", "/no/such"),
+    ] {
+        let answer = ask(&mirror, method, path, &[]).await;
+        assert_eq!((answer.status(), answer.header("connection")), (401, Some("close")), "{method} {path}");
+        let wrong = ask(&mirror, method, path, &[("Authorization", "Bearer canary-0123456789abcdeg")]).await;
+        assert_eq!(wrong.status(), 401, "{method} {path}");
+        assert!(!format!("{wrong:?}{}", wrong.text()).contains("canary"), "says nothing of what was shown");
+        let right = ask(&mirror, method, path, &[("Authorization", &bearer), ("Host", "any.name")]).await;
+        assert!(![401, 403].contains(&right.status()), "{method} {path}: {}", right.status());
+    }
+}
+
+/// The page protects itself: nothing foreign in it, nowhere to be framed, nothing kept.
+#[tokio::test]
+async fn the_page_is_for_itself_alone() {
+    let (_up, mirror) = locked().await;
+    let page = ask(&mirror, "GET", "/", &[]).await;
+    let policy = page.header("content-security-policy").unwrap();
+    for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
+        assert!(policy.contains(rule), "{policy}");
+    }
+    assert_eq!((page.header("cache-control"), page.header("x-content-type-options")), (Some("no-store"), Some("nosniff")));
+    let text = page.text();
+    assert!(text.contains("Authorization") && text.contains("type=\"password\""));
+    for kept in ["localStorage", "sessionStorage", "document.cookie", "location.search", "innerHTML", "//cdn", "src="] {
+        assert!(!text.contains(kept), "{kept}");
+    }
+}
+
+/// Not one GET, on any path, with any parameters, changes what is cached, pinned or switched.
+#[tokio::test]
+async fn a_get_changes_nothing() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image("library/alpine", "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    mirror.pull("library/alpine", "latest", &image).await;
+    let state = async || {
+        let (images, pins) = (mirror.admin("/api/v1/images").await.json(), mirror.admin("/api/v1/pins").await.json());
+        let names: Vec<_> = images["images"].as_array().unwrap().iter().map(|image| image["image"].to_string()).collect();
+        (names, pins.to_string(), mirror.admin("/api/v1/offline").await.text(), mirror.files().blobs().len())
+    };
+    let before = state().await;
+    assert_eq!(before.0.len(), 1, "{before:?}");
+    for path in ["purge", "pin", "unpin", "gc", "verify", "images", "explain", "offline", "prefetch", "import", "upstreams"] {
+        for query in ["?ref=alpine", "?ref=alpine&free=99999999999", "?offline=true&dry_run=false&ref=**"] {
+            for method in ["GET", "HEAD"] {
+                ask(&mirror, method, &format!("/api/v1/{path}{query}"), &[]).await;
+            }
+        }
+    }
+    assert_eq!(state().await, before);
+    assert_eq!(mirror.admin("/api/v1/verify").await.json()["running"], false);
+}
+
+/// A head that does not end, and one that is too long, keep no place for long.
+#[tokio::test]
+async fn slow_and_long_heads_are_cut_off() {
+    let (_up, mirror) = locked().await;
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20 << 10));
+    let answer = client::raw(mirror.admin_address(), long.as_bytes()).await;
+    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    let mut slow = Connection::open(mirror.admin_address()).await;
+    slow.send_raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n").await;
+    let ended = within("a head that never ends to be cut off", slow.answer("GET")).await;
+    assert!(matches!(ended.map(|answer| answer.head.status), Err(End::NoAnswer | End::Reset) | Ok(408)));
+}
+
+/// More connections than it takes wait, and are served when others have gone.
+#[tokio::test]
+async fn connections_have_a_limit_and_wait() {
+    let (_up, mirror) = locked().await;
+    let mut held = Vec::new();
+    for _ in 0..128 {
+        let mut connection = Connection::open(mirror.admin_address()).await;
+        connection.send_raw(b"GET /healthz HT").await;
+        held.push(connection);
+    }
+    let mut late = Connection::open(mirror.admin_address()).await;
+    late.send("GET", "/healthz", &[]).await;
+    let answer = tokio::spawn(async move { late.answer("GET").await.unwrap().rest().await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!answer.is_finished(), "there was room for one more");
+    drop(held.pop());
+    assert_eq!(within("the next one to be served", answer).await.unwrap().status(), 200);
+}
+
+fn roadstead(arguments: &[&str]) -> Output {
+    Command::new(assert_cmd::cargo::cargo_bin!("roadstead")).args(arguments).env_remove("RUST_LOG").output().unwrap()
+}
+
+/// The commands take the token from the configuration, or from a file; they show it to nobody.
+#[tokio::test]
+async fn commands_have_the_key() {
+    let up = Upstream::start().await;
+    let mirror = Process::with(&up, |settings| {
+        settings.set("admin", "token", TOKEN);
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let (file, admin) = (file.to_str().unwrap(), mirror.admin_address().to_string());
+    let config = mirror.config();
+    let config = config.to_str().unwrap();
+    for arguments in [
+        &["stats", "--config", config][..],
+        &["ls", "--config", config, "--admin", &admin],
+        &["ls", "--admin", &admin, "--token-file", file],
+        &["purge", "alpine", "--config", config],
+        &[
+            "prefetch",
+            "--from-server",
+            &format!("http://{admin}"),
+            "--from-token-file",
+            file,
+            "--config",
+            config,
+            "library/none:1",
+        ],
+    ] {
+        let ran = roadstead(arguments);
+        let (out, error) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success() || arguments[0] == "prefetch", "{arguments:?}: {error}");
+        assert!(!error.contains("needs the token"), "{arguments:?}: {error}");
+        assert!(!out.contains("canary") && !error.contains("canary"), "{arguments:?}");
+    }
+    let ran = roadstead(&["ls", "--admin", &admin]);
+    assert_eq!(ran.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(error.contains("admin.token_file") && !error.contains("canary"), "{error}");
+    assert!(!mirror.log().contains("canary"), "{}", mirror.log());
+}
+
+/// Neither the file nor a flag opens it to other machines without a token.
+#[test]
+fn an_open_admin_interface_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let cache = cache.to_str().unwrap();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "0.0.0.0:0", "--cache-dir", cache];
+    let ran = roadstead(&arguments);
+    assert_eq!(ran.status.code(), Some(78));
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(error.contains("--admin-listen: 0.0.0.0:0") && error.contains("admin.token_file"), "{error}");
+    assert!(!folder.path().join("cache").exists(), "refused before anything is touched");
+}
