@@ -20,7 +20,7 @@ async fn the_future_of_an_answer_is_small() {
     let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
     let pull = Pull::new(BTreeMap::new(), cache, fills, metrics);
     let headers = HeaderMap::new();
-    let caller = Caller { peer: &Peer { address: None }, headers: &headers };
+    let caller = Caller { peer: &Peer { address: None, tls: false, certificate: None }, headers: &headers };
     let (upstream, repository) = ("docker.io".parse().unwrap(), "library/alpine".parse().unwrap());
     let permit = Policy::new(&config.upstreams).admit(&caller, &upstream, &repository).unwrap();
     let request = Request { head: false, headers: &headers, path: "/", namespace: None, permit };

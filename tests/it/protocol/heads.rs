@@ -64,7 +64,7 @@ async fn heads_are_these_bytes() {
     let base = "HTTP/1.1 200 OK\ndocker-distribution-api-version: registry/2.0\ncontent-type: application/json\n\
                 content-length: 2\nx-request-id: seven\nconnection: close\ndate: now";
     assert_eq!(head(&mirror, "GET /v2/", "").await, base);
-    let refused = "HTTP/1.1 405 Method Not Allowed\ncontent-type: application/json\ncontent-length: 107\n\
+    let refused = "HTTP/1.1 405 Method Not Allowed\ncontent-type: application/json\ncontent-length: 102\n\
                    docker-distribution-api-version: registry/2.0\nallow: GET, HEAD\nx-request-id: seven\nconnection: close\ndate: now";
     assert_eq!(head(&mirror, "DELETE /v2/", "").await, refused);
 }
