@@ -126,10 +126,7 @@ impl Connection {
     async fn http1(mut self, io: Stream<Io>, peer: Arc<Peer>, lane: Option<Lane>) {
         let config = &self.server.config;
         let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.header_timeout)
-            .max_buf_size(MAX_HEAD);
+        builder.timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(MAX_HEAD);
         let (handler, caller) = (self.server.handler.clone(), peer.clone());
         let service = service_fn(move |request| answer(handler.clone(), request, caller.clone(), lane.clone()));
         let mut connection = builder.serve_connection(TokioIo::new(io), service);
