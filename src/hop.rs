@@ -51,13 +51,9 @@ pub fn learn(headers: &HeaderMap) {
     let _ = HOP.try_with(|hop| *hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner) = status);
 }
 
-/// A `Cache-Status` of ours, behind that of the next hop, if this request asked there.
-pub fn cache_status(own: &str) -> String {
-    let before = HOP.try_with(|hop| hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner).clone());
-    match before.ok().flatten() {
-        Some(before) => format!("{before}, {own}"),
-        None => own.to_owned(),
-    }
+/// The `Cache-Status` of the next hop, which goes before ours, if this request asked there.
+pub fn before() -> Option<String> {
+    HOP.try_with(|hop| hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner).clone()).ok().flatten()
 }
 
 #[cfg(test)]
@@ -66,7 +62,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_goes_along_into_tasks_and_not_beyond_the_request() {
-        assert_eq!((request_id(), cache_status("own")), (None, "own".into()));
+        assert_eq!((request_id(), before()), (None, None));
         of(HeaderValue::from_static("id-1"), async {
             let task = tokio::spawn(carried(async {
                 let mut headers = HeaderMap::new();
@@ -76,14 +72,14 @@ mod tests {
                 request_id()
             }));
             assert_eq!(task.await.unwrap().unwrap(), "id-1");
-            assert_eq!(cache_status("own"), "origin; hit, region; fwd=miss, own");
+            assert_eq!(before().as_deref(), Some("origin; hit, region; fwd=miss"));
             assert_eq!(tokio::spawn(async { request_id() }).await.unwrap(), None);
             let mut headers = HeaderMap::new();
             headers.append(CACHE_STATUS, HeaderValue::try_from("x".repeat(MAX_STATUS + 1)).unwrap());
             learn(&headers);
-            assert_eq!(cache_status("own"), "own");
+            assert_eq!(before(), None);
         })
         .await;
-        assert_eq!(cache_status("own"), "own");
+        assert_eq!(before(), None);
     }
 }

@@ -4,10 +4,15 @@
 //! hold a repository name: a value is an upstream's configured name or a member of a closed set, such as [`Kind`] and
 //! [`Outcome`]. Whoever decides something counts it there; the sum over `result` is the number of requests (I12).
 
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// What was asked for: the label `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +25,7 @@ pub enum Kind {
     Tags,
     /// `/referrers/`
     Referrers,
-    /// `/v2/` itself and whatever is no pull. Not part of a hit rate.
+    /// `/v2/` itself and whatever is no pull. Not part of a hit rate. The last one, as [`Outcome::Local`] is.
     Other,
 }
 
@@ -62,7 +67,7 @@ pub enum Outcome {
     Invalid,
     /// Failed: the upstream or the mirror could not answer.
     Error,
-    /// Answered here without cache or upstream, as `/v2/` is.
+    /// Answered here without cache or upstream, as `/v2/` is. The last one: [`Series`] counts them by it.
     Local,
 }
 
@@ -93,6 +98,7 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            series: RwLock<HashMap<String, Arc<Series>>>,
             $($(#[doc = $help])+ pub $field: $type,)*
         }
 
@@ -106,7 +112,7 @@ macro_rules! metrics {
                     register(&registry, $field.clone());
                 )*
                 register(&registry, ProcessCollector::for_self());
-                Self { registry, $($field,)* }
+                Self { registry, series: RwLock::default(), $($field,)* }
             }
         }
     };
@@ -209,6 +215,61 @@ impl Metrics {
         // Fails only for a metric without a name, and there is none.
         let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+/// What every request of one upstream touches, so that its series are looked up by their labels once and not each time.
+#[derive(Debug)]
+struct Series {
+    /// By [`Kind`] and [`Outcome`]. A series begins with the first request that is counted in it.
+    answers: [[OnceLock<Answers>; Outcome::Local as usize + 1]; Kind::Other as usize + 1],
+    pulls_saved: OnceLock<IntCounter>,
+}
+
+/// The series of requests of one upstream, kind and outcome.
+#[derive(Debug)]
+struct Answers {
+    requests: IntCounter,
+    bytes: IntCounter,
+    seconds: Histogram,
+    first_byte: OnceLock<Histogram>,
+}
+
+impl Metrics {
+    /// The series of an upstream: of a configured one, or "unknown".
+    fn series(&self, upstream: &str) -> Arc<Series> {
+        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
+            return series.clone();
+        }
+        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Series { answers: Default::default(), pulls_saved: OnceLock::new() });
+        all.entry(upstream.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// Counts one request with all that is known of it (I12). `seconds` and `first_byte`: since its head.
+    pub fn count(&self, upstream: &str, kind: Kind, outcome: Outcome, bytes: u64, seconds: f64, first_byte: Option<f64>) {
+        let series = self.series(upstream);
+        let answers = series.answers[kind as usize][outcome as usize].get_or_init(|| {
+            let labels = [upstream, kind.label(), outcome.label()];
+            Answers {
+                requests: self.requests_total.with_label_values(&labels),
+                bytes: self.response_bytes_total.with_label_values(&labels),
+                seconds: self.request_seconds.with_label_values(&labels[1..]),
+                first_byte: OnceLock::new(),
+            }
+        });
+        answers.requests.inc();
+        answers.bytes.inc_by(bytes);
+        answers.seconds.observe(seconds);
+        if let Some(first_byte) = first_byte {
+            let histogram = || self.first_byte_seconds.with_label_values(&[kind.label(), outcome.label()]);
+            answers.first_byte.get_or_init(histogram).observe(first_byte);
+        }
+    }
+
+    /// Counts a manifest GET for which the upstream was not asked.
+    pub fn pull_saved(&self, upstream: &str) {
+        self.series(upstream).pulls_saved.get_or_init(|| self.pulls_saved_total.with_label_values(&[upstream])).inc();
     }
 }
 

@@ -245,8 +245,8 @@ impl Policy {
         };
         let identity = match easy {
             Some(identity) => Ok(identity),
-            // Held across a wait.
-            None => self.checked(&self.rules.load_full(), caller, upstream).await,
+            // The rules are held across a wait. Boxed: whoever needs nothing of it does not carry it about.
+            None => Box::pin(self.checked(&self.rules.load_full(), caller, upstream)).await,
         };
         let identity = match identity {
             Ok(identity) => self.pace(|| identity.key()).map(|()| identity),

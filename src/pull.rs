@@ -138,8 +138,9 @@ impl Pull {
         let answer = match wanted {
             Wanted::Manifest(reference) => self.manifest(request, &asker, reference).await,
             Wanted::Blob(digest) => self.blob(request, &asker, digest).await,
-            Wanted::Tags(page) => self.tags(request, &asker, page).await,
-            Wanted::Referrers(digest, query) => self.referrers(request, &asker, digest, query).await,
+            // Boxed, so that the future of a cached answer, which is moved about, does not carry theirs.
+            Wanted::Tags(page) => Box::pin(self.tags(request, &asker, page)).await,
+            Wanted::Referrers(digest, query) => Box::pin(self.referrers(request, &asker, digest, query)).await,
         };
         answer.unwrap_or_else(|error| {
             if error.is_denied() {
@@ -164,3 +165,6 @@ impl Pull {
         self.sites.get(&scope.upstream).ok_or(PullError::Internal)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,26 +1,24 @@
 //! What the process says about itself as it runs: the log, and the id that ties its lines to one request.
 //!
+//! [`writer`] is the thread behind it, [`access`] the line of each request.
 //! The log goes to standard error; standard output belongs to the commands. Called once by `cli::serve`; a request's
 //! id is made by `server`. Metrics are elsewhere: [`crate::metrics`].
+
+pub mod access;
+pub mod writer;
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, IsTerminal};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
-
-/// Lines that wait to be written at most: some megabytes.
-const BEHIND: usize = 16_384;
-
-/// Bytes written at one time at most.
-const WRITE: usize = 64 << 10;
+use writer::{Guard, Writer};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +35,9 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: ParseError,
     },
+    /// The thread that writes it could not be had.
+    #[error("the log cannot start its thread: {0}")]
+    Thread(io::Error),
     /// Another subscriber is installed in this process.
     #[error("the log is installed already")]
     Installed,
@@ -45,23 +46,23 @@ pub enum TelemetryError {
 /// Installs the log for the whole process: `log.format`, and `log.level` unless the environment variable `RUST_LOG` is set.
 ///
 /// Records of the `log` crate (rustls) are taken in, too. Lines are written by a thread of their own, so that a standard
-/// error that nobody reads holds up no request (I11); when it has fallen [`BEHIND`] lines behind, further ones are dropped.
-/// What is still to be written when the returned guard is dropped is written then.
-pub fn install(log: &Log) -> Result<WorkerGuard, TelemetryError> {
+/// error that nobody reads holds up no request (I11); when it has fallen some megabytes behind, further ones are dropped and
+/// counted. What is still to be written when the returned guard is dropped is written then.
+pub fn install(log: &Log) -> Result<Guard, TelemetryError> {
     let filter = filter(log, std::env::var("RUST_LOG").ok().as_deref())?;
-    // The thread flushes whenever no further line waits: many lines share a write only when there are many.
-    let stderr = BufWriter::with_capacity(WRITE, io::stderr());
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BEHIND).thread_name("log").finish(stderr);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let (writer, guard) = Writer::start(io::stderr()).map_err(TelemetryError::Thread)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
+    // Colours only where they are seen and wanted (https://no-color.org).
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let installed = match log.format {
-        // Colours only where they are seen and wanted (https://no-color.org).
-        LogFormat::Text => {
-            let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            builder.compact().with_ansi(colours).finish().try_init()
-        }
+        LogFormat::Text => builder.compact().with_ansi(colours).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
     };
-    installed.map(|()| guard).map_err(|_| TelemetryError::Installed)
+    installed.map_err(|_| TelemetryError::Installed)?;
+    if !(colours && log.format == LogFormat::Text) {
+        access::install(log.format, writer);
+    }
+    Ok(guard)
 }
 
 /// The filter in force.
@@ -101,9 +102,10 @@ impl RequestId {
     /// The standard library draws a hasher's keys from the system once in a thread and counts on from there, so that
     /// an id costs one short hash and no system call.
     pub fn fresh() -> Self {
-        let id = format!("{:016x}", RandomState::new().hash_one(()));
+        let id = RandomState::new().hash_one(());
+        let digits: [u8; 16] = std::array::from_fn(|place| b"0123456789abcdef"[(id >> (60 - 4 * place)) as usize & 15]);
         // Hexadecimal digits are always a header value.
-        Self(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("0")))
+        Self(HeaderValue::from_bytes(&digits).unwrap_or_else(|_| HeaderValue::from_static("0")))
     }
 
     /// The id as text.

@@ -36,9 +36,10 @@ one is given and else for its own figure. This run: {tally}.
 ## How it is measured
 
 **Cached objects.** Every server fetches every object, and each body's sha256 is checked, before the measurement and after it.
-Then wrk ({seconds} s a round, {rounds} rounds) asks each server in turn, and each round begins with another one, so that a slow
-minute of the machine hits all of them. wrk has one thread; servers and wrk share the {cores} cores, so a server that uses less
-CPU leaves more to wrk, and throughput here is the cost of both ends. *Server CPU* is user and system time of the server's own
+Then a client (wrk for small objects; for large ones `drain.py`, which has the kernel drop the bodies, as a client that copied them
+would be what is measured; {seconds} s a round, {rounds} rounds) asks each server in turn, and each round begins with another one, so that a slow
+minute of the machine hits all of them. The client has one thread; servers and client share the {cores} cores, so a server that uses less
+CPU leaves more to the client, and throughput here is the cost of both ends. *Server CPU* is user and system time of the server's own
 processes, as the kernel counts it in ticks of 10 ms: that is what a real network card makes the limit. Bytes are counted as
 they arrive, so that a blob that takes longer than the round counts too.
 
@@ -64,6 +65,17 @@ before; the streams ran for {crowd_seconds} s and the idle connections for 1 s a
 **What it cannot say.** Loopback has no latency, no loss and no packets of 1,500 bytes. With {rounds} rounds the spread is a
 hint, not a confidence interval. p99 at {cores} cores shared with the load generator is mostly the scheduler's. A hypervisor's
 other guests are not seen here.
+
+## Where a change in cost is seen first
+
+`cargo bench` measures the steps one by one (`benches/micro.rs`): routes, ranges, a hit in memory, the index, and a fill's news to 1, 8
+and 64 readers. Compare two runs on a quiet machine.
+
+`benches/instructions` counts what the CPU executes for a cached answer, from the socket to the line in the log, by callgrind: manifest by
+digest, manifest by a fresh tag, a 10 KB blob from memory, a 1 MiB blob sent as a file. The count is exact enough that a busy machine does
+not matter; `.ci/run` fails when one of them is more than 3 % above `benches/instructions.json` (15 % with another compiler than that
+baseline's). Who makes a hit dearer on purpose says why and runs it with `--write`. `--keep DIR` leaves the profile for
+`callgrind_annotate`. System calls are not in it: a gain there shows in the comparison above alone.
 """
 
 _DISTURBED = """**This run is provisional: the machine was not quiet.** Other work took up to {most:.0%} of its CPU time in rounds that

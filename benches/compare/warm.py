@@ -1,4 +1,5 @@
-"""What is in the cache: requests and bytes a second, latency and the server's CPU time, under wrk; and many clients at once."""
+"""What is in the cache: requests and bytes a second, latency and the server's CPU time, under wrk and drain.py; and many clients
+at once."""
 
 import hashlib
 import http.client
@@ -6,6 +7,7 @@ import os
 import re
 import resource
 import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ from statistics import median
 
 from client import Failed, held
 
+DRAIN = Path(__file__).resolve().parent / "drain.py"
 ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 SMALL_CONNECTIONS = 64
 OTHERS = 0.1  # of the machine's CPU time; more, and the round is done again
@@ -59,6 +62,19 @@ def wrk(server, path, connections, seconds):
     return int(count) / took, float(amount) * _BYTES[unit] / took, latency, used, spent, others - used - spent, took
 
 
+def drain(server, path, connections, seconds):
+    """As `wrk`, with a client that has the kernel drop the bodies; it tells no latency."""
+    others, before, own = busy(), server.cpu(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    ran = subprocess.run([sys.executable, DRAIN, str(server.port), path, str(connections), str(seconds)],
+                         capture_output=True, text=True, check=False)
+    used, own_after, others = server.cpu() - before, resource.getrusage(resource.RUSAGE_CHILDREN), busy() - others
+    if ran.returncode != 0:
+        raise Failed(ran.stderr.strip().splitlines()[-1])
+    count, amount, took = map(float, ran.stdout.split())
+    spent = own_after.ru_utime + own_after.ru_stime - own.ru_utime - own.ru_stime
+    return count / took, amount / took, [], used, spent, others - used - spent, took
+
+
 class Warm:
     """Every server holds every object; each round asks each server in turn, and the next round begins with another one."""
 
@@ -96,7 +112,7 @@ class Warm:
                 ("server CPU µs a request", "{:.1f}", None)))
 
             def small(server, column):
-                requests, _, latency, used, spent, took = self._wrk(server, path, SMALL_CONNECTIONS)
+                requests, _, latency, used, spent, took = self._load(wrk, server, path, SMALL_CONNECTIONS)
                 rate.add(column, requests)
                 p50.add(column, latency[0] * 1e3)
                 p99.add(column, latency[1] * 1e3)
@@ -112,7 +128,7 @@ class Warm:
             cost = self._table.row(_LARGE, f"{size}, {connections} {plural}, server CPU-s per GB", "{:.3f}", True, cost_target)
 
             def large(server, column):
-                _, rate, _, used, spent, took = self._wrk(server, path, connections)
+                _, rate, _, used, spent, took = self._load(drain, server, path, connections)
                 speed.add(column, rate / 1e9)
                 cost.add(column, used / (rate * took / 1e9))
                 self._shares.append(spent / took)
@@ -125,17 +141,17 @@ class Warm:
         for name, server in self.servers.items():
             memory.add(name, server.rss() / 2**20)
         self._table.notes.append(
-            f"wrk runs on the same {self._options.cores} cores in one thread. It used {min(self._shares):.0%} to "
+            f"The client runs on the same {self._options.cores} cores in one thread. It used {min(self._shares):.0%} to "
             f"{max(self._shares):.0%} of a core; where it is near 100 %, it is what limits, and a faster server would not show.")
         self._table.notes.append(
-            f"In the rounds with wrk, everything else on the machine took {median(self._others):.0%} of its CPU time in the "
+            f"In these rounds, everything else on the machine took {median(self._others):.0%} of its CPU time in the "
             f"median and {max(self._others):.0%} at most, the kernel's own threads included; rounds in which it was more than "
             f"{OTHERS:.0%} were done again: {self._repeated} repetitions, at most {ATTEMPTS - 1} a round.")
 
-    def _wrk(self, server, path, connections):
+    def _load(self, client, server, path, connections):
         """One round, again if others took part of the machine: as the load is not seen in the figures, it must not be in them."""
         for attempt in range(ATTEMPTS):
-            *figures, others, took = wrk(server, path, connections, self._options.seconds)
+            *figures, others, took = client(server, path, connections, self._options.seconds)
             share = others / took / self._options.cores
             if share <= OTHERS:
                 break

@@ -49,6 +49,8 @@ fn reason(error: &regex::Error) -> String {
 pub struct Globs {
     patterns: Vec<String>,
     set: GlobSet,
+    /// One of them is `**`, as it is by default: no request needs to be matched.
+    all: bool,
 }
 
 impl Globs {
@@ -60,12 +62,13 @@ impl Globs {
             set.add(Self::check(pattern).map_err(|reason| format!("{pattern:?}: {reason}"))?);
         }
         let set = set.build().map_err(|error| error.kind().to_string())?;
-        Ok(Self { patterns, set })
+        let all = patterns.iter().any(|pattern| pattern == "**");
+        Ok(Self { patterns, set, all })
     }
 
     /// Whether one of them matches the whole of `repository`.
     pub fn is_match(&self, repository: &str) -> bool {
-        self.set.is_match(repository)
+        self.all || (!self.set.is_empty() && self.set.is_match(repository))
     }
 
     /// The globs as written.

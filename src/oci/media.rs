@@ -84,6 +84,14 @@ impl MediaType {
         }
     }
 
+    /// The same text, if it is one of the types that are known here.
+    pub fn as_known(&self) -> Option<&'static str> {
+        match &self.0 {
+            Repr::Known(text) => Some(text),
+            Repr::Other(_) => None,
+        }
+    }
+
     /// Whether it is a list of manifests: an OCI index or a Docker manifest list.
     pub fn is_index(&self) -> bool {
         [Self::OCI_INDEX, Self::DOCKER_LIST].contains(self)

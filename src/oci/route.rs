@@ -43,10 +43,7 @@ impl Directory {
     /// An upstream by its name, or by another name it is known under (`index.docker.io`). Hosts have no case (RFC 9110
     /// § 4.2.3).
     fn find(&self, name: &str) -> Option<&UpstreamName> {
-        let name = match name.bytes().any(|c| c.is_ascii_uppercase()) {
-            true => Cow::Owned(name.to_ascii_lowercase()),
-            false => Cow::Borrowed(name),
-        };
+        let name = lower(name);
         self.names.get(&*name).or_else(|| self.hosts.get(&*name))
     }
 
@@ -54,8 +51,16 @@ impl Directory {
         if self.hosts.is_empty() {
             return None;
         }
-        let host = host.to_ascii_lowercase();
-        self.hosts.get(&host).or_else(|| self.hosts.get(host.rsplit_once(':')?.0))
+        let host = lower(host);
+        self.hosts.get(&*host).or_else(|| self.hosts.get(host.rsplit_once(':')?.0))
+    }
+}
+
+/// Without a copy where it is in lower case, as it is nearly always.
+fn lower(host: &str) -> Cow<'_, str> {
+    match host.bytes().any(|c| c.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
     }
 }
 

@@ -29,6 +29,12 @@ impl Pull {
             };
             return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
         }
+        Box::pin(self.missing_blob(request, asker, digest)).await
+    }
+
+    /// Answers a request for a blob that is not here.
+    async fn missing_blob(self: &Arc<Self>, request: &Request<'_>, asker: &Asker, digest: &Digest) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
         let what = format!("blob {digest}");
         if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what });

@@ -47,14 +47,18 @@ impl Pull {
         reference: &Reference,
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let Resolved { digest, how } = match reference {
+        let Resolved { digest, how, held } = match reference {
             Reference::Tag(tag) => self.resolve(scope, asker, tag, request.wants_check()).await?,
-            Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh },
+            Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh, held: None },
         };
-        let (held, pulled) = match self.held(scope, &digest).await {
+        let held = match held {
+            Some(held) => Some(held),
+            None => self.held(scope, &digest).await,
+        };
+        let (held, pulled) = match held {
             Some(held) => (held, None),
             None => {
-                let Pulled { held, joined } = self.pull_manifest(scope, asker, &digest).await?;
+                let Pulled { held, joined } = Box::pin(self.pull_manifest(scope, asker, &digest)).await?;
                 (held, Some(joined))
             }
         };
@@ -74,7 +78,7 @@ impl Pull {
         };
         // A pull that the upstream did not have to count.
         if !request.head && from.outcome != Outcome::Fill {
-            self.metrics.pulls_saved_total.with_label_values(&[scope.upstream.as_str()]).inc();
+            self.metrics.pull_saved(scope.upstream.as_str());
         }
         Ok(request.manifest(held, &digest, from))
     }

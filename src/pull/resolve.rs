@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::Landed;
+use super::manifest::Held;
 use super::visibility::Asker;
 use super::{Pull, PullError};
 use crate::cache::records::TagRecord;
@@ -22,6 +23,8 @@ pub struct Resolved {
     pub digest: Digest,
     /// How it is known.
     pub how: How,
+    /// The manifest itself, where it was looked at on the way.
+    pub held: Option<Held>,
 }
 
 /// How a digest is known to be the right one.
@@ -91,13 +94,31 @@ impl Pull {
         tag: &Tag,
         check: bool,
     ) -> Result<Resolved, PullError> {
-        let site = self.site(scope)?;
-        let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
-        let record = self.cached_tag(scope, tag).await;
+        let terms = self.site(scope)?.freshness.terms(scope.repository.as_str(), tag.as_str());
+        let cached = self.cached_tag(scope, tag).await;
         // A record from the future was written under a wrong clock, now or then: it is due, and no more is known.
-        let age = record.as_ref().map(|record| self.clock.now().since(record.checked_at).unwrap_or(terms.fresh_for));
-        let plan = plan(age, &terms, check);
-        let overdue = age.map(|age| age.saturating_sub(terms.fresh_for)).unwrap_or_default();
+        let age = cached.as_ref().map(|(record, _)| self.clock.now().since(record.checked_at).unwrap_or(terms.fresh_for));
+        match (plan(age, &terms, check), cached) {
+            (Plan::Fresh, Some((record, held))) => Ok(Resolved { held: Some(held), ..fresh(&record) }),
+            (plan, cached) => {
+                let overdue = age.map(|age| age.saturating_sub(terms.fresh_for)).unwrap_or_default();
+                // Boxed, as everything is that a hit has no use for: a future is moved about with all that it may become.
+                Box::pin(self.confirm(scope, asker, tag, plan, cached.map(|(record, _)| record), overdue)).await
+            }
+        }
+    }
+
+    /// Resolves a tag that is not known to be fresh; `overdue`: since when.
+    async fn confirm(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        tag: &Tag,
+        plan: Plan,
+        record: Option<Arc<TagRecord>>,
+        overdue: Duration,
+    ) -> Result<Resolved, PullError> {
+        let site = self.site(scope)?;
         let revalidation = || {
             let (this, scope, asker, tag) = (self.clone(), scope.clone(), asker.clone(), tag.clone());
             let fallback = matches!(plan, Plan::Behind | Plan::Check(_));
@@ -106,7 +127,7 @@ impl Pull {
         let key = (scope.clone(), tag.clone(), asker.key());
         if let Some(record) = record.as_ref().filter(|record| record.imported && site.upstream.is_offline()) {
             // What was carried here is as good as it gets.
-            return Ok(Resolved { digest: record.digest, how: How::Fresh });
+            return Ok(fresh(record));
         }
         let within = match (plan, &record) {
             (Plan::Need, _) | (_, None) => {
@@ -122,7 +143,7 @@ impl Pull {
                 let landed = self.revalidations.join(key, revalidation()).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
             }
-            (Plan::Fresh, Some(record)) => return Ok(Resolved { digest: record.digest, how: How::Fresh }),
+            (Plan::Fresh, Some(record)) => return Ok(fresh(record)),
             (Plan::Behind, Some(record)) => {
                 if let Readiness::Away(error) = site.upstream.readiness() {
                     return Ok(stale(record, overdue, &error.to_string(), error.label()));
@@ -157,15 +178,15 @@ impl Pull {
             }
         };
         // Another one may have confirmed a newer one in the meantime.
-        let latest = self.cached_tag(scope, tag).await.or(record).ok_or(PullError::Internal)?;
+        let latest = self.cached_tag(scope, tag).await.map(|(record, _)| record).or(record).ok_or(PullError::Internal)?;
         Ok(stale(&latest, overdue, &why, reason))
     }
 
-    /// A tag's record, if its manifest is here.
-    async fn cached_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<Arc<TagRecord>> {
+    /// A tag's record and its manifest, if that is here.
+    async fn cached_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<(Arc<TagRecord>, Held)> {
         let record = self.cache.tag(scope, tag).await?;
-        self.held(scope, &record.digest).await?;
-        Some(record)
+        let held = self.held(scope, &record.digest).await?;
+        Some((record, held))
     }
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
@@ -230,12 +251,16 @@ impl Confirmed {
 
     fn resolved(self, joined: bool) -> Resolved {
         let how = if self.filled { How::Filled { joined } } else { How::Revalidated };
-        Resolved { digest: self.digest, how }
+        Resolved { digest: self.digest, how, held: None }
     }
 }
 
+fn fresh(record: &TagRecord) -> Resolved {
+    Resolved { digest: record.digest, how: How::Fresh, held: None }
+}
+
 fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str) -> Resolved {
-    Resolved { digest: record.digest, how: How::Stale { overdue, why: why.to_owned(), reason } }
+    Resolved { digest: record.digest, how: How::Stale { overdue, why: why.to_owned(), reason }, held: None }
 }
 
 fn not_found(scope: &Scope, tag: &Tag, remembered: bool) -> PullError {

@@ -30,6 +30,11 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 /// Has docker, podman and containerd send the login that they have for the mirror.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"roadstead\", charset=\"UTF-8\"");
 
+const OCTETS: Option<HeaderValue> = Some(HeaderValue::from_static("application/octet-stream"));
+
+/// As many as an answer has, so that their table is made once.
+const HEADERS: usize = 12;
+
 /// A response, and how it came about.
 #[derive(Debug)]
 pub struct Answer {
@@ -106,7 +111,7 @@ impl Request<'_> {
     /// A manifest.
     pub(super) fn manifest(&self, held: Held, digest: &Digest, from: From) -> Answer {
         let size = held.bytes.len() as u64;
-        let mut response = self.content(digest, &from, held.media_type.as_str());
+        let mut response = self.content(digest, &from, value(held.media_type.as_known(), held.media_type.as_str()));
         if self.is_unchanged(digest) {
             return answer(unchanged(response), from);
         }
@@ -131,7 +136,7 @@ impl Request<'_> {
 
     /// 200
     pub(super) fn whole(&self, source: Source, size: Option<u64>, digest: &Digest, from: From) -> Answer {
-        let mut response = self.content(digest, &from, "application/octet-stream");
+        let mut response = self.content(digest, &from, OCTETS);
         response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if self.is_unchanged(digest) {
             return answer(unchanged(response), from);
@@ -147,7 +152,7 @@ impl Request<'_> {
 
     /// 206 with one part (RFC 9110 §15.3.7.1).
     pub(super) fn part(&self, source: Source, range: Range<u64>, size: u64, digest: &Digest, from: From) -> Answer {
-        let mut response = self.content(digest, &from, "application/octet-stream");
+        let mut response = self.content(digest, &from, OCTETS);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let headers = response.headers_mut();
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -173,10 +178,10 @@ impl Request<'_> {
         let end = format!("\r\n--{boundary}--\r\n");
         length += end.len() as u64;
         segments.push(Segment::Literal(end.into()));
-        let mut response = self.content(digest, &from, "");
+        let content_type = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"));
+        let mut response = self.content(digest, &from, content_type.ok());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let headers = response.headers_mut();
-        insert(headers, header::CONTENT_TYPE, &format!("multipart/byteranges; boundary={boundary}"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, length.into());
         *response.body_mut() = Body::new(source, segments);
@@ -187,7 +192,7 @@ impl Request<'_> {
     pub(super) fn unsatisfiable(&self, size: u64, digest: &Digest) -> Answer {
         let message = format!("{digest} has {size} bytes, and an answer at most {MAX_PARTS} parts");
         let mut response = error_response(ErrorCode::RangeInvalid, &message, None);
-        self.common(&mut response, "roadstead; detail=invalid");
+        self.common(&mut response, "roadstead; detail=invalid".into());
         insert(response.headers_mut(), header::CONTENT_RANGE, &ContentRange::Unsatisfied(size).to_string());
         Answer { response, outcome: Outcome::Invalid, error: Some(message) }
     }
@@ -195,7 +200,7 @@ impl Request<'_> {
     /// A list.
     pub(super) fn list(&self, page: Page, content_type: &str, from: From) -> Answer {
         let mut response = Response::new(Body::empty());
-        self.common(&mut response, &from.cache_status);
+        self.common(&mut response, from.cache_status.clone());
         let headers = response.headers_mut();
         insert(headers, header::CONTENT_TYPE, content_type);
         headers.insert(header::CONTENT_LENGTH, page.body.len().into());
@@ -220,13 +225,13 @@ impl Request<'_> {
         let message = error.to_string();
         let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
         let cache_status = match &error {
-            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".to_owned(),
-            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".to_owned(),
-            _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".to_owned(),
-            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".to_owned(),
-            _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()),
+            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".into(),
+            PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".into(),
+            _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".into(),
+            _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".into(),
+            _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()).into(),
         };
-        self.common(&mut response, &cache_status);
+        self.common(&mut response, cache_status);
         if error.code(kind) == ErrorCode::Unauthorized {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
@@ -266,24 +271,40 @@ impl Request<'_> {
     }
 
     /// The head of content with a digest: 200, no length and no body yet.
-    fn content(&self, digest: &Digest, from: &From, content_type: &str) -> Response<Body> {
+    fn content(&self, digest: &Digest, from: &From, content_type: Option<HeaderValue>) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        self.common(&mut response, &from.cache_status);
+        response.headers_mut().reserve(HEADERS);
+        self.common(&mut response, from.cache_status.clone());
         let headers = response.headers_mut();
-        insert(headers, header::CONTENT_TYPE, content_type);
-        insert(headers, CONTENT_DIGEST, &digest.to_string());
-        insert(headers, header::ETAG, &etag(digest));
+        if let Some(content_type) = content_type {
+            headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        // Both are one text, with its quotes and without them.
+        let etag = Bytes::from(etag(digest));
+        let bare = etag.slice(1..etag.len() - 1);
+        for (name, text) in [(CONTENT_DIGEST, bare), (header::ETAG, etag)] {
+            if let Ok(value) = HeaderValue::from_maybe_shared(text) {
+                headers.insert(name, value);
+            }
+        }
         if let Some(warning) = &from.warning {
             insert(headers, header::WARNING, warning);
         }
         response
     }
 
-    fn common(&self, response: &mut Response<Body>, cache_status: &str) {
+    fn common(&self, response: &mut Response<Body>, cache_status: Cow<'static, str>) {
         let headers = response.headers_mut();
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         // Nearest to the origin first (RFC 9211 §2).
-        insert(headers, CACHE_STATUS, &hop::cache_status(cache_status));
+        let status = match (hop::before(), cache_status) {
+            (None, Cow::Borrowed(own)) => value(Some(own), own),
+            (None, Cow::Owned(own)) => HeaderValue::try_from(own).ok(),
+            (Some(before), own) => value(None, &format!("{before}, {own}")),
+        };
+        if let Some(status) = status {
+            headers.insert(CACHE_STATUS, status);
+        }
         if let Some(namespace) = self.namespace {
             insert(headers, NAMESPACE, namespace);
         }
@@ -355,6 +376,11 @@ fn boundary(digest: &Digest) -> String {
 
 fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
+}
+
+/// A value, without a copy where the text is `known` for ever. None that cannot stand in a header.
+fn value(known: Option<&'static str>, text: &str) -> Option<HeaderValue> {
+    known.map(HeaderValue::from_static).or_else(|| HeaderValue::try_from(text).ok())
 }
 
 /// Sets a header. A value that cannot stand in one is left out: it was a client's or an upstream's.

@@ -2,6 +2,8 @@
 //!
 //! A request ends when its body is dropped: after its last byte, or because the client left or the body failed.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,10 +14,12 @@ use http_body::{Frame, SizeHint};
 
 use super::handle::Subject;
 use super::sendfile::{Chunk, Lane};
-use crate::metrics::{Kind, Metrics, Outcome};
+use crate::metrics::{Metrics, Outcome};
+use crate::oci::{Repository, UpstreamName};
 use crate::policy::{Identity, Peer};
 use crate::pull::body::{Body, BodyError, Piece};
 use crate::telemetry::RequestId;
+use crate::telemetry::access::Line;
 
 /// What is known of a request so far.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ pub struct Account {
     subject: Option<Subject>,
     status: StatusCode,
     outcome: Outcome,
-    error: Option<String>,
+    error: Option<Cow<'static, str>>,
     sent: u64,
     first_byte: Option<Duration>,
     whole: bool,
@@ -49,7 +53,7 @@ impl Account {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             // What stays if the client leaves before there is an answer.
             outcome: Outcome::Error,
-            error: Some("the client left before it was answered".to_owned()),
+            error: Some("the client left before it was answered".into()),
             sent: 0,
             first_byte: None,
             whole: false,
@@ -69,43 +73,39 @@ impl Account {
     }
 
     pub(super) fn answered(&mut self, status: StatusCode, outcome: Outcome, error: Option<String>) {
-        (self.status, self.outcome, self.error) = (status, outcome, error);
+        (self.status, self.outcome, self.error) = (status, outcome, error.map(Cow::Owned));
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
-        let empty =
-            Subject { kind: Kind::Other, upstream: "unknown".into(), repository: String::new(), reference: String::new() };
-        let subject = self.subject.take().unwrap_or(empty);
-        let (kind, outcome) = (subject.kind.label(), self.outcome.label());
-        let labels = [subject.upstream.as_str(), kind, outcome];
-        self.metrics.requests_total.with_label_values(&labels).inc();
-        self.metrics.response_bytes_total.with_label_values(&labels).inc_by(self.sent);
-        self.metrics.request_seconds.with_label_values(&[kind, outcome]).observe(took.as_secs_f64());
-        if let Some(first_byte) = self.first_byte {
-            self.metrics.first_byte_seconds.with_label_values(&[kind, outcome]).observe(first_byte.as_secs_f64());
-        }
-        tracing::info!(
-            target: "access",
-            request_id = %self.id,
-            client = %self.peer,
-            identity = self.identity.as_deref(),
-            method = %self.method,
-            kind,
-            upstream = %subject.upstream,
-            repository = %subject.repository,
-            reference = %subject.reference,
-            status = self.status.as_u16(),
-            result = outcome,
-            bytes = self.sent,
-            first_byte_ms = self.first_byte.map(|time| time.as_secs_f64() * 1000.0),
-            duration_ms = took.as_secs_f64() * 1000.0,
-            complete = self.whole,
-            error = self.error.as_deref(),
-            "request"
-        );
+        let duration = self.started.elapsed();
+        let subject = self.subject.take().unwrap_or_default();
+        let upstream = subject.upstream.as_ref().map_or("unknown", UpstreamName::as_str);
+        let first_byte = self.first_byte.map(|time| time.as_secs_f64());
+        self.metrics.count(upstream, subject.kind, self.outcome, self.sent, duration.as_secs_f64(), first_byte);
+        let reference: &dyn fmt::Display = match &subject.reference {
+            Some(reference) => reference,
+            None => &"",
+        };
+        let line = Line {
+            request_id: self.id.as_str(),
+            client: &*self.peer,
+            identity: self.identity.as_deref(),
+            method: self.method.as_str(),
+            kind: subject.kind.label(),
+            upstream,
+            repository: subject.repository.as_ref().map_or("", Repository::as_str),
+            reference,
+            status: self.status.as_u16(),
+            result: self.outcome.label(),
+            bytes: self.sent,
+            first_byte: self.first_byte,
+            duration,
+            complete: self.whole,
+            error: self.error.as_deref(),
+        };
+        line.log();
     }
 }
 
@@ -143,7 +143,7 @@ impl http_body::Body for Counted {
                 }
             }
             Some(Err(error)) => {
-                this.account.error = Some(error.to_string());
+                this.account.error = Some(error.to_string().into());
                 this.account.outcome = Outcome::Error;
                 Some(Err(error))
             }

@@ -28,9 +28,9 @@ use crate::listen::{Accepted, Detached};
 use crate::metrics::Metrics;
 use crate::policy::{ClientCertificate, Peer};
 
-/// Bytes of a request head, and headers in it: clients of registries send tokens of several KiB and little else.
+/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
+/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request.
 const MAX_HEAD: usize = 64 << 10;
-const MAX_HEADERS: usize = 100;
 
 /// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was
 /// read last: 32 MiB in the worst case.
@@ -135,11 +135,7 @@ impl Connection {
     async fn http1(mut self, io: Stream<Io>, peer: Arc<Peer>, lane: Option<Lane>) {
         let config = &self.server.config;
         let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.header_timeout)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD);
+        builder.timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(MAX_HEAD);
         let (handler, caller) = (self.server.handler.clone(), peer.clone());
         let service = service_fn(move |request| answer(handler.clone(), request, caller.clone(), lane.clone()));
         let mut connection = builder.serve_connection(TokioIo::new(io), service);

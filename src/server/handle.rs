@@ -12,7 +12,7 @@ use super::sendfile::Lane;
 use super::token;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::oci::{Directory, ErrorCode, Reference, Route, Scope, Target, Wanted};
+use crate::oci::{Directory, ErrorCode, Reference, Repository, Route, Scope, Target, UpstreamName, Wanted};
 use crate::policy::{Caller, Peer, Policy, Refused, TOKEN_PATH, Why};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull};
@@ -31,9 +31,10 @@ pub struct Handler {
 #[derive(Debug)]
 pub(super) struct Subject {
     pub kind: Kind,
-    pub upstream: String,
-    pub repository: String,
-    pub reference: String,
+    /// A configured one, so that its name is one of a closed set of labels.
+    pub upstream: Option<UpstreamName>,
+    pub repository: Option<Repository>,
+    pub reference: Option<Reference>,
 }
 
 impl Handler {
@@ -54,7 +55,7 @@ impl Handler {
         let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
         let Answer { mut response, outcome, error } = hop::of(account.id().header(), async {
             match request.uri().path() {
-                TOKEN_PATH => token::answer(self, &mut request, peer).await,
+                TOKEN_PATH => Box::pin(token::answer(self, &mut request, peer)).await,
                 _ => self.answer(&request, peer, &mut account).await,
             }
         })
@@ -168,29 +169,29 @@ fn has_body(request: &Request<Incoming>) -> bool {
     !request.body().is_end_stream() || says_so(request.headers())
 }
 
+impl Default for Subject {
+    fn default() -> Self {
+        Self { kind: Kind::Other, upstream: None, repository: None, reference: None }
+    }
+}
+
 impl Subject {
     fn of(route: &Result<Route, crate::oci::RouteError>) -> Self {
         let route = match route {
             Ok(route) => route,
-            Err(error) => {
-                // A closed set of labels: a name that a client made up is not one of them.
-                let upstream = error.upstream.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-                return Self { kind: error.kind, upstream, repository: String::new(), reference: String::new() };
-            }
+            Err(error) => return Self { kind: error.kind, upstream: error.upstream.clone(), ..Self::default() },
         };
         let (repository, reference) = match &route.target {
-            Target::Base => (String::new(), String::new()),
+            Target::Base => (None, None),
             Target::Content(repository, wanted) => {
                 let reference = match wanted {
-                    Wanted::Manifest(Reference::Tag(tag)) => tag.to_string(),
-                    Wanted::Manifest(Reference::Digest(digest)) | Wanted::Blob(digest) | Wanted::Referrers(digest, _) => {
-                        digest.to_string()
-                    }
-                    Wanted::Tags(_) => String::new(),
+                    Wanted::Manifest(reference) => Some(reference.clone()),
+                    Wanted::Blob(digest) | Wanted::Referrers(digest, _) => Some(Reference::Digest(*digest)),
+                    Wanted::Tags(_) => None,
                 };
-                (repository.to_string(), reference)
+                (Some(repository.clone()), reference)
             }
         };
-        Self { kind: route.kind(), upstream: route.upstream.to_string(), repository, reference }
+        Self { kind: route.kind(), upstream: Some(route.upstream.clone()), repository, reference }
     }
 }

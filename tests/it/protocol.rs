@@ -1,6 +1,7 @@
 //! What every client relies on: addresses, headers, errors, and what is never asked upstream.
 
 mod addressing;
+mod heads;
 mod hygiene;
 mod refusals;
 
