@@ -206,7 +206,7 @@ impl Mirror {
             Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config);
+        let api = Api::new(cache.clone(), &config, pull.upstreams());
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
@@ -291,8 +291,10 @@ async fn sockets(
         for entry in &server.listen {
             listeners.extend(listen::bind(entry, server.socket_mode, "server.listen", &mut passed)?);
         }
-        let admin =
-            admin.listen.map(|entry| listen::bind(&entry, server.socket_mode, "admin.listen", &mut passed)).transpose()?;
+        let admin = admin
+            .listen
+            .map(|entry| listen::bind(&entry, server.socket_mode & !0o007, "admin.listen", &mut passed))
+            .transpose()?;
         Ok((listeners, admin.unwrap_or_default(), tls))
     };
     spawn_blocking(bound).await?

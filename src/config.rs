@@ -307,6 +307,8 @@ pub struct Upstream {
     pub max_connections: usize,
     /// `max_fills`: a lower bound on blob downloads than `max_connections`.
     pub max_fills: Option<usize>,
+    /// `parallel`: connections that share a large blob of this upstream, instead of `fill.parallel`.
+    pub parallel: Option<usize>,
     /// `max_queue`: requests that may wait for their turn; further ones are refused.
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
@@ -444,13 +446,17 @@ impl Credentials {
     }
 }
 
-/// `[fill]`: what happens to a download that nobody reads any more.
+/// `[fill]`: how blobs are downloaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fill {
     /// `abandoned`
     pub abandoned: Abandoned,
     /// `abandon_after`: for how long nobody may have read before `abandoned = "abort"` acts.
     pub abandon_after: Duration,
+    /// `parallel`: connections that share the download of a large blob; 1: each blob comes in one piece.
+    pub parallel: usize,
+    /// `parallel_threshold`: larger blobs, in bytes, are downloaded in parts.
+    pub parallel_threshold: u64,
 }
 
 /// `fill.abandoned`

@@ -157,6 +157,8 @@ metrics! {
     pulls_saved_total: IntCounterVec ["upstream"],
     /// Downloads from upstreams now running.
     fills_in_flight: IntGauge,
+    /// Requests to upstreams that now bring parts of large blobs.
+    fill_parts_in_flight: IntGauge,
     /// Broken downloads that were continued.
     fill_resumes_total: IntCounterVec ["upstream"],
     /// Downloads that failed.

@@ -153,6 +153,7 @@ impl Upstream {
             stall_timeout: Duration::from_secs(30),
             max_connections: 64,
             max_fills: None,
+            parallel: None,
             max_queue: 1000,
             max_bandwidth: None,
             max_manifest: crate::oci::MAX_MANIFEST,
@@ -181,7 +182,7 @@ impl Default for RepositoryRule {
 
 impl Default for Fill {
     fn default() -> Self {
-        Self { abandoned: Abandoned::Finish, abandon_after: Duration::from_secs(60) }
+        Self { abandoned: Abandoned::Finish, abandon_after: Duration::from_secs(60), parallel: 4, parallel_threshold: 64 << 20 }
     }
 }
 

@@ -19,8 +19,8 @@ pub(super) use keys::known_keys;
 use super::access::{TokenUrl, Who};
 use super::listen::{Listen, Mode, Required, TlsVersion};
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
-    Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time,
+    Timeout, Value,
 };
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility};
 use crate::oci::name::UpstreamName;
@@ -185,6 +185,7 @@ pub(super) struct Upstream {
     pub stall_timeout: Option<One<Timeout>>,
     pub max_connections: Option<One<Count>>,
     pub max_fills: Option<One<Count>>,
+    pub parallel: Option<One<Parts>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
     pub max_manifest: Option<One<Size>>,
@@ -210,6 +211,8 @@ pub(super) struct Breaker {
 pub(super) struct Fill {
     pub abandoned: Option<One<Abandoned>>,
     pub abandon_after: Option<One<Time>>,
+    pub parallel: Option<One<Parts>>,
+    pub parallel_threshold: Option<One<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
+use super::extents::Extents;
 use super::progress::{Place, Progress, Readable};
 use super::{Fill, FillError};
 use crate::cache::read::Reader;
@@ -19,8 +20,8 @@ impl Fill {
         Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
     }
 
-    /// The upstream has answered, and `file` will have the bytes. `written` are there already.
-    pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: u64) {
+    /// The upstream has answered, and `file` will have the bytes. `written` is there already.
+    pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: Extents) {
         // Set once: a fill begins once.
         let _ = self.file.set(file);
         self.progress.begin(total, written);

@@ -179,8 +179,7 @@ impl PullError {
         match self {
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
-            Self::TooManyFills(_) => Outcome::Denied,
-            Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } => Outcome::Denied,
+            Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
             Self::Unverified { cause, .. } => cause.outcome(),
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
