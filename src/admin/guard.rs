@@ -127,8 +127,7 @@ fn is_foreign(headers: &HeaderMap) -> bool {
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         authority.is_some_and(|authority| host.len() == 1 && authority.eq_ignore_ascii_case(host[0]))
     };
-    !all("origin").iter().all(|origin| own(origin))
-        || !all("sec-fetch-site").iter().all(|site| matches!(*site, "same-origin" | "none"))
+    !all("origin").iter().all(own) || !all("sec-fetch-site").iter().all(|site| matches!(*site, "same-origin" | "none"))
 }
 
 #[cfg(test)]
