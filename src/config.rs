@@ -4,6 +4,7 @@
 //! the rest of the program uses. A [`Config`] that exists is right: no string in it is left to be parsed.
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
+pub mod access;
 mod build;
 pub mod clouds;
 mod defaults;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
 pub use error::{ConfigError, Problem};
 pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
 pub use patterns::{Globs, TagPatterns};
@@ -38,6 +40,8 @@ use crate::oci::name::{Repository, UpstreamName};
 pub struct Config {
     /// `[server]`
     pub server: Server,
+    /// `[access]`
+    pub access: Access,
     /// `[admin]`
     pub admin: Admin,
     /// `[cache]`
@@ -285,6 +289,10 @@ pub struct Upstream {
     pub hosts: Vec<String>,
     /// `credentials`: how the mirror signs in.
     pub credentials: Credentials,
+    /// `visibility`: whom the mirror serves what it has of this upstream.
+    pub visibility: Visibility,
+    /// `verdict_for`: with `visibility = "caller"`, for how long the upstream's word on a caller and a repository holds.
+    pub verdict_for: Duration,
     /// `token_realms`: hosts (`host` or `host:port`) besides the upstream's own that may receive the credentials.
     pub token_realms: Vec<String>,
     /// `ca`: a PEM file of further roots for this upstream.
@@ -299,6 +307,8 @@ pub struct Upstream {
     pub max_connections: usize,
     /// `max_fills`: a lower bound on blob downloads than `max_connections`.
     pub max_fills: Option<usize>,
+    /// `parallel`: connections that share a large blob of this upstream, instead of `fill.parallel`.
+    pub parallel: Option<usize>,
     /// `max_queue`: requests that may wait for their turn; further ones are refused.
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
@@ -317,6 +327,17 @@ pub struct Upstream {
     pub repositories: RepositoryRule,
     /// The upstream's own freshness, `[freshness]` where it says nothing.
     pub freshness: Freshness,
+}
+
+/// `upstream.*.visibility`: whom the mirror serves what it has of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody whom the rules let in. The default of an upstream without credentials.
+    Public,
+    /// The same callers, and of each repository only what is known to belong to it. The default with credentials.
+    Operator,
+    /// Whoever the upstream lets read the repository, by a login of their own.
+    Caller,
 }
 
 /// `upstream.*.quota_reserve`
@@ -425,13 +446,17 @@ impl Credentials {
     }
 }
 
-/// `[fill]`: what happens to a download that nobody reads any more.
+/// `[fill]`: how blobs are downloaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fill {
     /// `abandoned`
     pub abandoned: Abandoned,
     /// `abandon_after`: for how long nobody may have read before `abandoned = "abort"` acts.
     pub abandon_after: Duration,
+    /// `parallel`: connections that share the download of a large blob; 1: each blob comes in one piece.
+    pub parallel: usize,
+    /// `parallel_threshold`: larger blobs, in bytes, are downloaded in parts.
+    pub parallel_threshold: u64,
 }
 
 /// `fill.abandoned`

@@ -137,6 +137,8 @@ metrics! {
     upstream_failures_total: IntCounterVec ["upstream", "reason"],
     /// Requests to upstreams that were sent again after a passing failure.
     upstream_retries_total: IntCounterVec ["upstream"],
+    /// What upstreams with `visibility = "caller"` said when they were asked whether a caller may read a repository.
+    verdicts_total: IntCounterVec ["upstream", "verdict"],
     /// Manifest GETs in the place of HEADs, at upstreams whose HEAD does not tell a digest.
     upstream_head_fallbacks_total: IntCounterVec ["upstream"],
     /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes.
@@ -155,6 +157,8 @@ metrics! {
     pulls_saved_total: IntCounterVec ["upstream"],
     /// Downloads from upstreams now running.
     fills_in_flight: IntGauge,
+    /// Requests to upstreams that now bring parts of large blobs.
+    fill_parts_in_flight: IntGauge,
     /// Broken downloads that were continued.
     fill_resumes_total: IntCounterVec ["upstream"],
     /// Downloads that failed.
@@ -173,6 +177,10 @@ metrics! {
     cache_damaged_total: IntCounter,
     /// Bytes removed from the disk tier.
     evicted_bytes_total: IntCounter,
+    /// Requests refused by the rules of access or its limits, by reason.
+    access_refusals_total: IntCounterVec ["reason"],
+    /// Passwords that were hashed to check them, by result; those of a pull after its first request are remembered.
+    password_checks_total: IntCounterVec ["result"],
     /// Open client connections.
     connections: IntGauge,
     /// The limit on open client connections.

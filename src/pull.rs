@@ -16,17 +16,19 @@ mod refetch;
 mod relay;
 mod resolve;
 pub mod respond;
+mod visibility;
 pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use moka::sync::Cache as Memory;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::Freshness;
+use crate::config::{self, Freshness};
 use crate::fill::Fills;
 use crate::metrics::{Kind, Metrics};
 use crate::oci::{Digest, Scope, Tag, UpstreamName, Wanted};
@@ -37,6 +39,7 @@ use listing::{ReferrersKey, TagsKey};
 use manifest::Held;
 use negative::Negative;
 use resolve::Confirmed;
+use visibility::{Key, Visibility};
 
 pub use error::PullError;
 pub use respond::Answer;
@@ -54,6 +57,10 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// How long its tags are believed.
     pub freshness: Freshness,
+    /// Whom what is here of it is for.
+    pub visibility: config::Visibility,
+    /// How long its word on a caller is believed.
+    pub verdict_for: Duration,
 }
 
 /// Everything a pull needs. One a mirror, shared by `Arc`.
@@ -64,12 +71,14 @@ pub struct Pull {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    revalidations: Flight<(Scope, Tag), Confirmed>,
+    revalidations: Flight<(Scope, Tag, Option<Key>), Confirmed>,
     manifests: Flight<Digest, Held>,
-    probes: Flight<(Scope, Digest), Option<u64>>,
+    probes: Flight<(Scope, Digest, Option<Key>), Option<u64>>,
     tag_lists: Flight<TagsKey, listing::Page>,
     referrers: Flight<ReferrersKey, listing::Page>,
     negative: Negative,
+    /// Who may see what.
+    visibility: Visibility,
     /// What manifests say of their blobs, for upstreams that send them without a length.
     /// Of one repository each: a manifest that lies spoils nobody else's blobs.
     sizes: Memory<(Scope, Digest), u64>,
@@ -108,6 +117,7 @@ impl Pull {
             tag_lists: Flights::new(),
             referrers: Flights::new(),
             negative: Negative::new(),
+            visibility: Visibility::new(),
             sizes: Memory::new(SIZES),
             wanted,
         })
@@ -115,13 +125,26 @@ impl Pull {
 
     /// Answers a request. Never fails: an error is an answer, too. Cancel-safe: what it has begun for others goes on.
     pub async fn answer(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Answer {
-        let (kind, answer) = match wanted {
-            Wanted::Manifest(reference) => (Kind::Manifest, self.manifest(request, reference).await),
-            Wanted::Blob(digest) => (Kind::Blob, self.blob(request, digest).await),
-            Wanted::Tags(page) => (Kind::Tags, self.tags(request, page).await),
-            Wanted::Referrers(digest, query) => (Kind::Referrers, self.referrers(request, digest, query).await),
+        let kind = match wanted {
+            Wanted::Manifest(_) => Kind::Manifest,
+            Wanted::Blob(_) => Kind::Blob,
+            Wanted::Tags(_) => Kind::Tags,
+            Wanted::Referrers(..) => Kind::Referrers,
+        };
+        let asker = match self.identify(request, wanted).await {
+            Ok(asker) => asker,
+            Err(error) => return request.failure(kind, error),
+        };
+        let answer = match wanted {
+            Wanted::Manifest(reference) => self.manifest(request, &asker, reference).await,
+            Wanted::Blob(digest) => self.blob(request, &asker, digest).await,
+            Wanted::Tags(page) => self.tags(request, &asker, page).await,
+            Wanted::Referrers(digest, query) => self.referrers(request, &asker, digest, query).await,
         };
         answer.unwrap_or_else(|error| {
+            if error.is_denied() {
+                self.refused(&asker);
+            }
             if let Wanted::Manifest(reference) = wanted
                 && (matches!(error, PullError::Offline { .. }) || error.is_outage())
             {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::listen::Listen;
 use super::patterns::{Globs, TagPatterns};
-use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, units};
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Visibility, units};
 use crate::oci::name::{Repository, UpstreamName};
 
 /// What a key takes: text, and for some a whole number.
@@ -196,6 +196,23 @@ impl Value for Count {
     }
 }
 
+/// Connections that share a blob.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Parts(pub usize);
+
+impl Value for Parts {
+    const EXPECTED: &'static str = "a whole number from 1 to 32";
+
+    fn text(_: &str) -> Result<Self, String> {
+        Err("numbers have no quotes".into())
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        let parts = usize::try_from(number).ok().filter(|parts| (1..=32).contains(parts));
+        Some(parts.map(Self).ok_or_else(String::new))
+    }
+}
+
 /// Bytes in a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rate(pub u64);
@@ -243,6 +260,19 @@ impl Value for BlobOutage {
             404 => Ok(Self::NotFound),
             _ => Err(String::new()),
         })
+    }
+}
+
+impl Value for Visibility {
+    const EXPECTED: &'static str = "\"public\", \"operator\" or \"caller\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        match text {
+            "public" => Ok(Self::Public),
+            "operator" => Ok(Self::Operator),
+            "caller" => Ok(Self::Caller),
+            _ => Err(String::new()),
+        }
     }
 }
 

@@ -54,6 +54,13 @@ impl Fills {
         })
     }
 
+    /// Joins the fill of `digest` if there is one.
+    pub fn join_running(&self, digest: &Digest) -> Option<Join> {
+        let table = self.lock();
+        let fill = table.get(digest).filter(|fill| !fill.progress.has_failed())?;
+        Some(Join { reader: FillReader::new(fill.clone()), began: false })
+    }
+
     /// Joins the fill of `digest`, or begins it from `source`. Returns at once; the fill runs in its own task and
     /// does not depend on the caller (I6).
     pub fn join(self: &Arc<Self>, digest: &Digest, source: Source) -> Join {
@@ -76,6 +83,11 @@ impl Fills {
         let entry = Entry { fills: self.clone(), fill };
         self.runtime.spawn(hop::carried(Run::new(self.clone(), entry.fill.clone(), source).run(entry)));
         join
+    }
+
+    /// Whether a fill of `digest` runs that [`Fills::join`] would join.
+    pub fn is_running(&self, digest: &Digest) -> bool {
+        self.lock().get(digest).is_some_and(|fill| !fill.progress.has_failed())
     }
 
     /// Ends all fills, leaving on disk what can be resumed; waits for them at most `patience`.
@@ -108,6 +120,7 @@ impl Drop for Entry {
             table.remove(&self.fill.digest);
         }
         drop(table);
+        self.fill.ended();
         self.fills.metrics.fills_in_flight.dec();
         self.fills.running.send_modify(|running| *running -= 1);
     }

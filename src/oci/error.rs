@@ -21,11 +21,13 @@ pub enum ErrorCode {
     PaginationNumberInvalid,
     /// A range outside the blob.
     RangeInvalid,
+    /// Who asks has to sign in.
+    Unauthorized,
     /// May not be pulled.
     Denied,
     /// Not something a mirror does.
     Unsupported,
-    /// The upstream's rate limit.
+    /// The upstream's rate limit, or one of the mirror's.
     TooManyRequests,
     /// Cannot be had at the moment.
     Unavailable,
@@ -35,7 +37,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them. docs/OPERATIONS.md has a table of what each is answered to, and a test holds the two together.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BlobUnknown,
         Self::ManifestUnknown,
         Self::NameUnknown,
@@ -43,6 +45,7 @@ impl ErrorCode {
         Self::DigestInvalid,
         Self::PaginationNumberInvalid,
         Self::RangeInvalid,
+        Self::Unauthorized,
         Self::Denied,
         Self::Unsupported,
         Self::TooManyRequests,
@@ -60,6 +63,7 @@ impl ErrorCode {
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::RangeInvalid => "RANGE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             Self::TooManyRequests => "TOOMANYREQUESTS",
@@ -74,6 +78,7 @@ impl ErrorCode {
             Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::NameInvalid | Self::DigestInvalid | Self::PaginationNumberInvalid => StatusCode::BAD_REQUEST,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -107,11 +112,12 @@ mod tests {
             ErrorCode::DigestInvalid => 4,
             ErrorCode::PaginationNumberInvalid => 5,
             ErrorCode::RangeInvalid => 6,
-            ErrorCode::Denied => 7,
-            ErrorCode::Unsupported => 8,
-            ErrorCode::TooManyRequests => 9,
-            ErrorCode::Unavailable => 10,
-            ErrorCode::Unknown => 11,
+            ErrorCode::Unauthorized => 7,
+            ErrorCode::Denied => 8,
+            ErrorCode::Unsupported => 9,
+            ErrorCode::TooManyRequests => 10,
+            ErrorCode::Unavailable => 11,
+            ErrorCode::Unknown => 12,
         };
         assert!(ErrorCode::ALL.into_iter().map(place).eq(0..ErrorCode::ALL.len()));
     }

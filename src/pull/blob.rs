@@ -1,9 +1,11 @@
 //! Blobs: from the cache, or from the one fill of their digest.
 
+use std::io;
 use std::sync::Arc;
 
 use super::body::Source as Bytes;
 use super::respond::{Answer, From};
+use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request};
 use crate::cache::Content;
 use crate::cache::read::Reader;
@@ -12,43 +14,76 @@ use crate::oci::{Digest, Scope};
 
 impl Pull {
     /// Answers a request for a blob.
-    pub(super) async fn blob(self: &Arc<Self>, request: &Request<'_>, digest: &Digest) -> Result<Answer, PullError> {
+    pub(super) async fn blob(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        asker: &Asker,
+        digest: &Digest,
+    ) -> Result<Answer, PullError> {
+        let scope = request.permit.scope();
         if let Some(hit) = self.cache.get(digest).await {
+            self.vouch(scope, asker, Evidence::Blob(*digest)).await.map_err(|error| self.told(scope, error))?;
             let content = match hit.content {
                 Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
                 content => content.into(),
             };
             return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
         }
-        let scope = request.permit.scope();
         let what = format!("blob {digest}");
         if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what });
         }
-        if self.negative.is_remembered(scope, &what) {
+        if self.negative.is_remembered(scope, asker, &what) {
             return Err(PullError::NotFound { scope: scope.clone(), what, remembered: true });
         }
-        let answer = if request.head { self.probe(request, digest).await } else { self.fill(request, digest).await };
+        let answer = match request.head {
+            true => self.probe(request, asker, digest).await,
+            false => self.fill(request, asker, digest).await,
+        };
         answer.map_err(|error| match self.site(scope) {
+            // It was remembered where it was said.
+            _ if matches!(error, PullError::NotFound { .. }) => error,
             Ok(site) if error.is_not_found() => {
-                self.negative.remember(scope, &what, error.believe(site.freshness.negative));
+                self.negative.remember(scope, asker, &what, error.believe(site.freshness.negative));
                 PullError::NotFound { scope: scope.clone(), what, remembered: false }
             }
-            Ok(site) => error.instead(site.upstream.blob_outage_status()),
-            Err(_) => error,
+            _ => self.told(scope, error),
         })
     }
 
+    /// An outage as the operator wants it told.
+    fn told(&self, scope: &Scope, error: PullError) -> PullError {
+        match self.site(scope) {
+            Ok(site) => error.instead(site.upstream.blob_outage_status()),
+            Err(_) => error,
+        }
+    }
+
     /// Begins or joins the fill, and answers as soon as the upstream has (I4).
-    async fn fill(self: &Arc<Self>, request: &Request<'_>, digest: &Digest) -> Result<Answer, PullError> {
+    async fn fill(self: &Arc<Self>, request: &Request<'_>, asker: &Asker, digest: &Digest) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let source = Source {
-            upstream: self.site(scope)?.upstream.clone(),
+            upstream: self.upstream(scope, asker)?,
             repository: scope.repository.clone(),
             size: self.told_size(scope, digest),
         };
+        if !self.is_open(scope) {
+            self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
+        }
+        let mut slot = None;
         loop {
-            let Join { reader, began } = self.fills.join(digest, source.clone());
+            // Whoever joins another's download begins none. (One that ends between the look and the joining is not counted.)
+            if slot.is_none() && !self.fills.is_running(digest) {
+                slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
+            }
+            let Ok(Join { reader, began }) = self.join(scope, digest, source.clone()).await else {
+                return self.relay(request, digest, source).await;
+            };
+            if began && let Some(slot) = slot.take() {
+                reader.keep(slot);
+            }
+            // Whoever began it has said by now whose content it is.
+            self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
             let size = match reader.head().await {
                 // A range needs the whole size, so that every ranged request gets the same kind of answer.
                 Ok(None) if request.range(digest).is_some() => reader.total().await.map(Some),
@@ -64,16 +99,30 @@ impl Pull {
         }
     }
 
+    fn refused_fill(&self) {
+        self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
+    }
+
+    /// Joins the fill of a blob, or begins it, and says first whose content that will be. After an error it must not be
+    /// kept.
+    pub(super) async fn join(&self, scope: &Scope, digest: &Digest, source: Source) -> io::Result<Join> {
+        if let Some(running) = self.fills.join_running(digest) {
+            return Ok(running);
+        }
+        self.confine(scope, digest).await?;
+        Ok(self.fills.join(digest, source))
+    }
+
     /// The size of a blob that is not here, without its bytes. The upstream is never asked by HEAD: some refuse it for
     /// blobs, and presigned redirects are for GET.
-    async fn probe(self: &Arc<Self>, request: &Request<'_>, digest: &Digest) -> Result<Answer, PullError> {
+    async fn probe(self: &Arc<Self>, request: &Request<'_>, asker: &Asker, digest: &Digest) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let upstream = self.site(scope)?.upstream.clone();
+        let upstream = self.upstream(scope, asker)?;
         let flight = || {
             let (repository, digest) = (scope.repository.clone(), *digest);
             async move { Ok(upstream.blob_size(&repository, &digest).await?) }
         };
-        let landed = self.probes.join((scope.clone(), *digest), flight).await.ok_or(PullError::Internal)?;
+        let landed = self.probes.join((scope.clone(), *digest, asker.key()), flight).await.ok_or(PullError::Internal)?;
         let size = landed.value?.or_else(|| self.told_size(scope, digest));
         Ok(request.blob(Bytes::None, size, digest, From::uncached(landed.joined)))
     }

@@ -1,7 +1,8 @@
 //! Why a pull gets no content, and what the client is told: the one place where errors become answers.
 //!
 //! Statuses by protocol notes A10: what the upstream denies with authority is a 404 or 403, what may succeed later a
-//! 503 with Retry-After, so that clients go on to their next source at once. An upstream's challenge is never relayed.
+//! 503 with Retry-After, so that clients go on to their next source at once. An upstream's challenge is never relayed;
+//! a 401 is the mirror's own, where it wants the client's login.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ErrorCode, Scope};
+use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
 /// How long a client should wait where nobody said.
@@ -38,6 +40,28 @@ pub enum PullError {
         /// The tag or digest, in words.
         what: String,
     },
+    /// The upstream's content is for those who sign in with a login of their own, and this request has none.
+    #[error("{upstream} is read through this mirror with a login of your own for it: sign in to the mirror with that", upstream = .scope.upstream)]
+    LoginNeeded {
+        /// What was asked for.
+        scope: Scope,
+    },
+    /// Whether this login may read the repository is not known, and cannot be asked.
+    #[error("whether this login may read {scope} cannot be asked now: {cause}")]
+    Unverified {
+        /// What was asked for.
+        scope: Scope,
+        /// Why not.
+        cause: Box<PullError>,
+    },
+    /// So many logins from this address were refused that no further one is tried for a while.
+    #[error("{upstream} has refused too many logins from this address; try again in {} s", .wait.as_secs().max(1), upstream = .scope.upstream)]
+    TooManyRefusals {
+        /// What was asked for.
+        scope: Scope,
+        /// Until the next one is tried.
+        wait: Duration,
+    },
     /// The upstream failed.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -54,6 +78,9 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The client has begun as many downloads as it may.
+    #[error(transparent)]
+    TooManyFills(#[from] TooManyFills),
     /// An outage, told in other words because the operator wants it so (`blob_outage_status`).
     #[error("{0}")]
     Instead(Box<PullError>, ErrorCode),
@@ -91,13 +118,20 @@ impl PullError {
         }
     }
 
+    /// The upstream does not let this caller, or the mirror, have it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Upstream(error) | Self::Fill(FillError::Upstream(error)) if error.class() == Class::Denied)
+    }
+
     /// It says nothing about the content: a cached tag may stand in.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } => false,
+            Self::NotFound { .. } | Self::Offline { .. } | Self::TooManyFills(_) => false,
+            // Nothing that is cached stands in for permission.
+            Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
     }
 
@@ -106,9 +140,13 @@ impl PullError {
         match self {
             Self::NotFound { .. } => "not_found",
             Self::Offline { .. } => "offline",
+            Self::LoginNeeded { .. } => "login_needed",
+            Self::Unverified { .. } => "unverified",
+            Self::TooManyRefusals { .. } => "too_many_refusals",
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
             Self::Internal => "internal",
         }
@@ -141,6 +179,8 @@ impl PullError {
         match self {
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
+            Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
+            Self::Unverified { cause, .. } => cause.outcome(),
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
                 Class::Denied => Outcome::Denied,
@@ -163,6 +203,10 @@ impl PullError {
             // An empty list would be a lie, and there is no 404 for referrers.
             Self::Offline { .. } if kind == Kind::Referrers => ErrorCode::Unavailable,
             Self::NotFound { .. } | Self::Offline { .. } => unknown,
+            Self::LoginNeeded { .. } => ErrorCode::Unauthorized,
+            Self::Upstream(error) if error.refuses_login() => ErrorCode::Unauthorized,
+            Self::Unverified { .. } => ErrorCode::Unavailable,
+            Self::TooManyRefusals { .. } => ErrorCode::TooManyRequests,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => unknown,
                 Class::Offline if kind != Kind::Referrers => unknown,
@@ -171,6 +215,7 @@ impl PullError {
                 Class::RateLimited { .. } if kind == Kind::Blob => ErrorCode::TooManyRequests,
                 _ => ErrorCode::Unavailable,
             },
+            Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
             Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,
@@ -183,6 +228,8 @@ impl PullError {
         let told = match self {
             Self::Upstream(error) => error.retry_in().map(|wait| wait.clamp(WAIT.0, WAIT.1)),
             Self::Instead(error, _) => error.retry_after(kind),
+            Self::Unverified { cause, .. } => cause.retry_after(kind),
+            Self::TooManyRefusals { wait, .. } => Some((*wait).clamp(WAIT.0, WAIT.1)),
             _ => None,
         };
         waits.then(|| told.unwrap_or(RETRY_AFTER))

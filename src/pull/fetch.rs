@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::visibility::Asker;
 use super::{Pull, PullError};
 use crate::cache::Cache;
 use crate::fill::{FillError, Source};
@@ -48,8 +49,8 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
         }
-        let flight = || self.clone().revalidate(scope.clone(), tag.clone(), false);
-        let landed = self.revalidations.join((scope.clone(), tag.clone()), flight).await.ok_or(PullError::Internal)?;
+        let flight = || self.clone().revalidate(scope.clone(), Asker::default(), tag.clone(), false);
+        let landed = self.revalidations.join((scope.clone(), tag.clone(), None), flight).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 
@@ -61,7 +62,7 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: format!("manifest {digest}") });
         }
-        Ok(self.fetch_manifest(scope, digest).await?.held.bytes)
+        Ok(self.fetch_manifest(scope, &Asker::default(), digest).await?.held.bytes)
     }
 
     /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here
@@ -73,7 +74,8 @@ impl Pull {
         size: u64,
         mut progress: impl FnMut(u64) + Send,
     ) -> Result<bool, PullError> {
-        self.cache.until_scanned().await;
+        // Where the tree cannot be read, the fill says so.
+        let _ = self.cache.until_scanned().await;
         if self.cache.has(digest).is_some() {
             return Ok(false);
         }
@@ -82,8 +84,9 @@ impl Pull {
         }
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
+        let cannot = |error| PullError::Fill(FillError::from(error));
         loop {
-            let join = self.fills.join(digest, source.clone());
+            let join = self.join(scope, digest, source.clone()).await.map_err(cannot)?;
             let mut at = 0;
             let ended = loop {
                 match join.reader.beyond(at).await {
@@ -134,6 +137,6 @@ impl Pull {
 
     /// The list of what refers to a manifest, which is also kept for offline clients.
     pub async fn list_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
-        Ok(self.ask_for_referrers(scope, digest, &ReferrersQuery::default()).await?.body)
+        Ok(self.ask_for_referrers(scope, &Asker::default(), digest, &ReferrersQuery::default()).await?.body)
     }
 }

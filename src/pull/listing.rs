@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::respond::{Answer, From};
+use super::visibility::{Asker, Key};
 use super::{Pull, PullError, Request};
 use crate::cache::Tier;
 use crate::cache::records::ReferrersRecord;
@@ -17,9 +18,9 @@ use crate::oci::route::{self, ReferrersQuery};
 use crate::oci::{Digest, MediaType, Scope, Tag};
 
 /// Which page of which tags.
-pub(super) type TagsKey = (Scope, route::Page);
+pub(super) type TagsKey = (Scope, route::Page, Option<Key>);
 /// Which page of whose referrers.
-pub(super) type ReferrersKey = (Scope, Digest, ReferrersQuery);
+pub(super) type ReferrersKey = (Scope, Digest, ReferrersQuery, Option<Key>);
 
 /// One page of a list, as it goes to the client.
 #[derive(Clone, Debug)]
@@ -34,26 +35,31 @@ pub struct Page {
 
 impl Pull {
     /// Answers a request for a repository's tags.
-    pub(super) async fn tags(self: &Arc<Self>, request: &Request<'_>, page: &route::Page) -> Result<Answer, PullError> {
+    pub(super) async fn tags(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        asker: &Asker,
+        page: &route::Page,
+    ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         if self.site(scope)?.upstream.is_offline() {
             let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
-            return self.known_tags(request, page, missing, "the mirror is offline").await;
+            return self.known_tags(request, asker, page, missing, "the mirror is offline").await;
         }
-        let upstream = self.site(scope)?.upstream.clone();
+        let upstream = self.upstream(scope, asker)?;
         let flight = || {
-            let (scope, query) = (scope.clone(), page.query());
+            let (this, scope, asker, query) = (self.clone(), scope.clone(), asker.clone(), page.query());
             async move {
-                let listing = upstream.tags_page(&scope.repository, &query).await?;
+                let listing = this.patiently(&scope, &asker, upstream.tags_page(&scope.repository, &query)).await?;
                 Ok(Page { body: listing.bytes, next: listing.next, filters_applied: None })
             }
         };
-        let landed = self.tag_lists.join((scope.clone(), page.clone()), flight).await.ok_or(PullError::Internal)?;
+        let landed = self.tag_lists.join((scope.clone(), page.clone(), asker.key()), flight).await.ok_or(PullError::Internal)?;
         match landed.value {
             Ok(listed) => Ok(request.list(listed, "application/json", From::uncached(landed.joined))),
             Err(error) if error.is_outage() => {
                 let why = error.to_string();
-                self.known_tags(request, page, error, &why).await
+                self.known_tags(request, asker, page, error, &why).await
             }
             Err(error) => Err(error),
         }
@@ -63,11 +69,15 @@ impl Pull {
     async fn known_tags(
         self: &Arc<Self>,
         request: &Request<'_>,
+        asker: &Asker,
         page: &route::Page,
         missing: PullError,
         why: &str,
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
+        if !asker.is_verified() {
+            return Err(PullError::Unverified { scope: scope.clone(), cause: Box::new(missing) });
+        }
         let known = self.cache.tags(scope).await;
         if known.is_empty() {
             return Err(missing);
@@ -86,6 +96,7 @@ impl Pull {
     pub(super) async fn referrers(
         self: &Arc<Self>,
         request: &Request<'_>,
+        asker: &Asker,
         digest: &Digest,
         query: &ReferrersQuery,
     ) -> Result<Answer, PullError> {
@@ -96,6 +107,7 @@ impl Pull {
         let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
+            _ if !asker.is_verified() => None,
             None => self.cache.referrers_record(scope, digest, filter.as_deref()).await,
             Some(_) => None,
         };
@@ -108,15 +120,20 @@ impl Pull {
             (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
             (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
             (None, _) if offline => {
-                return Err(PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") });
+                let offline = PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") };
+                return Err(match asker.is_verified() {
+                    true => offline,
+                    false => PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) },
+                });
             }
             _ => {}
         }
         let flight = || {
-            let (this, scope, digest, query) = (self.clone(), scope.clone(), *digest, query.clone());
-            async move { this.ask_for_referrers(&scope, &digest, &query).await }
+            let (this, scope, asker) = (self.clone(), scope.clone(), asker.clone());
+            let (digest, query) = (*digest, query.clone());
+            async move { this.ask_for_referrers(&scope, &asker, &digest, &query).await }
         };
-        let key = (scope.clone(), *digest, query.clone());
+        let key = (scope.clone(), *digest, query.clone(), asker.key());
         let landed = self.referrers.join(key, flight).await.ok_or(PullError::Internal)?;
         match (landed.value, record) {
             (Ok(page), _) => Ok(list(page, From::uncached(landed.joined))),
@@ -130,17 +147,21 @@ impl Pull {
     pub(super) async fn ask_for_referrers(
         self: &Arc<Self>,
         scope: &Scope,
+        asker: &Asker,
         digest: &Digest,
         query: &ReferrersQuery,
     ) -> Result<Page, PullError> {
-        let upstream = &self.site(scope)?.upstream;
-        let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, query.page().as_deref()).await?;
+        let (upstream, page) = (self.upstream(scope, asker)?, query.page());
+        let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, page.as_deref());
+        let answer = self.patiently(scope, asker, answer).await?;
         let page = match answer {
             Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
-            None => self.referrers_by_tag(scope, digest, query).await?,
+            None => self.referrers_by_tag(scope, asker, digest, query).await?,
         };
-        // A list of several pages is only whole with its upstream.
-        if query.rest.is_empty()
+        // A list of several pages is only whole with its upstream; and to one of whom nothing is known the upstream may
+        // have shown less than to others.
+        if asker.is_verified()
+            && query.rest.is_empty()
             && page.next.is_none()
             && let Ok(body) = String::from_utf8(page.body.to_vec())
         {
@@ -154,10 +175,11 @@ impl Pull {
     async fn referrers_by_tag(
         self: &Arc<Self>,
         scope: &Scope,
+        asker: &Asker,
         digest: &Digest,
         query: &ReferrersQuery,
     ) -> Result<Page, PullError> {
-        let manifests = match self.index_by_tag(scope, digest).await {
+        let manifests = match self.index_by_tag(scope, asker, digest).await {
             Ok(index) => index,
             Err(error) if error.is_not_found() => Vec::new(),
             Err(error) => return Err(error),
@@ -169,15 +191,17 @@ impl Pull {
         Ok(Page { body: index.to_string().into(), next: None, filters_applied })
     }
 
-    async fn index_by_tag(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Vec<Value>, PullError> {
+    async fn index_by_tag(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Vec<Value>, PullError> {
         // The encoded part is cut at 64 characters.
         let hex = digest.hex();
         let tag = format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)]);
         let tag: Tag = tag.parse().map_err(|_| PullError::Internal)?;
-        let resolved = self.resolve(scope, &tag, false).await?;
+        // The tag may be here already.
+        let asker = self.verified(scope, asker, &tag).await?;
+        let resolved = self.resolve(scope, &asker, &tag, false).await?;
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
-            None => self.fetch_manifest(scope, &resolved.digest).await?.held,
+            None => self.fetch_manifest(scope, &asker, &resolved.digest).await?.held,
         };
         let mut index: Value = serde_json::from_slice(&held.bytes).map_err(|_| PullError::Internal)?;
         Ok(index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default())

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::respond::{Answer, From};
+use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
@@ -39,19 +40,29 @@ pub struct Pulled {
 
 impl Pull {
     /// Answers a request for a manifest.
-    pub(super) async fn manifest(self: &Arc<Self>, request: &Request<'_>, reference: &Reference) -> Result<Answer, PullError> {
+    pub(super) async fn manifest(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        asker: &Asker,
+        reference: &Reference,
+    ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let Resolved { digest, how } = match reference {
-            Reference::Tag(tag) => self.resolve(scope, tag, request.wants_check()).await?,
+            Reference::Tag(tag) => self.resolve(scope, asker, tag, request.wants_check()).await?,
             Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh },
         };
         let (held, pulled) = match self.held(scope, &digest).await {
             Some(held) => (held, None),
             None => {
-                let Pulled { held, joined } = self.pull_manifest(scope, &digest).await?;
+                let Pulled { held, joined } = self.pull_manifest(scope, asker, &digest).await?;
                 (held, Some(joined))
             }
         };
+        // What a tag resolved to, the upstream itself has named in this repository.
+        if self.cache.confined.is_active() {
+            self.vouch(scope, asker, Evidence::Manifest(reference.clone())).await?;
+            self.adopt(scope, &digest, &held.media_type).await;
+        }
         let from = match (pulled, how) {
             (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
             (None, How::Fresh) => From::cache(held.tier),
@@ -96,38 +107,48 @@ impl Pull {
     }
 
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
-    async fn pull_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
+    async fn pull_manifest(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Pulled, PullError> {
         let what = || format!("manifest {digest}");
         if self.site(scope)?.upstream.is_offline() {
             return Err(PullError::Offline { scope: scope.clone(), what: what() });
         }
-        if self.negative.is_remembered(scope, &what()) {
+        if self.negative.is_remembered(scope, asker, &what()) {
             return Err(PullError::NotFound { scope: scope.clone(), what: what(), remembered: true });
         }
-        self.fetch_manifest(scope, digest).await.map_err(|error| {
+        if !self.is_open(scope) {
+            self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
+        }
+        self.fetch_manifest(scope, asker, digest).await.map_err(|error| {
             if !error.is_not_found() {
                 return error;
             }
             if let Ok(site) = self.site(scope) {
-                self.negative.remember(scope, &what(), error.believe(site.freshness.negative));
+                self.negative.remember(scope, asker, &what(), error.believe(site.freshness.negative));
             }
             PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
         })
     }
 
     /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, this one's
-    /// own repository is asked.
-    pub(super) async fn fetch_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Pulled, PullError> {
+    /// own repository is asked. The caller vouches for what another one may have brought.
+    pub(super) async fn fetch_manifest(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        digest: &Digest,
+    ) -> Result<Pulled, PullError> {
+        // Before it comes: whoever joins looks whose it is. Without that it is not kept.
+        let _ = self.confine(scope, digest).await;
         loop {
             let flight = || {
-                let (this, scope, digest) = (self.clone(), scope.clone(), *digest);
+                let (this, scope, asker, digest) = (self.clone(), scope.clone(), asker.clone(), *digest);
                 async move {
                     // Another flight may have landed between the caller's look into the cache and this one's start.
                     if let Some(held) = this.held(&scope, &digest).await {
                         return Ok(held);
                     }
-                    let site = this.site(&scope)?;
-                    let fetched = site.upstream.manifest(&scope.repository, &Reference::Digest(digest)).await?;
+                    let upstream = this.upstream(&scope, &asker)?;
+                    let fetched = upstream.manifest(&scope.repository, &Reference::Digest(digest)).await?;
                     this.keep_manifest(&scope, &digest, fetched).await
                 }
             };
@@ -159,6 +180,12 @@ impl Pull {
             Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
         self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
+        if self.is_open(scope) {
+            // It came from there, whole.
+            self.cache.release(digest).await;
+        } else if self.confine(scope, digest).await.is_err() {
+            return Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory });
+        }
         if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
             self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), "no_room"]).inc();

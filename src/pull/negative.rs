@@ -5,14 +5,16 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::visibility::{Asker, Key};
 use crate::oci::Scope;
 
 /// Absences remembered at one time.
 const REMEMBERED: u64 = 100_000;
 
-/// The absent things of all repositories.
+/// The absent things of all repositories. What an upstream says to one login is nobody else's business, and may be
+/// untrue for them.
 #[derive(Debug)]
-pub struct Negative(Cache<(Scope, String), Instant>);
+pub struct Negative(Cache<(Scope, String, Option<Key>), Instant>);
 
 impl Negative {
     /// Nothing is absent.
@@ -21,14 +23,14 @@ impl Negative {
     }
 
     /// Whether the upstream said so recently enough.
-    pub fn is_remembered(&self, scope: &Scope, what: &str) -> bool {
-        self.0.get(&(scope.clone(), what.to_owned())).is_some_and(|until| Instant::now() < until)
+    pub fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &str) -> bool {
+        self.0.get(&(scope.clone(), what.to_owned(), asker.key())).is_some_and(|until| Instant::now() < until)
     }
 
     /// The upstream says that it has no `what`; believed for `negative`.
-    pub fn remember(&self, scope: &Scope, what: &str, negative: Duration) {
+    pub fn remember(&self, scope: &Scope, asker: &Asker, what: &str, negative: Duration) {
         if !negative.is_zero() {
-            self.0.insert((scope.clone(), what.to_owned()), Instant::now() + negative);
+            self.0.insert((scope.clone(), what.to_owned(), asker.key()), Instant::now() + negative);
         }
     }
 }

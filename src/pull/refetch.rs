@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Pull;
+use super::visibility::Asker;
 use crate::fill::Source;
 use crate::oci::Digest;
 
@@ -32,14 +33,17 @@ impl Pull {
                 continue;
             }
             let fetched = if self.cache.catalog.is_manifest(digest) {
-                self.fetch_manifest(&scope, digest).await.map(drop).map_err(|error| error.to_string())
+                self.fetch_manifest(&scope, &Asker::default(), digest).await.map(drop).map_err(|error| error.to_string())
             } else {
                 let source = Source {
                     upstream: site.upstream.clone(),
                     repository: scope.repository.clone(),
                     size: self.sizes.get(&(scope.clone(), *digest)),
                 };
-                self.fills.join(digest, source).reader.total().await.map(drop).map_err(|error| error.to_string())
+                match self.join(&scope, digest, source).await {
+                    Ok(join) => join.reader.total().await.map(drop).map_err(|error| error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                }
             };
             match fetched {
                 Ok(()) => {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::Landed;
-use super::{Pull, PullError, Site};
+use super::visibility::Asker;
+use super::{Pull, PullError};
 use crate::cache::records::TagRecord;
 use crate::config::Terms;
 use crate::oci::{Digest, Reference, Scope, Tag};
@@ -83,7 +84,13 @@ fn plan(age: Option<Duration>, terms: &Terms, check: bool) -> Plan {
 
 impl Pull {
     /// Resolves a tag; `check`: although it may be fresh, if a rule allows that. Cancel-safe.
-    pub(super) async fn resolve(self: &Arc<Self>, scope: &Scope, tag: &Tag, check: bool) -> Result<Resolved, PullError> {
+    pub(super) async fn resolve(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        tag: &Tag,
+        check: bool,
+    ) -> Result<Resolved, PullError> {
         let site = self.site(scope)?;
         let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
         let record = self.cached_tag(scope, tag).await;
@@ -92,11 +99,11 @@ impl Pull {
         let plan = plan(age, &terms, check);
         let overdue = age.map(|age| age.saturating_sub(terms.fresh_for)).unwrap_or_default();
         let revalidation = || {
-            let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
+            let (this, scope, asker, tag) = (self.clone(), scope.clone(), asker.clone(), tag.clone());
             let fallback = matches!(plan, Plan::Behind | Plan::Check(_));
-            move || this.revalidate(scope, tag, fallback)
+            move || this.revalidate(scope, asker, tag, fallback)
         };
-        let key = (scope.clone(), tag.clone());
+        let key = (scope.clone(), tag.clone(), asker.key());
         if let Some(record) = record.as_ref().filter(|record| record.imported && site.upstream.is_offline()) {
             // What was carried here is as good as it gets.
             return Ok(Resolved { digest: record.digest, how: How::Fresh });
@@ -109,7 +116,7 @@ impl Pull {
                         .map(|record| stale(&record, overdue, "the mirror is offline", "offline"))
                         .ok_or_else(|| PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
                 }
-                if self.negative.is_remembered(scope, tag.as_str()) {
+                if self.negative.is_remembered(scope, asker, tag.as_str()) {
                     return Err(not_found(scope, tag, true));
                 }
                 let landed = self.revalidations.join(key, revalidation()).await.ok_or(PullError::Internal)?;
@@ -163,8 +170,14 @@ impl Pull {
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
     /// `fallback`: what is cached stands in, so that a failing upstream is spared.
-    pub(super) async fn revalidate(self: Arc<Self>, scope: Scope, tag: Tag, fallback: bool) -> Result<Confirmed, PullError> {
-        let confirmed = self.ask(&scope, &tag, fallback).await;
+    pub(super) async fn revalidate(
+        self: Arc<Self>,
+        scope: Scope,
+        asker: Asker,
+        tag: Tag,
+        fallback: bool,
+    ) -> Result<Confirmed, PullError> {
+        let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now(), imported: false };
@@ -173,7 +186,7 @@ impl Pull {
             Err(error) if error.is_not_found() => {
                 self.cache.remove_tag(&scope, &tag).await;
                 let negative = self.site(&scope)?.freshness.terms(scope.repository.as_str(), tag.as_str()).negative;
-                self.negative.remember(&scope, tag.as_str(), error.believe(negative));
+                self.negative.remember(&scope, &asker, tag.as_str(), error.believe(negative));
                 return Err(not_found(&scope, &tag, false));
             }
             // Told when it began.
@@ -185,21 +198,25 @@ impl Pull {
         confirmed
     }
 
-    async fn ask(self: &Arc<Self>, scope: &Scope, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
-        let site: &Site = self.site(scope)?;
+    async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
+        let upstream = self.upstream(scope, asker)?;
         let reference = Reference::Tag(tag.clone());
         let resolved = match fallback {
-            true => site.upstream.revalidate(&scope.repository, &reference).await?,
-            false => site.upstream.resolve(&scope.repository, &reference).await?,
+            true => upstream.revalidate(&scope.repository, &reference).await?,
+            false => upstream.resolve(&scope.repository, &reference).await?,
         };
         let digest = resolved.digest;
-        if self.held(scope, &digest).await.is_some() {
+        if let Some(held) = self.held(scope, &digest).await {
+            if self.is_open(scope) {
+                self.cache.release(&digest).await;
+            }
+            self.adopt(scope, &digest, &held.media_type).await;
             return Ok(Confirmed { digest, filled: false });
         }
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
             Some(fetched) => self.keep_manifest(scope, &digest, fetched).await?,
-            None => self.fetch_manifest(scope, &digest).await?.held,
+            None => self.fetch_manifest(scope, asker, &digest).await?.held,
         };
         Ok(Confirmed { digest, filled: true })
     }

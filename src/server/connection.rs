@@ -66,7 +66,14 @@ impl Connection {
     pub async fn run(self, socket: Detached) {
         let _open = Open::new(self.server.metrics());
         // Boxed, as the next step is: this frame lives as long as the connection.
-        let Some(ready) = Box::pin(self.ready(socket)).await else { return };
+        let mut stop = self.stop.clone();
+        let ready = tokio::select! {
+            ready = Box::pin(self.ready(socket)) => ready,
+            // Nothing was asked yet, so nobody is cut short.
+            () = super::stopped(&mut stop) => return,
+        };
+        drop(stop);
+        let Some(ready) = ready else { return };
         let Ready { io, peer, http2, lane } = ready;
         let peer = Arc::new(peer);
         if http2 == Some(true) {

@@ -22,16 +22,40 @@ use super::token::{Token, Tokens, Wanted};
 use crate::metrics::Kind;
 use crate::oci::Repository;
 
-/// What is known of one upstream address's way of signing in.
+/// How one upstream address wants to be signed in to, and with what that is done.
 #[derive(Debug)]
 pub(super) struct Auth {
-    url: Url,
+    ways: Arc<Ways>,
     credentials: Credentials,
-    token_realms: Vec<String>,
     tokens: Tokens,
+    /// Somebody else's login instead of the mirror's credentials.
+    guest: Option<Guest>,
+}
+
+/// What is known of one address's way of signing in, whoever signs in.
+#[derive(Debug)]
+struct Ways {
+    url: Url,
+    token_realms: Vec<String>,
+    /// The tokens of logins that are not the mirror's own.
+    guests: Tokens,
     known: Mutex<Known>,
     /// The operator has been told that a realm does not get the credentials.
     warned: AtomicBool,
+}
+
+/// A login that is not the mirror's own, and how fresh its tokens must be.
+#[derive(Clone, Debug)]
+pub(super) struct Guest {
+    login: Arc<Credential>,
+    not_before: Option<Instant>,
+}
+
+impl Guest {
+    /// `anew`: no token from before this call is used.
+    pub(super) fn new(login: Credential, anew: bool) -> Self {
+        Self { login: Arc::new(login), not_before: anew.then(Instant::now) }
+    }
 }
 
 /// What the last answered challenge taught.
@@ -75,8 +99,29 @@ impl Grant {
 
 impl Auth {
     pub(super) fn new(url: Url, credentials: Credentials, token_realms: Vec<String>) -> Self {
-        let tokens = Tokens::new();
-        Self { url, credentials, token_realms, tokens, known: Mutex::default(), warned: AtomicBool::new(false) }
+        let (known, warned) = Default::default();
+        let ways = Arc::new(Ways { url, token_realms, guests: Tokens::new(), known, warned });
+        Self { ways, credentials, tokens: Tokens::new(), guest: None }
+    }
+
+    /// The same ways, with another login. What its challenges teach holds for all.
+    pub(super) fn signed_in_as(&self, guest: &Guest) -> Self {
+        Self {
+            ways: Arc::clone(&self.ways),
+            credentials: Credentials::fixed(Arc::clone(&guest.login)),
+            tokens: self.ways.guests.clone(),
+            guest: Some(guest.clone()),
+        }
+    }
+
+    fn not_before(&self) -> Option<Instant> {
+        self.guest.as_ref().and_then(|guest| guest.not_before)
+    }
+
+    /// The upstream does not take the credentials: the operator's to mend, or the guest's.
+    fn refused(&self, client: &Client, status: StatusCode) -> UpstreamError {
+        let reason = if self.guest.is_some() { Reason::LoginRefused(status) } else { Reason::CredentialsRefused(status) };
+        client.error(&self.ways.url, reason)
     }
 
     /// What to carry before any challenge, by what earlier ones taught. May fetch a token.
@@ -95,11 +140,12 @@ impl Auth {
                     None => vec![pull_scope(repository.as_str())],
                 };
                 let credential = self.credential_for(client, &realm, repository).await?;
-                let wanted = Wanted { realm, service, scopes, credential };
+                let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
                 match self.token(client, &wanted, repository).await {
                     Ok(token) => Ok(Grant::Bearer(token, wanted)),
                     Err(error) => {
-                        // Perhaps the realm has moved; then the next request shall hear so from a new challenge.
+                        // Perhaps the realm has moved; then the next request shall hear so from a new challenge. That a
+                        // guest's login is wrong says nothing of it.
                         if !matches!(error.class(), Class::Denied | Class::RateLimited { .. }) {
                             *self.known() = Known::Nothing;
                         }
@@ -134,19 +180,21 @@ impl Auth {
                 if let Some(newer) = newer.filter(|newer| newer != sent) {
                     return Ok(Some(Grant::Basic(newer)));
                 }
-                *self.known() = Known::Nothing;
-                return Err(client.error(&self.url, Reason::CredentialsRefused(refused)));
+                if self.guest.is_none() {
+                    *self.known() = Known::Nothing;
+                }
+                return Err(self.refused(client, refused));
             }
             // Made for this very request, with what the challenge asks for, and still refused: this account may not.
             Grant::Bearer(token, wanted)
                 if token.received >= started && !chosen.is_some_and(|challenge| asks_for_more(challenge, wanted)) =>
             {
-                return Err(client.error(&self.url, Reason::Denied(refused)));
+                return Err(client.error(&self.ways.url, Reason::Denied(refused)));
             }
             Grant::Bearer(token, wanted) => {
                 self.tokens.drop(wanted, token).await;
                 let same_realm = chosen
-                    .and_then(|challenge| realm::parse(&self.url, challenge.parameter("realm")?).ok())
+                    .and_then(|challenge| realm::parse(&self.ways.url, challenge.parameter("realm")?).ok())
                     .is_some_and(|realm| realm == wanted.realm);
                 // nvcr.io names another realm in answers to an expired token, which gives none: ask again without.
                 if !same_realm {
@@ -155,7 +203,7 @@ impl Auth {
             }
         }
         let Some(challenge) = chosen else {
-            return if challenges.is_empty() { Ok(None) } else { Err(client.error(&self.url, Reason::Denied(refused))) };
+            return if challenges.is_empty() { Ok(None) } else { Err(client.error(&self.ways.url, Reason::Denied(refused))) };
         };
         self.answer(client, kind, repository, challenge).await.map(Some)
     }
@@ -170,16 +218,16 @@ impl Auth {
     ) -> Result<Grant, UpstreamError> {
         if challenge.scheme == "basic" {
             let basic = self.credential(client, repository).await?.and_then(|credential| credential.basic());
-            let grant = basic.map(Grant::Basic).ok_or_else(|| client.error(&self.url, Reason::CredentialsMissing))?;
+            let grant = basic.map(Grant::Basic).ok_or_else(|| client.error(&self.ways.url, Reason::CredentialsMissing))?;
             *self.known() = Known::Basic;
             return Ok(grant);
         }
-        let realm = realm::parse(&self.url, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(&self.url, Reason::Invalid(error.to_string())))?;
+        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
+            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
         let credential = self.credential_for(client, &realm, repository).await?;
         let service = challenge.parameter("service").map(ToOwned::to_owned);
         let scopes = scopes(challenge, repository);
-        let wanted = Wanted { realm, service, scopes, credential };
+        let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
         let token = self.token(client, &wanted, repository).await?;
         self.learn(client, kind, repository, &wanted);
         Ok(Grant::Bearer(token, wanted))
@@ -209,14 +257,18 @@ impl Auth {
     /// A token; credentials that the realm refuses are looked up again next time.
     async fn token(&self, client: &Client, wanted: &Wanted, repository: &Repository) -> Result<Token, UpstreamError> {
         let token = self.tokens.get(client, wanted).await;
-        if token.as_ref().is_err_and(|error| matches!(error.reason(), Reason::CredentialsRefused(_))) {
-            self.credentials.forget(repository).await;
+        match token.as_ref().map_err(UpstreamError::reason) {
+            Err(Reason::CredentialsRefused(status)) if self.guest.is_some() => Err(self.refused(client, *status)),
+            Err(Reason::CredentialsRefused(_)) => {
+                self.credentials.forget(repository).await;
+                token
+            }
+            _ => token,
         }
-        token
     }
 
     async fn credential(&self, client: &Client, repository: &Repository) -> Result<Option<Arc<Credential>>, UpstreamError> {
-        self.credentials.get(repository).await.map_err(|error| client.error(&self.url, error))
+        self.credentials.get(repository).await.map_err(|error| client.error(&self.ways.url, error))
     }
 
     /// The credential, if `realm` may see it (I9).
@@ -226,10 +278,10 @@ impl Auth {
         realm: &Url,
         repository: &Repository,
     ) -> Result<Option<Arc<Credential>>, UpstreamError> {
-        if self.credentials.is_anonymous() || realm::may_receive(&self.url, realm, &self.token_realms) {
+        if self.credentials.is_anonymous() || realm::may_receive(&self.ways.url, realm, &self.ways.token_realms) {
             return self.credential(client, repository).await;
         }
-        if !self.warned.swap(true, Ordering::Relaxed) {
+        if !self.ways.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 upstream = %client.name,
                 realm = %authority(realm),
@@ -247,13 +299,13 @@ impl Auth {
         challenge: &Challenge,
     ) -> Result<(Option<Arc<Credential>>, Option<Url>), UpstreamError> {
         let realm = challenge.parameter("realm").filter(|_| challenge.scheme == "bearer");
-        let realm = realm.and_then(|realm| realm::parse(&self.url, realm).ok());
-        let refused = realm.filter(|realm| !realm::may_receive(&self.url, realm, &self.token_realms));
+        let realm = realm.and_then(|realm| realm::parse(&self.ways.url, realm).ok());
+        let refused = realm.filter(|realm| !realm::may_receive(&self.ways.url, realm, &self.ways.token_realms));
         Ok((self.credential(client, repository).await?, refused))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ways.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token for the target of a redirect that asks for one: always anonymous, whoever it is.
@@ -270,7 +322,7 @@ impl Auth {
         let realm = realm::parse(target, challenge.parameter("realm").unwrap_or_default())
             .map_err(|error| client.error(target, Reason::Invalid(error.to_string())))?;
         let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None };
+        let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None, not_before: None };
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
 }

@@ -172,6 +172,11 @@ impl Credentials {
         Self { entries }
     }
 
+    /// One credential for everything.
+    pub(super) fn fixed(credential: Arc<Credential>) -> Self {
+        Self { entries: vec![(String::new(), Source::Fixed(credential))] }
+    }
+
     fn source(&self, repository: &Repository) -> Option<&Source> {
         self.entries.iter().find(|(prefix, _)| is_below(repository.as_str(), prefix)).map(|(_, source)| source)
     }

@@ -57,7 +57,7 @@ pub enum Reason {
         believe: Option<Duration>,
     },
     /// 401, 403 or 451 although everything that could be presented was.
-    #[error("it refuses access ({0}): this does not exist there, or the mirror's account may not read it")]
+    #[error("it refuses access ({0}): this does not exist there, or the account may not read it")]
     Denied(StatusCode),
     /// A challenge, and nothing to answer it with.
     #[error("it asks for credentials and the mirror has none for it: set `credentials` of this upstream")]
@@ -100,6 +100,9 @@ pub enum Reason {
     /// The upstream, or its token service, did not take the mirror's credentials.
     #[error("it did not accept the mirror's credentials ({0}): check `credentials` of this upstream")]
     CredentialsRefused(StatusCode),
+    /// The upstream, or its token service, did not take the login of the caller who is asked for.
+    #[error("it did not accept the caller's login ({0})")]
+    LoginRefused(StatusCode),
     /// The credentials could not be read.
     #[error("no credentials for it: {0}")]
     Credentials(#[from] CredentialError),
@@ -134,7 +137,7 @@ impl UpstreamError {
             Reason::NotFound { .. } => Class::NotFound,
             Reason::Offline => Class::Offline,
             Reason::HeldBack(wait) => Class::RateLimited { retry_after: Some(*wait) },
-            Reason::Denied(_) | Reason::CredentialsMissing => Class::Denied,
+            Reason::Denied(_) | Reason::CredentialsMissing | Reason::LoginRefused(_) => Class::Denied,
             Reason::RateLimited { retry_after } => Class::RateLimited { retry_after: *retry_after },
             Reason::Connect(_)
             | Reason::Timeout(_)
@@ -177,7 +180,7 @@ impl UpstreamError {
     pub fn label(&self) -> &'static str {
         match &self.0.reason {
             Reason::NotFound { .. } => "not_found",
-            Reason::Denied(_) | Reason::CredentialsMissing => "denied",
+            Reason::Denied(_) | Reason::CredentialsMissing | Reason::LoginRefused(_) => "denied",
             Reason::RateLimited { .. } => "rate_limited",
             Reason::HeldBack(_) => "held_back",
             Reason::Resting { .. } => "breaker",
@@ -208,6 +211,11 @@ impl UpstreamError {
             Reason::NotFound { believe } => *believe,
             _ => None,
         }
+    }
+
+    /// It was the caller's own login that was not accepted.
+    pub fn refuses_login(&self) -> bool {
+        matches!(self.0.reason, Reason::LoginRefused(_))
     }
 
     /// No packet went out for it.

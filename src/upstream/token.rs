@@ -50,6 +50,8 @@ pub(super) struct Wanted {
     pub(super) scopes: Vec<String>,
     /// Only what the realm may see.
     pub(super) credential: Option<Arc<Credential>>,
+    /// An older token will not do: whether the credential is still good has to be seen.
+    pub(super) not_before: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -127,7 +129,8 @@ impl Tokens {
     pub(super) async fn get(&self, client: &Client, wanted: &Wanted) -> Result<Token, UpstreamError> {
         let key = wanted.key();
         let fetch = async {
-            let old = self.cache.get(&key).await.and_then(Result::ok);
+            let recent = |token: &Token| wanted.not_before.is_none_or(|limit| token.received >= limit);
+            let old = self.cache.get(&key).await.and_then(Result::ok).filter(recent);
             let fetched = fetch(client, wanted, self.min_life).await;
             match (fetched, old) {
                 (Err(error), Some(old)) if Instant::now() < old.dies_at && error.class() != Class::Denied => {
@@ -137,7 +140,10 @@ impl Tokens {
                 (fetched, _) => fetched,
             }
         };
-        let stale = |held: &Result<Token, UpstreamError>| held.as_ref().map_or(true, |token| Instant::now() >= token.refresh_at);
+        let stale = |held: &Result<Token, UpstreamError>| {
+            let held = held.as_ref().ok().filter(|token| wanted.not_before.is_none_or(|limit| token.received >= limit));
+            held.is_none_or(|token| Instant::now() >= token.refresh_at)
+        };
         self.cache.entry_by_ref(&key).or_insert_with_if(fetch, stale).await.into_value()
     }
 

@@ -141,6 +141,25 @@ async fn an_idle_connection_is_closed_and_that_is_no_refusal() {
     assert_eq!(mirror.metric("roadstead_connections_refused_total", &[]).await, 0.0);
 }
 
+/// Connections that have asked for nothing hold up no shutdown.
+#[tokio::test]
+async fn silent_connections_do_not_delay_the_end() {
+    let (_up, _, mirror) = mirror(|settings| {
+        settings.set("server", "shutdown_timeout", "10m").set("server", "header_timeout", "10m");
+    })
+    .await;
+    let mut silent = from("127.0.0.1", mirror.address()).await;
+    let mut begun = from("127.0.0.1", mirror.address()).await;
+    begun.write_all(b"PRI").await.unwrap();
+    let mut used = from("127.0.0.1", mirror.address()).await;
+    assert!(answers(&mut used).await);
+    mirror.metric_becomes("roadstead_connections", &[], 3.0).await;
+    mirror.stop().await;
+    for stream in [&mut silent, &mut begun, &mut used] {
+        rest(stream).await;
+    }
+}
+
 #[tokio::test]
 async fn heads_that_are_too_large_or_no_heads() {
     let (_up, image, mirror) = mirror(|_| {}).await;

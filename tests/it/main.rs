@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod access;
 mod admin;
 mod architecture;
 mod care;
@@ -12,11 +13,14 @@ mod fuzz;
 mod kit;
 mod limits;
 mod outages;
+mod parallel;
+mod private;
 mod protocol;
 mod range;
 mod refusals;
 mod restart;
 mod secrets;
+mod store;
 mod support;
 mod tags;
 mod tls;

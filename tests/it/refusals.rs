@@ -2,6 +2,8 @@
 //!
 //! A new class needs a row there and an arm in [`provoke`]; a new [`ErrorCode`] that no row has fails here, too.
 
+mod access;
+
 use std::collections::BTreeSet;
 
 use roadstead::oci::ErrorCode;
@@ -188,6 +190,13 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             site.mirror.get_with(&site.layer(), &[("Range", &range)]).await
         }
         "denied" => hub("deny", "library/*".into()).await.mirror.get(TAG).await,
+        "sign-in" | "wrong-password" | "bad-token" | "forbidden" | "nothing" | "guessing" | "passwords-busy" | "pace" => {
+            access::refused(class).await
+        }
+        "fills" => access::fills().await,
+        "token-method" => client::request(plain().await.mirror.address(), "PUT", "/token", &[]).await,
+        "token-grant" => access::form("grant_type=refresh_token&refresh_token=x").await,
+        "token-form" => access::form(&format!("grant_type=password&username={}", "x".repeat(40_000))).await,
         "manifest-unknown" => get("/v2/library/alpine/manifests/none").await,
         "blob-unknown" => get(&blob_path(REPOSITORY, &missing)).await,
         "tags-unknown" => get("/v2/library/none/tags/list").await,
@@ -208,6 +217,28 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             let site = hub("credentials", toml::Value::Table(credentials)).await;
             site.up.require(Auth::basic("ann", "right"));
             site.mirror.get(TAG).await
+        }
+        "login-needed" => hub("visibility", "caller".into()).await.mirror.get(TAG).await,
+        "login-needed-ping" => hub("visibility", "caller".into()).await.mirror.get("/v2/").await,
+        "login-refused" => {
+            let site = hub("visibility", "caller".into()).await;
+            site.up.require(Auth::basic("ann", "right"));
+            site.mirror.get_with(TAG, &[("Authorization", "Basic YW5uOndyb25n")]).await
+        }
+        "unverified" => {
+            let site = hub("visibility", "caller".into()).await;
+            site.up.down().await;
+            site.mirror.get_with(TAG, &[("Authorization", "Basic YW5uOnJpZ2h0")]).await
+        }
+        "refused-too-often" => {
+            use base64::Engine as _;
+            let site = hub("visibility", "caller".into()).await;
+            site.up.require(Auth::basic("ann", "right"));
+            let guess = |n| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("ann:{n}")));
+            for n in 0..20 {
+                assert_eq!(site.mirror.get_with(TAG, &[("Authorization", &guess(n))]).await.status(), 401);
+            }
+            site.mirror.get_with(TAG, &[("Authorization", &guess(20))]).await
         }
         "quota-blob" => {
             let site = plain().await;

@@ -330,7 +330,8 @@ async fn t30_tokens_are_renewed_early_and_survive_an_outage() {
     let upstream = anonymous(&server);
     let client = &upstream.origins[0].client;
     let tokens = Tokens::with_min_life(Duration::from_secs(4));
-    let wanted = Wanted { realm: server.url.clone(), service: None, scopes: vec!["s".into()], credential: None };
+    let wanted =
+        Wanted { realm: server.url.clone(), service: None, scopes: vec!["s".into()], credential: None, not_before: None };
     let get = async || tokens.get(client, &wanted).await.map(|token| token.authorization.to_str().unwrap().to_owned());
     assert_eq!(get().await.unwrap(), "Bearer t0");
     assert_eq!(get().await.unwrap(), "Bearer t0");

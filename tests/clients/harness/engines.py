@@ -36,10 +36,11 @@ class Skopeo:
         self._registries_conf = folder / "registries.conf"
         self._environment = registries_conf(self._registries_conf, mirrors, authority)
 
-    def pull(self, image, registry="docker.io", into="image", timeout=180):
+    def pull(self, image, registry="docker.io", into="image", timeout=180, login=None):
         target = self._folder / into
         shutil.rmtree(target, ignore_errors=True)
-        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all",
+        login = [f"--src-creds={login}"] if login else ["--src-no-creds"]
+        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all", *login,
              "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], env=self._environment, timeout=timeout)
 
     def wants(self, image):
@@ -76,8 +77,9 @@ class _Store:
     def _run(self, *words, timeout=180):
         return run([self.command, *self._options, *words], env=self._environment, timeout=timeout)
 
-    def pull(self, image, registry="docker.io", timeout=180):
-        self._run("pull", "--quiet", image.reference(registry), timeout=timeout)
+    def pull(self, image, registry="docker.io", timeout=180, login=None):
+        login = [f"--creds={login}"] if login else []
+        self._run("pull", "--quiet", *login, image.reference(registry), timeout=timeout)
 
     def wants(self, image):
         return image.for_host().blobs
@@ -141,11 +143,14 @@ content_sharing_policy = "isolated"
         self.process = Process(name, ["containerd", "--config", config])
         wait_until(self._answers, "containerd answers", process=self.process)
 
-    def set_host(self, registry, url, override_path=False, authority=None):
+    def set_host(self, registry, url, override_path=False, authority=None, header=None):
         (self._hosts / registry).mkdir(parents=True, exist_ok=True)
         (self._hosts / registry / "hosts.toml").write_text(
             f'server = "http://{NOWHERE}"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
-            + ("override_path = true\n" if override_path else "") + (f'ca = "{authority}"\n' if authority else ""))
+            + ("override_path = true\n" if override_path else "")
+            + (f'ca = "{authority}"\n' if authority else "")
+            + (f'[host."{url}".header]\n' if header else "")
+            + "".join(f"{name} = {json.dumps(value)}\n" for name, value in (header or {}).items()))
 
     @property
     def socket(self):
@@ -163,8 +168,8 @@ content_sharing_policy = "isolated"
             return False
         return True
 
-    def pull(self, image, registry="docker.io", namespace=None, timeout=180):
-        self._ctr("images", "pull", "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
+    def pull(self, image, registry="docker.io", namespace=None, timeout=180, options=()):
+        self._ctr("images", "pull", *options, "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
                   namespace=namespace, timeout=timeout)
 
     def wants(self, image):

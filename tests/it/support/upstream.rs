@@ -31,7 +31,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 pub use act::{Act, Reply};
-pub use auth::{Auth, Tokens};
+pub use auth::{Accounts, Auth, Tokens};
 pub use journal::{Journal, Request};
 pub use script::{Gate, On, Pattern};
 

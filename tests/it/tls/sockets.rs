@@ -57,6 +57,8 @@ async fn sockets_that_are_passed() {
     let address = pull.local_addr().unwrap();
     let mut settings = Settings::new(&up, cache.path().to_str().unwrap());
     settings.set("server", "listen", "systemd").set("admin", "listen", "systemd:admin");
+    // What systemd passes could be anything.
+    settings.set("admin", "token", "0123456789abcdef");
     let config = folder.path("config.toml");
     std::fs::write(&config, settings.text()).unwrap();
     let serve = |names: &str| {

@@ -1,0 +1,252 @@
+//! What came through upstreams that are not everybody's.
+//!
+//! Content lies under its digest, whoever it came from, and a digest is no secret. So what comes through such an
+//! upstream is confined to it before it is here: a small file `private/<algorithm>-<hex>` holds the upstream's name until
+//! another upstream says that it has the content, too. All of them are in memory; a mirror of public registries has none,
+//! and pays one look at a flag. Who may see confined content is not decided here. Called by `pull`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use tokio::task::spawn_blocking;
+
+use super::Cache;
+use super::store::Store;
+use crate::oci::{Digest, UpstreamName};
+
+/// How often, and for how long after it was confined at the least, it is looked whether content is still here.
+const LOOK: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug)]
+struct Mark {
+    /// `None`: the file does not say it any more. Then it is nobody's.
+    upstream: Option<UpstreamName>,
+    since: Instant,
+}
+
+/// All confined content of a cache.
+#[derive(Debug)]
+pub struct Confined {
+    folder: PathBuf,
+    /// There is something confined, or something that will be.
+    active: AtomicBool,
+    /// The upstreams that are not everybody's.
+    private: RwLock<BTreeSet<UpstreamName>>,
+    marks: RwLock<HashMap<Digest, Mark>>,
+    looked: Mutex<Instant>,
+}
+
+impl Confined {
+    /// Blocks. What is confined in the cache folder of `store`.
+    pub(super) fn load(store: &Store) -> io::Result<Self> {
+        let folder = store.root().join("private");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => Some(entries),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let (mut marks, since) = (HashMap::new(), Instant::now());
+        for entry in entries.into_iter().flatten() {
+            let entry = entry?;
+            let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) else { continue };
+            // A file that was cut off by a power cut still says that the content is not everybody's.
+            let upstream = fs::read_to_string(entry.path()).ok().and_then(|name| name.trim().parse().ok());
+            marks.insert(digest, Mark { upstream, since });
+        }
+        let (active, private) = (AtomicBool::new(!marks.is_empty()), RwLock::default());
+        Ok(Self { folder, active, private, marks: RwLock::new(marks), looked: Mutex::new(since) })
+    }
+
+    /// Says which upstreams are not everybody's.
+    pub fn set_private(&self, upstreams: impl IntoIterator<Item = UpstreamName>) {
+        let upstreams: BTreeSet<_> = upstreams.into_iter().collect();
+        if !upstreams.is_empty() {
+            self.active.store(true, Ordering::Release);
+        }
+        *self.private.write().unwrap_or_else(PoisonError::into_inner) = upstreams;
+    }
+
+    /// Whether anything can be confined at all: false for a mirror that has only public upstreams, and had no others.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// To which upstream content is confined. `Some(None)`: to none that is known any more.
+    pub fn of(&self, digest: &Digest) -> Option<Option<UpstreamName>> {
+        if !self.is_active() {
+            return None;
+        }
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).get(digest).map(|mark| mark.upstream.clone())
+    }
+
+    fn is_private(&self, upstream: &UpstreamName) -> bool {
+        self.private.read().unwrap_or_else(PoisonError::into_inner).contains(upstream)
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Whether it was not confined before.
+    fn insert(&self, digest: Digest, upstream: &UpstreamName) -> bool {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let since = Instant::now();
+        let mut new = false;
+        let mark = marks.entry(digest).or_insert_with(|| {
+            new = true;
+            Mark { upstream: Some(upstream.clone()), since }
+        });
+        // It is about to come again: the next look must not find it gone.
+        mark.since = since;
+        self.active.store(true, Ordering::Release);
+        new
+    }
+
+    /// Blocks.
+    fn write(&self, store: &Store, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
+        let (path, name) = (self.path(digest), upstream.as_str().as_bytes());
+        match store.replace(&path, name, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.folder)?;
+                store.replace(&path, name, false)
+            }
+            other => other,
+        }
+    }
+
+    /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
+    fn prune(&self, is_here: impl Fn(&Digest) -> bool) {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.elapsed() < LOOK {
+                return;
+            }
+            *looked = Instant::now();
+        }
+        self.forget(LOOK, is_here);
+    }
+
+    fn forget(&self, age: Duration, is_here: impl Fn(&Digest) -> bool) {
+        let old: Vec<Digest> = {
+            let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+            marks.iter().filter(|(_, mark)| mark.since.elapsed() >= age).map(|(digest, _)| *digest).collect()
+        };
+        for digest in old.into_iter().filter(|digest| !is_here(digest)) {
+            let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+            // Under the lock: somebody may just have confined it anew.
+            if marks.get(&digest).is_some_and(|mark| mark.since.elapsed() >= age) {
+                marks.remove(&digest);
+                let _ = fs::remove_file(self.path(&digest));
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// Confines content to an upstream, before it comes through it. What is here already, from elsewhere, stays what it
+    /// is. After an error it must not be kept. Cancel-safe.
+    pub async fn confine(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
+        let here = self.index.contains(digest) || self.memory.get(digest).is_some();
+        if here || !self.confined.insert(*digest, upstream) {
+            return Ok(());
+        }
+        let (this, digest, upstream) = (self.clone(), *digest, upstream.clone());
+        let write = move || this.confined.write(&this.store, &digest, &upstream);
+        spawn_blocking(write).await.map_err(io::Error::other)?
+    }
+
+    /// An upstream that is everybody's has the content, too.
+    pub async fn release(&self, digest: &Digest) {
+        if self.confined.of(digest).is_none() {
+            return;
+        }
+        let removed = {
+            let mut marks = self.confined.marks.write().unwrap_or_else(PoisonError::into_inner);
+            marks.remove(digest).is_some()
+        };
+        if removed {
+            let path = self.confined.path(digest);
+            // If that fails the upstream is asked once more, in the next process's time.
+            let _ = spawn_blocking(move || fs::remove_file(path)).await;
+        }
+    }
+
+    /// Blocks. Confines what only repositories of upstreams that are not everybody's refer to: of a cache from before
+    /// they were that, and of a bundle that was imported.
+    pub fn confine_known(&self) {
+        if !self.confined.is_active() {
+            return;
+        }
+        for (scope, digest) in self.catalog.unread(|upstream| self.confined.is_private(upstream)) {
+            self.survey_manifest(&scope, &digest, None);
+        }
+        let (mut failed, mut new) = (None, 0);
+        for (digest, upstream) in self.catalog.confined(|upstream| self.confined.is_private(upstream)) {
+            if self.confined.insert(digest, &upstream) {
+                new += 1;
+                failed = self.confined.write(&self.store, &digest, &upstream).err().or(failed);
+            }
+        }
+        if new > 0 {
+            tracing::info!(
+                objects = new,
+                "what only repositories of upstreams with another visibility than \"public\" name is now theirs alone"
+            );
+        }
+        if let Some(error) = failed {
+            tracing::warn!(%error, "cannot write down which content is not everybody's; it is kept in memory");
+        }
+    }
+
+    /// Blocks. Forgets to whom content belonged that is no longer here.
+    pub(super) fn prune_confined(&self) {
+        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn a_mark_outlives_the_process_and_a_power_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (a, b) = (Digest::of(Algorithm::Sha256, b"a"), Digest::of(Algorithm::Sha512, b"b"));
+        let name: UpstreamName = "private.example:5000".parse().unwrap();
+        let confined = Confined::load(&store).unwrap();
+        assert!(!confined.is_active());
+        assert!(confined.insert(a, &name) && !confined.insert(a, &name) && confined.insert(b, &name));
+        confined.write(&store, &a, &name).unwrap();
+        confined.write(&store, &b, &name).unwrap();
+        fs::write(confined.path(&b), b"").unwrap();
+
+        let confined = Confined::load(&store).unwrap();
+        assert!(confined.is_active());
+        assert_eq!((confined.of(&a), confined.of(&b)), (Some(Some(name)), Some(None)));
+        assert_eq!(confined.of(&Digest::of(Algorithm::Sha256, b"c")), None);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_unless_it_is_about_to_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (here, gone) = (Digest::of(Algorithm::Sha256, b"here"), Digest::of(Algorithm::Sha256, b"gone"));
+        let name: UpstreamName = "private.example".parse().unwrap();
+        let confined = Confined::load(&store).unwrap();
+        for digest in [here, gone] {
+            confined.insert(digest, &name);
+            confined.write(&store, &digest, &name).unwrap();
+        }
+        confined.forget(LOOK, |_| false);
+        assert!(confined.of(&gone).is_some(), "too young");
+        confined.forget(Duration::ZERO, |digest| *digest == here);
+        assert_eq!((confined.of(&here).is_some(), confined.of(&gone).is_some()), (true, false));
+        assert!(confined.path(&here).exists() && !confined.path(&gone).exists());
+    }
+}

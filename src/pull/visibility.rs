@@ -1,0 +1,102 @@
+//! Who may see what the mirror has of an upstream that is not everybody's, and which repository holds what.
+//!
+//! Two questions, asked before anything cached is looked at or a running download is joined. May this caller read the
+//! repository ([`verdicts`], for `visibility = "caller"`)? The upstream is asked by a question that the request implies,
+//! signed in with the caller's own login, and its answer is kept for a while. And does the repository hold this digest
+//! ([`holding`])? A digest alone opens nothing.
+//!
+//! An [`Asker`] goes with everything that is done for a caller, and is part of every key under which something is shared
+//! or remembered that another caller may not know. Never keeps a login beyond the work that is done with it. Public
+//! upstreams cost one look at a flag. Called by all of `pull`.
+
+mod asker;
+mod holding;
+mod patience;
+mod verdicts;
+
+#[cfg(test)]
+mod tests;
+
+use moka::sync::Cache as Memory;
+
+use super::Flight;
+use super::flight::Flights;
+use crate::config::Visibility as Of;
+use crate::oci::{Digest, Reference, Scope};
+use asker::Secrecy;
+pub(super) use asker::{Asker, Key};
+use patience::Patience;
+use verdicts::Verdict;
+
+/// Verdicts remembered.
+const VERDICTS: u64 = 100_000;
+
+/// Digests of which an upstream said that a repository has them, remembered.
+const WORDS: u64 = 100_000;
+
+/// Everything known of who may see what.
+#[derive(Debug)]
+pub(super) struct Visibility {
+    secrecy: Secrecy,
+    verdicts: Memory<Key, Verdict>,
+    checks: Flight<Key, ()>,
+    /// The upstream's word that a repository holds a digest.
+    words: Memory<(Scope, Digest), ()>,
+    /// What the catalog said of what a repository holds: looking through a large one takes a while.
+    held: Memory<(Scope, Digest), ()>,
+    questions: Flight<(Scope, Digest, Option<Key>), ()>,
+    patience: Patience,
+}
+
+impl Visibility {
+    /// Nothing is known. Called within the runtime on which the upstreams will be asked.
+    pub fn new() -> Self {
+        Self {
+            secrecy: Secrecy::new(),
+            verdicts: Memory::new(VERDICTS),
+            checks: Flights::new(),
+            words: Memory::new(WORDS),
+            held: Memory::new(WORDS),
+            questions: Flights::new(),
+            patience: Patience::default(),
+        }
+    }
+
+    /// The upstream said, in answer to whomever, that a repository holds this.
+    pub fn heard(&self, scope: &Scope, digest: &Digest) {
+        self.words.insert((scope.clone(), *digest), ());
+    }
+}
+
+/// Whether content of an upstream is for everybody who may pull from it.
+pub(super) fn is_open(visibility: Of) -> bool {
+    visibility == Of::Public
+}
+
+/// What the upstream is asked for, to learn whether a caller may have it.
+#[derive(Clone, Debug)]
+pub(super) enum Evidence {
+    /// A manifest, by HEAD.
+    Manifest(Reference),
+    /// A blob, by the first byte of it: some registries refuse HEAD.
+    Blob(Digest),
+}
+
+impl Evidence {
+    /// In words, as errors and the memory of absences have it.
+    fn what(&self) -> String {
+        match self {
+            Self::Manifest(Reference::Tag(tag)) => format!("tag {tag}"),
+            Self::Manifest(Reference::Digest(digest)) => format!("manifest {digest}"),
+            Self::Blob(digest) => format!("blob {digest}"),
+        }
+    }
+
+    /// Under which an absence is remembered, here as elsewhere in `pull`.
+    fn absence(&self) -> String {
+        match self {
+            Self::Manifest(Reference::Tag(tag)) => tag.to_string(),
+            _ => self.what(),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! On whose behalf something is done.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+
+use crate::oci::Scope;
+use crate::policy::Login;
+use crate::upstream::Upstream;
+
+/// Tells logins at a repository apart without keeping them: a keyed hash, of no use outside this process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::pull) struct Key([u8; 32]);
+
+impl fmt::Debug for Key {
+    /// Nothing of it: a login can be guessed by it as long as the process lives.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+/// Makes keys. Its own is random, and nowhere else.
+pub(super) struct Secrecy(hmac::Key);
+
+impl fmt::Debug for Secrecy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrecy(…)")
+    }
+}
+
+impl Secrecy {
+    pub fn new() -> Self {
+        // Only a system without randomness fails here; then the key is that of std's hash maps, which is random, too.
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).unwrap_or_else(|_| {
+            use std::hash::{BuildHasher as _, RandomState};
+            let words: Vec<u8> = (0..4_u8).flat_map(|n| RandomState::new().hash_one(n).to_le_bytes()).collect();
+            hmac::Key::new(hmac::HMAC_SHA256, &words)
+        });
+        Self(key)
+    }
+
+    /// The key of a login at a repository.
+    pub fn key(&self, scope: &Scope, login: &Login) -> Key {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in [scope.upstream.as_str(), scope.repository.as_str(), &login.username, login.password.expose()] {
+            // With its length, so that no two logins are the same text.
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(context.sign().as_ref());
+        Key(key)
+    }
+}
+
+/// A caller with a login of their own.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub key: Key,
+    pub login: Login,
+    /// From where they ask; `None` from this machine by a socket without addresses.
+    pub from: Option<IpAddr>,
+    /// The upstream as it is asked with this login.
+    view: OnceLock<Arc<Upstream>>,
+}
+
+impl Guest {
+    pub fn new(key: Key, login: Login, from: Option<IpAddr>) -> Self {
+        Self { key, login, from, view: OnceLock::new() }
+    }
+
+    /// The upstream, asked with this login and whatever tokens it has by now.
+    pub fn view(&self, upstream: &Upstream) -> Arc<Upstream> {
+        self.view.get_or_init(|| Arc::new(upstream.signed_in_as(&self.login.username, &self.login.password, false))).clone()
+    }
+}
+
+/// On whose behalf an upstream is asked, and what is here of it is looked at. The default is the mirror itself, with the
+/// operator's credentials. Cheap to clone; lives as long as the work.
+#[derive(Clone, Debug, Default)]
+pub(in crate::pull) struct Asker {
+    pub(super) guest: Option<Arc<Guest>>,
+    pub(super) unverified: bool,
+}
+
+impl Asker {
+    /// What tells it apart from others in a key; `None` for all that the operator's rules let in.
+    pub fn key(&self) -> Option<Key> {
+        self.guest.as_ref().map(|guest| guest.key)
+    }
+
+    /// Whether it may see what is here of the repository. If not, all it may do is to ask the upstream itself.
+    pub fn is_verified(&self) -> bool {
+        !self.unverified
+    }
+
+    pub(super) fn verified(guest: Arc<Guest>) -> Self {
+        Self { guest: Some(guest), unverified: false }
+    }
+
+    pub(super) fn unverified(guest: Arc<Guest>) -> Self {
+        Self { guest: Some(guest), unverified: true }
+    }
+}

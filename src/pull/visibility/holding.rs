@@ -1,0 +1,129 @@
+//! Does this repository hold this digest?
+//!
+//! Content lies under its digest, whoever it came from. Of an upstream that is not everybody's it is served under a
+//! repository only if a tag or manifest of that repository, which is here, refers to it, or the upstream says that the
+//! repository has it. What is confined to one upstream ([`crate::cache::confined`]) no other one opens without its own
+//! word; a public one that gives it opens it for all.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::{Pull, PullError};
+use super::verdicts::ask;
+use super::{Asker, Evidence, is_open};
+use crate::cache::records::ManifestRecord;
+use crate::oci::{Digest, MediaType, Scope};
+
+/// How long a request waits for what was on disk at the start to be known, where nobody else can tell.
+const START: Duration = Duration::from_secs(10);
+
+impl Pull {
+    /// Whether content that comes through this scope's upstream is for everybody who may pull from it.
+    pub(in crate::pull) fn is_open(&self, scope: &Scope) -> bool {
+        !self.cache.confined.is_active() || self.site(scope).is_ok_and(|site| is_open(site.visibility))
+    }
+
+    /// Fails, as the upstream would, unless the repository holds this digest. To be called when content was found or
+    /// joined, and before it is shown; and before it is, where a download is begun for a repository that is not open.
+    /// Cancel-safe.
+    pub(in crate::pull) async fn vouch(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        evidence: Evidence,
+    ) -> Result<(), PullError> {
+        if !self.cache.confined.is_active() {
+            return Ok(());
+        }
+        let site = self.site(scope)?;
+        let digest = match &evidence {
+            Evidence::Blob(digest) | Evidence::Manifest(crate::oci::Reference::Digest(digest)) => *digest,
+            // The upstream resolved it, in this repository.
+            Evidence::Manifest(crate::oci::Reference::Tag(_)) => return Ok(()),
+        };
+        let confined = self.cache.confined.of(&digest);
+        if is_open(site.visibility) && confined.is_none() {
+            return Ok(());
+        }
+        if self.visibility.words.contains_key(&(scope.clone(), digest)) || self.is_known_to_hold(scope, &digest) {
+            return Ok(());
+        }
+        if site.upstream.is_offline() {
+            let offline = PullError::Offline { scope: scope.clone(), what: evidence.what() };
+            return self.was_known_to_hold(scope, &digest).await.then_some(()).ok_or(offline);
+        }
+        if self.negative.is_remembered(scope, asker, &evidence.absence()) {
+            return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
+        }
+        let flight = || {
+            let (this, upstream) = (self.clone(), self.upstream(scope, asker));
+            let (scope, evidence) = (scope.clone(), evidence.clone());
+            async move {
+                ask(&*upstream?, &scope, &evidence).await?;
+                this.visibility.heard(&scope, &digest);
+                if this.is_open(&scope) {
+                    this.cache.release(&digest).await;
+                }
+                Ok(())
+            }
+        };
+        let key = (scope.clone(), digest, asker.key());
+        let landed = self.visibility.questions.join(key, flight).await.ok_or(PullError::Internal)?;
+        match landed.value {
+            Err(error) if error.is_not_found() => Err(self.absent(site, scope, asker, &evidence, &error)),
+            Err(error) if error.is_outage() && self.was_known_to_hold(scope, &digest).await => {
+                tracing::debug!(%digest, upstream = %scope.upstream, %error, "known since the start to be the repository's");
+                Ok(())
+            }
+            value => value,
+        }
+    }
+
+    /// By what is here. A public upstream's manifests are no proof: who writes them need not have what they name.
+    fn is_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
+        let own = match self.cache.confined.of(digest) {
+            None => true,
+            Some(upstream) => upstream.as_ref() == Some(&scope.upstream),
+        };
+        if !own || self.is_open(scope) {
+            return false;
+        }
+        // What the catalog said is remembered, whose content it is is looked at each time.
+        let key = (scope.clone(), *digest);
+        let held = self.visibility.held.contains_key(&key) || self.cache.catalog.holds(scope, digest);
+        if held {
+            self.visibility.held.insert(key, ());
+        }
+        held
+    }
+
+    /// The same, once everything on disk has been read.
+    async fn was_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
+        // It may have been read to its end since it was looked at.
+        let _ = tokio::time::timeout(START, self.cache.until_surveyed()).await;
+        self.is_known_to_hold(scope, digest)
+    }
+
+    /// Content is about to come through this scope. After an error it must not be kept.
+    pub(in crate::pull) async fn confine(&self, scope: &Scope, digest: &Digest) -> io::Result<()> {
+        if self.is_open(scope) {
+            return Ok(());
+        }
+        self.cache.confine(digest, &scope.upstream).await.inspect_err(|error| {
+            tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot write down whose content this is; it is not kept");
+        })
+    }
+
+    /// This manifest, which was here already, is the repository's, too: the upstream said so, or it has been vouched for.
+    pub(in crate::pull) async fn adopt(&self, scope: &Scope, digest: &Digest, media_type: &MediaType) {
+        if self.is_open(scope) {
+            return;
+        }
+        self.visibility.heard(scope, digest);
+        if !self.cache.catalog.has_manifest(scope, digest) {
+            let record = ManifestRecord { media_type: media_type.clone() };
+            self.cache.set_manifest_record(scope, digest, &record).await;
+        }
+    }
+}

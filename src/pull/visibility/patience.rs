@@ -1,0 +1,101 @@
+//! How often a caller may be refused: the mirror is nobody's tool for trying passwords on an upstream.
+//!
+//! Refusals are counted by the caller's address. Checks that succeed cost nothing; while one runs it counts as a refusal
+//! to come, so that a thousand at once try no more than a few. Who has none left waits for a running check, or is told
+//! when to come again.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moka::sync::Cache as Memory;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Refusals within [`WINDOW`], from one address.
+pub(super) const REFUSALS: usize = 20;
+/// For how long a refusal counts.
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
+/// Addresses remembered.
+const CALLERS: u64 = 50_000;
+
+/// All callers that were checked of late.
+#[derive(Debug)]
+pub(super) struct Patience(Memory<Option<IpAddr>, Arc<Caller>>);
+
+#[derive(Debug, Default)]
+struct Caller {
+    state: Mutex<State>,
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: usize,
+    refused: VecDeque<Instant>,
+}
+
+/// A check that may run. Dropped without a word, it was no refusal.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<Caller>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Memory::builder().max_capacity(CALLERS).time_to_idle(2 * WINDOW).build())
+    }
+}
+
+/// A customer of an IPv6 provider has at least a /64.
+fn place(from: Option<IpAddr>) -> Option<IpAddr> {
+    from.map(|from| match from.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    })
+}
+
+impl Patience {
+    /// Waits until a check may run for a caller at this address; `Err`: how long it has no more. Cancel-safe.
+    pub async fn turn(&self, from: Option<IpAddr>) -> Result<Turn, Duration> {
+        let caller = self.0.get_with(place(from), Arc::default);
+        loop {
+            let mut ended = std::pin::pin!(caller.ended.notified());
+            ended.as_mut().enable();
+            {
+                let mut state = caller.state();
+                let now = Instant::now();
+                while state.refused.front().is_some_and(|at| now >= *at + WINDOW) {
+                    state.refused.pop_front();
+                }
+                if state.running + state.refused.len() < REFUSALS {
+                    state.running += 1;
+                    return Ok(Turn(caller.clone()));
+                }
+                if let (0, Some(first)) = (state.running, state.refused.front()) {
+                    return Err(*first + WINDOW - now);
+                }
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Caller {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// The upstream refused the caller.
+    pub fn refused(&self) {
+        self.0.state().refused.push_back(Instant::now());
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.state().running -= 1;
+        self.0.ended.notify_waiters();
+    }
+}

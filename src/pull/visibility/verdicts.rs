@@ -1,0 +1,200 @@
+//! May this caller read this repository? The upstream's answer, asked with the caller's own login.
+//!
+//! The question is the one that the request implies: HEAD of the manifest it names, the first byte of the blob. A yes
+//! holds for the whole repository, for `verdict_for` from when it was asked; a no for a few seconds; "not found" says
+//! nothing, since registries answer so to whom they hide a repository from. For each check the login signs in anew.
+//! There is no grace when the upstream cannot be asked: private content stays private.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{Pull, PullError, Request, Site};
+use super::asker::Guest;
+use super::{Asker, Evidence};
+use crate::config::Visibility as Of;
+use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName, Wanted};
+use crate::policy::Login;
+use crate::upstream::{Class, Upstream, UpstreamError};
+
+/// For how long a no is believed, unless `verdict_for` is shorter.
+const REFUSED: Duration = Duration::from_secs(10);
+
+/// The upstream's word on a login and a repository.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    until: Instant,
+    /// `None`: it may.
+    refusal: Option<PullError>,
+}
+
+impl Pull {
+    /// Whose request it is, and whether they may see what is here of the repository. Asks the upstream where that has to
+    /// be known and is not. Cancel-safe: the question goes on for others.
+    pub(in crate::pull) async fn identify(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Result<Asker, PullError> {
+        if !self.cache.confined.is_active() {
+            return Ok(Asker::default());
+        }
+        let scope = request.permit.scope();
+        if self.site(scope)?.visibility != Of::Caller {
+            return Ok(Asker::default());
+        }
+        let Some(login) = request.permit.login().filter(|login| is_login(login)) else {
+            return Err(PullError::LoginNeeded { scope: scope.clone() });
+        };
+        let key = self.visibility.secrecy.key(scope, login);
+        let guest = Arc::new(Guest::new(key, login.clone(), request.permit.address()));
+        let evidence = match wanted {
+            Wanted::Manifest(reference) => Evidence::Manifest(reference.clone()),
+            Wanted::Blob(digest) => Evidence::Blob(*digest),
+            // The lists themselves are the question: nothing that is here is shown without a verdict.
+            Wanted::Tags(_) | Wanted::Referrers(..) => {
+                return match self.verdict(&guest) {
+                    None => Ok(Asker::unverified(guest)),
+                    Some(Ok(())) => Ok(Asker::verified(guest)),
+                    Some(Err(refusal)) => Err(refusal),
+                };
+            }
+        };
+        self.judge(scope, &guest, &evidence).await?;
+        Ok(Asker::verified(guest))
+    }
+
+    /// The same caller, of whom it is known that they may see what is here; or what the upstream says to them when they
+    /// ask for this tag.
+    pub(in crate::pull) async fn verified(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag) -> Result<Asker, PullError> {
+        match &asker.guest {
+            Some(guest) if !asker.is_verified() => {
+                self.judge(scope, guest, &Evidence::Manifest(Reference::Tag(tag.clone()))).await?;
+                Ok(Asker::verified(guest.clone()))
+            }
+            _ => Ok(asker.clone()),
+        }
+    }
+
+    /// Whether a client has to be told that it shall sign in to this upstream, which it is before it asks for anything.
+    pub fn wants_login(&self, upstream: &UpstreamName, login: Option<&Login>) -> bool {
+        self.sites.get(upstream).is_some_and(|site| site.visibility == Of::Caller) && !login.is_some_and(is_login)
+    }
+
+    /// The upstream as it is asked for somebody.
+    pub(in crate::pull) fn upstream(&self, scope: &Scope, asker: &Asker) -> Result<Arc<Upstream>, PullError> {
+        let upstream = &self.site(scope)?.upstream;
+        Ok(asker.guest.as_ref().map_or_else(|| upstream.clone(), |guest| guest.view(upstream)))
+    }
+
+    /// The upstream has refused something to somebody: what it said before does not hold any more.
+    pub(in crate::pull) fn refused(&self, asker: &Asker) {
+        if let Some(guest) = &asker.guest
+            && self.visibility.verdicts.get(&guest.key).is_some_and(|verdict| verdict.refusal.is_none())
+        {
+            self.visibility.verdicts.invalidate(&guest.key);
+        }
+    }
+
+    fn verdict(&self, guest: &Guest) -> Option<Result<(), PullError>> {
+        let verdict = self.visibility.verdicts.get(&guest.key).filter(|verdict| Instant::now() < verdict.until)?;
+        Some(verdict.refusal.map_or(Ok(()), Err))
+    }
+
+    /// Lets a caller in, or says what the upstream says to them.
+    pub(super) async fn judge(self: &Arc<Self>, scope: &Scope, guest: &Arc<Guest>, evidence: &Evidence) -> Result<(), PullError> {
+        loop {
+            if let Some(verdict) = self.verdict(guest) {
+                return verdict;
+            }
+            if self.site(scope)?.upstream.is_offline() {
+                let offline = PullError::Offline { scope: scope.clone(), what: evidence.what() };
+                return Err(PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) });
+            }
+            let asker = Asker::unverified(guest.clone());
+            if self.negative.is_remembered(scope, &asker, &evidence.absence()) {
+                return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
+            }
+            let flight = || {
+                let (this, scope, evidence) = (self.clone(), scope.clone(), evidence.clone());
+                async move { this.check(&scope, &asker, &evidence).await }
+            };
+            let landed = self.visibility.checks.join(guest.key, flight).await.ok_or(PullError::Internal)?;
+            match landed.value {
+                // Another request of theirs asked for something else.
+                Err(error) if error.is_not_found() && landed.joined => {}
+                value => return value,
+            }
+        }
+    }
+
+    async fn check(&self, scope: &Scope, asker: &Asker, evidence: &Evidence) -> Result<(), PullError> {
+        let (Some(guest), started) = (&asker.guest, Instant::now()) else { return Err(PullError::Internal) };
+        let site = self.site(scope)?;
+        let upstream = site.upstream.signed_in_as(&guest.login.username, &guest.login.password, true);
+        let said = self.patiently(scope, asker, ask(&upstream, scope, evidence)).await;
+        let counted = |what| self.metrics.verdicts_total.with_label_values(&[scope.upstream.as_str(), what]).inc();
+        match said {
+            Ok(digest) => {
+                counted("yes");
+                self.visibility.heard(scope, &digest);
+                let until = started + site.verdict_for;
+                self.visibility.verdicts.insert(guest.key, Verdict { until, refusal: None });
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => {
+                counted("not_found");
+                Err(self.absent(site, scope, asker, evidence, &error))
+            }
+            Err(error @ PullError::Upstream(_)) if error.is_denied() => {
+                counted("no");
+                Err(error)
+            }
+            Err(error @ PullError::TooManyRefusals { .. }) => {
+                counted("limited");
+                Err(error)
+            }
+            Err(error) => {
+                counted("unknown");
+                Err(PullError::Unverified { scope: scope.clone(), cause: Box::new(error) })
+            }
+        }
+    }
+
+    /// Asks an upstream for a caller of whom it is not known whether they may, which they cannot have done for ever.
+    pub(in crate::pull) async fn patiently<T>(
+        &self,
+        scope: &Scope,
+        asker: &Asker,
+        asking: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, PullError> {
+        let Some(guest) = asker.guest.as_ref().filter(|_| !asker.is_verified()) else { return Ok(asking.await?) };
+        let turn = self.visibility.patience.turn(guest.from).await;
+        let turn = turn.map_err(|wait| PullError::TooManyRefusals { scope: scope.clone(), wait })?;
+        let asked = asking.await;
+        if let Err(error) = &asked
+            && error.class() == Class::Denied
+        {
+            turn.refused();
+            let until = Instant::now() + REFUSED.min(self.site(scope)?.verdict_for);
+            self.visibility.verdicts.insert(guest.key, Verdict { until, refusal: Some(error.clone().into()) });
+        }
+        Ok(asked?)
+    }
+
+    /// "Not found", remembered for who asked.
+    pub(super) fn absent(&self, site: &Site, scope: &Scope, asker: &Asker, evidence: &Evidence, error: &PullError) -> PullError {
+        self.negative.remember(scope, asker, &evidence.absence(), error.believe(site.freshness.negative));
+        PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: false }
+    }
+}
+
+/// podman sends an empty one if it is asked and has none.
+fn is_login(login: &Login) -> bool {
+    !login.username.is_empty() || !login.password.expose().is_empty()
+}
+
+/// Whether the upstream has something, in words that a registry does not count as a pull: its digest.
+pub(super) async fn ask(upstream: &Upstream, scope: &Scope, evidence: &Evidence) -> Result<Digest, UpstreamError> {
+    match evidence {
+        Evidence::Manifest(reference) => Ok(upstream.resolve(&scope.repository, reference).await?.digest),
+        Evidence::Blob(digest) => upstream.blob_size(&scope.repository, digest).await.map(|_| *digest),
+    }
+}
