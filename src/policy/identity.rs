@@ -54,11 +54,6 @@ impl Identity {
         Some(name.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect())
     }
 
-    /// A login that is none of the mirror's users.
-    pub fn login(&self) -> Option<&Login> {
-        self.login.as_ref()
-    }
-
     /// Whose limits it uses up.
     pub(super) fn key(&self) -> Key {
         match (&self.user, self.certificate.first(), self.address) {
