@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+pub use reload::ReloadError;
+
 use crate::admin::Admin;
 use crate::admin::api::Api;
 use crate::admin::transfer::Transfer;
@@ -21,13 +23,13 @@ use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
-use crate::config::{Config, Visibility};
+use crate::config::{Config, ConfigError, Visibility};
 use crate::fill::Fills;
 use crate::listen::tls::{Tls, TlsError};
 use crate::listen::{self, BindError, Listener, Passed, Place};
 use crate::metrics::Metrics;
 use crate::oci::{Directory, UpstreamName};
-use crate::policy::Policy;
+use crate::policy::{NoKey, Policy};
 use crate::pull::{Pull, Site};
 use crate::server::{Handler, Server};
 use crate::upstream::{TlsError as UpstreamTlsError, Upstream};
@@ -49,6 +51,12 @@ pub enum StartError {
         /// What is wrong.
         source: UpstreamTlsError,
     },
+    /// What the configuration asks for is not safe.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no key for tokens and passwords.
+    #[error(transparent)]
+    Key(#[from] NoKey),
     /// An address cannot be bound, or a socket is not passed.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -83,6 +91,7 @@ pub struct Running {
     fills: Arc<Fills>,
     cache: Arc<Cache>,
     pull: Arc<Pull>,
+    policy: Arc<Policy>,
 }
 
 /// The parts that bring content into a cache, without anything that serves it: what a mirror is built on, and what
@@ -173,14 +182,18 @@ impl Mirror {
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
         let asked = config.clone();
+        config.check_exposure()?;
         let (listeners, admin, tls) = sockets(&config, passed, &metrics).await?;
+        // Of sockets that the service manager passes, only now it is known where they are.
+        config.access.check_exposure(listeners.iter().filter_map(|listener| listener.place().address()))?;
         let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
         let admin_place = admin.first().map(|listener| listener.place().clone());
 
         let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
-        let handler = Handler::new(directory, Policy::new(&config.upstreams), pull.clone(), metrics.clone());
+        let policy = Arc::new(Policy::new(&config, metrics.clone())?);
+        let handler = Handler::new(directory, policy.clone(), pull.clone(), metrics.clone());
         let server = Server::new(handler, config.server.clone(), tls.clone()).map_err(StartError::Workers)?;
 
         let stopping = watch::Sender::new(false);
@@ -190,9 +203,10 @@ impl Mirror {
             Task::spawn(cache.clone().maintain()),
             Task::spawn(cache.clone().scrub(config.cache.verify_every, config.cache.verify_rate)),
             Task::spawn(pull.clone().replace_damaged()),
+            Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config);
+        let api = Api::new(cache.clone(), &config, pull.upstreams());
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
@@ -210,6 +224,7 @@ impl Mirror {
             fills,
             cache,
             pull,
+            policy,
         })
     }
 }
@@ -276,8 +291,10 @@ async fn sockets(
         for entry in &server.listen {
             listeners.extend(listen::bind(entry, server.socket_mode, "server.listen", &mut passed)?);
         }
-        let admin =
-            admin.listen.map(|entry| listen::bind(&entry, server.socket_mode, "admin.listen", &mut passed)).transpose()?;
+        let admin = admin
+            .listen
+            .map(|entry| listen::bind(&entry, server.socket_mode & !0o007, "admin.listen", &mut passed))
+            .transpose()?;
         Ok((listeners, admin.unwrap_or_default(), tls))
     };
     spawn_blocking(bound).await?

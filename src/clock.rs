@@ -38,6 +38,11 @@ impl Default for Clock {
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// So much later.
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The time from `earlier` to this. `None` if `earlier` lies ahead: a record written under a wrong clock.
     pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)

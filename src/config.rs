@@ -4,6 +4,7 @@
 //! the rest of the program uses. A [`Config`] that exists is right: no string in it is left to be parsed.
 //! Nothing here opens a socket or reads anything but the files that the configuration names.
 
+pub mod access;
 mod build;
 pub mod clouds;
 mod defaults;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
 pub use error::{ConfigError, Problem};
 pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
 pub use patterns::{Globs, TagPatterns};
@@ -38,6 +40,8 @@ use crate::oci::name::{Repository, UpstreamName};
 pub struct Config {
     /// `[server]`
     pub server: Server,
+    /// `[access]`
+    pub access: Access,
     /// `[admin]`
     pub admin: Admin,
     /// `[cache]`
@@ -303,6 +307,8 @@ pub struct Upstream {
     pub max_connections: usize,
     /// `max_fills`: a lower bound on blob downloads than `max_connections`.
     pub max_fills: Option<usize>,
+    /// `parallel`: connections that share a large blob of this upstream, instead of `fill.parallel`.
+    pub parallel: Option<usize>,
     /// `max_queue`: requests that may wait for their turn; further ones are refused.
     pub max_queue: usize,
     /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
@@ -440,13 +446,17 @@ impl Credentials {
     }
 }
 
-/// `[fill]`: what happens to a download that nobody reads any more.
+/// `[fill]`: how blobs are downloaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fill {
     /// `abandoned`
     pub abandoned: Abandoned,
     /// `abandon_after`: for how long nobody may have read before `abandoned = "abort"` acts.
     pub abandon_after: Duration,
+    /// `parallel`: connections that share the download of a large blob; 1: each blob comes in one piece.
+    pub parallel: usize,
+    /// `parallel_threshold`: larger blobs, in bytes, are downloaded in parts.
+    pub parallel_threshold: u64,
 }
 
 /// `fill.abandoned`

@@ -1,18 +1,23 @@
 //! Fills: the downloads that bring blobs into the cache, each one shared by everybody who asks for its digest.
 //!
 //! A fill is begun or joined in the [`table`] (I3), runs in a task of its own ([`run`], I6) and is followed by
-//! [`reader`]s through one cell, [`progress`]. Nothing a reader does reaches the task; nothing here knows of HTTP
+//! [`reader`]s through one cell, [`progress`]. A large blob comes in [`parts`], which are one fill all the same. Nothing a reader does reaches the task; nothing here knows of HTTP
 //! requests. Called by `pull`; uses `cache` to reserve and publish, `upstream` to download.
 
+pub mod extents;
+mod part;
+mod parts;
+mod plan;
 pub mod progress;
 pub mod reader;
 mod run;
 pub mod table;
 mod writer;
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::cache::NoRoom;
 use crate::cache::store::Mismatch;
@@ -41,6 +46,8 @@ pub struct Fill {
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
     file: OnceLock<Arc<File>>,
+    /// What whoever began it wants dropped when it ends.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// Why a fill ended without its blob. Cloned to all its readers.

@@ -32,7 +32,8 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, Option<bind::SocketFile>),
+    /// With the file to remove, if it was made here.
+    Unix(UnixListener, #[allow(dead_code, reason = "it acts when it is dropped")] Option<bind::SocketFile>),
 }
 
 /// Where a listener is.

@@ -157,6 +157,8 @@ metrics! {
     pulls_saved_total: IntCounterVec ["upstream"],
     /// Downloads from upstreams now running.
     fills_in_flight: IntGauge,
+    /// Requests to upstreams that now bring parts of large blobs.
+    fill_parts_in_flight: IntGauge,
     /// Broken downloads that were continued.
     fill_resumes_total: IntCounterVec ["upstream"],
     /// Downloads that failed.
@@ -175,6 +177,10 @@ metrics! {
     cache_damaged_total: IntCounter,
     /// Bytes removed from the disk tier.
     evicted_bytes_total: IntCounter,
+    /// Requests refused by the rules of access or its limits, by reason.
+    access_refusals_total: IntCounterVec ["reason"],
+    /// Passwords that were hashed to check them, by result; those of a pull after its first request are remembered.
+    password_checks_total: IntCounterVec ["result"],
     /// Open client connections.
     connections: IntGauge,
     /// The limit on open client connections.

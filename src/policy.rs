@@ -1,24 +1,64 @@
 //! Who may pull what. Gives the [`Permit`] without which nothing in `pull` begins.
 //!
-//! Owns the operator's `allow` and `deny` globs. Never looks into the cache or asks an upstream. Called by `server`
-//! for every pull.
+//! Owns the operator's rules, the mirror's users and tokens, and the limits of one identity. Never looks into the cache or
+//! asks an upstream, so that a refusal says nothing of what there is. Called by `server` for every request: first
+//! [`Policy::identify`], then [`Policy::admit`].
 
 mod caller;
 mod certificate;
+mod identity;
+mod limits;
+mod passwords;
+mod rules;
+mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{RepositoryRule, Upstream};
+use arc_swap::ArcSwap;
+use tokio::task::spawn_blocking;
+
+use crate::clock::Clock;
+use crate::config::{Access, Config, Htpasswd, RepositoryRule, Visibility};
+use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
-pub use caller::{Caller, Login, Peer};
+pub use caller::{Authorization, Caller, Login, Peer};
 pub use certificate::ClientCertificate;
+pub use identity::Identity;
+use identity::Key;
+pub use limits::FillSlot;
+pub use rules::Verdict;
+pub use token::NoKey;
+use token::{Claims, Tokens};
 
-/// The rules of one mirror.
+/// How often the password file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a client waits to begin a download when it has begun as many as it may.
+const FILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The rules of one mirror. They change while it runs ([`Policy::replace`], [`Policy::watch`]): a request sees the old
+/// ones or the new ones.
 #[derive(Debug)]
 pub struct Policy {
-    rules: BTreeMap<UpstreamName, RepositoryRule>,
+    rules: ArcSwap<Rules>,
+    passwords: passwords::Passwords,
+    meter: limits::Meter,
+    fills: Arc<limits::Fills>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+/// What can be replaced.
+#[derive(Clone, Debug)]
+struct Rules {
+    repositories: BTreeMap<UpstreamName, RepositoryRule>,
+    /// The upstreams that callers sign in to with logins of their own.
+    callers: BTreeSet<UpstreamName>,
+    access: Access,
+    tokens: Arc<Tokens>,
 }
 
 /// Proof that the caller may pull from a repository. Only [`Policy::admit`] makes one.
@@ -27,6 +67,8 @@ pub struct Permit {
     scope: Scope,
     login: Option<Login>,
     address: Option<IpAddr>,
+    /// Who is counted, and how many downloads they may have begun.
+    fills: Option<(Arc<limits::Fills>, Key, usize)>,
 }
 
 impl Permit {
@@ -35,7 +77,8 @@ impl Permit {
         &self.scope
     }
 
-    /// The caller's own login at the upstream, where the request brought one. Not checked by anybody yet.
+    /// The caller's own login at the upstream, where the request or its token brought one. Not checked by anybody yet,
+    /// and never one of the mirror's users.
     pub fn login(&self) -> Option<&Login> {
         self.login.as_ref()
     }
@@ -44,31 +87,384 @@ impl Permit {
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
+
+    /// The right to begin a download, to be held while it runs: `None` where their number is not limited. Waits for
+    /// some seconds; then fails. Cancel-safe.
+    pub async fn fill_slot(&self) -> Result<Option<FillSlot>, TooManyFills> {
+        let Some((fills, key, limit)) = &self.fills else { return Ok(None) };
+        fills.slot(key.clone(), *limit, FILL_PATIENCE).await.map(Some).ok_or(TooManyFills { limit: *limit })
+    }
+}
+
+/// A client has begun as many downloads as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("you have begun {limit} downloads that still run, and may not begin another (access.max_fills_per_client)")]
+pub struct TooManyFills {
+    limit: usize,
 }
 
 /// The rules say no.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} may not be pulled through this mirror: see allow and deny under [upstream.\"{upstream}\"]", upstream = .0.upstream)]
-pub struct Refused(pub Scope);
+pub enum Refused {
+    /// 401: somebody who signs in might.
+    #[error("{0}")]
+    SignIn(Why),
+    /// 403: whoever asks, for this repository.
+    #[error("{0} may not be pulled through this mirror: see allow and deny under [upstream.\"{upstream}\"]", upstream = .0.upstream)]
+    Denied(Scope),
+    /// 403: this caller.
+    #[error("{who} may not pull {scope} through this mirror: see [[access.rule]]")]
+    Forbidden {
+        /// The caller, as it knows itself.
+        who: String,
+        /// What was asked for.
+        scope: Scope,
+    },
+    /// 403: this caller, whatever it asks for.
+    #[error("{0} may not pull anything through this mirror: see [[access.rule]]")]
+    Nothing(String),
+    /// 429
+    #[error("{why}; try again in {} s", .wait.as_secs().max(1))]
+    TooMany {
+        /// For how long there is no use in trying.
+        wait: Duration,
+        /// Of what.
+        why: &'static str,
+    },
+}
+
+/// Why somebody has to sign in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Nobody did.
+    #[error("this needs a user of this mirror: sign in")]
+    Needed,
+    /// User or password is wrong. Which, nobody is told.
+    #[error("the mirror has no such user with this password")]
+    WrongPassword,
+    /// A token that is over, was changed, or is not of this mirror.
+    #[error("the token is no longer good, or not of this mirror; get another one")]
+    Token,
+}
+
+impl Refused {
+    /// The label of `roadstead_access_refusals_total`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::SignIn(Why::Needed) => "sign_in",
+            Self::SignIn(Why::WrongPassword) => "wrong_password",
+            Self::SignIn(Why::Token) => "bad_token",
+            Self::Denied(_) | Self::Forbidden { .. } | Self::Nothing(_) => "denied",
+            Self::TooMany { .. } => "too_many",
+        }
+    }
+}
+
+/// What `/token` gives.
+#[derive(Debug)]
+pub struct Issued {
+    /// Opaque to whoever gets it.
+    pub token: String,
+    /// For how long it is good.
+    pub lifetime: Duration,
+}
 
 impl Policy {
     /// The rules that the configuration holds.
-    pub fn new<'a>(upstreams: impl IntoIterator<Item = (&'a UpstreamName, &'a Upstream)>) -> Self {
-        Self { rules: upstreams.into_iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect() }
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Self, NoKey> {
+        let tokens = Arc::new(Tokens::new(config.access.token_key.as_ref())?);
+        Ok(Self {
+            rules: ArcSwap::from_pointee(Rules::of(config, tokens)),
+            passwords: passwords::Passwords::new(metrics.clone())?,
+            meter: limits::Meter::new(),
+            fills: Arc::default(),
+            clock: Clock::new(),
+            metrics,
+        })
+    }
+
+    /// Puts other rules into force, for requests that begin from now on. Tokens stay good while the key is the same.
+    pub fn replace(&self, config: &Config) -> Result<(), NoKey> {
+        let now = self.rules.load();
+        let tokens = match now.access.token_key == config.access.token_key {
+            true => now.tokens.clone(),
+            false => Arc::new(Tokens::new(config.access.token_key.as_ref())?),
+        };
+        self.rules.store(Arc::new(Rules::of(config, tokens)));
+        Ok(())
+    }
+
+    /// Reads the password file again whenever it changes; one that is wrong is told and not used. Runs until dropped.
+    pub async fn watch(self: Arc<Self>) {
+        let mut seen: Option<(std::path::PathBuf, _)> = None;
+        let mut every = tokio::time::interval(LOOK);
+        loop {
+            every.tick().await;
+            let Some(path) = self.rules.load().access.htpasswd.as_ref().map(|file| file.path.clone()) else { continue };
+            let before = seen.take();
+            // What changes between the look and the reading is seen by the next look.
+            let look = move || {
+                let now = (path.clone(), stamp(&path));
+                let read = (before.as_ref() != Some(&now)).then(|| Htpasswd::read(&path));
+                (now, read)
+            };
+            let Ok((now, read)) = spawn_blocking(look).await else { return };
+            seen = Some(now);
+            match read {
+                None => {}
+                Some(Ok(file)) => self.passwords_changed(file),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the password file cannot be used; the one read before stays in force")
+                }
+            }
+        }
+    }
+
+    fn passwords_changed(&self, file: Htpasswd) {
+        let now = self.rules.load();
+        if now.access.htpasswd.as_ref().is_none_or(|held| held.path != file.path || *held == file) {
+            return;
+        }
+        tracing::info!(file = %file.path.display(), users = file.len(), "the password file was read again");
+        // Rules that a reload has put in between stay: only the file is exchanged.
+        self.rules.rcu(|rules| {
+            let mut rules = Rules::clone(rules);
+            if rules.access.htpasswd.as_ref().is_some_and(|held| held.path == file.path) {
+                rules.access.htpasswd = Some(file.clone());
+            }
+            rules
+        });
+    }
+
+    /// Who asks. Counts the request against the caller's limits. `upstream`: which one is asked about, where that is clear.
+    pub async fn identify(&self, caller: &Caller<'_>, upstream: Option<&UpstreamName>) -> Result<Identity, Refused> {
+        let easy = {
+            let rules = self.rules.load();
+            // Whoever asks may: nobody has to be anybody, and a login can only be one for the upstream.
+            rules.access.rules.is_empty().then(|| self.unchecked(&rules, caller))
+        };
+        let identity = match easy {
+            Some(identity) => Ok(identity),
+            // Held across a wait.
+            None => self.checked(&self.rules.load_full(), caller, upstream).await,
+        };
+        let identity = match identity {
+            Ok(identity) => self.pace(|| identity.key()).map(|()| identity),
+            // Not anybody, so the address counts.
+            Err(refused) => Err(self.pace(|| Key::place(caller.peer)).err().unwrap_or(refused)),
+        };
+        identity.inspect_err(|refused| self.count(refused))
+    }
+
+    fn pace(&self, key: impl FnOnce() -> Key) -> Result<(), Refused> {
+        let Some(pace) = self.rules.load().access.pace else { return Ok(()) };
+        let why = "you send more requests than one client may (access.requests_per_second)";
+        self.meter.take(key(), pace).map_err(|wait| Refused::TooMany { wait, why })
+    }
+
+    fn unchecked(&self, rules: &Rules, caller: &Caller<'_>) -> Identity {
+        let mut identity = Identity::of(caller.peer);
+        match Authorization::of(caller.headers) {
+            Authorization::Basic(login) => identity.login = Some(login),
+            Authorization::Bearer(token) => {
+                if let Some(claims) = rules.tokens.open(token, self.clock.now()) {
+                    (identity.token, identity.login) = (true, claims.login);
+                }
+            }
+            Authorization::None => {}
+        }
+        identity
+    }
+
+    async fn checked(&self, rules: &Rules, caller: &Caller<'_>, upstream: Option<&UpstreamName>) -> Result<Identity, Refused> {
+        let mut identity = Identity::of(caller.peer);
+        match Authorization::of(caller.headers) {
+            Authorization::None => {}
+            Authorization::Basic(login) => self.sign_in(rules, &mut identity, caller.peer, login, upstream).await?,
+            Authorization::Bearer(token) => {
+                let bad = || Refused::SignIn(Why::Token);
+                let claims = rules.tokens.open(token, self.clock.now()).ok_or_else(bad)?;
+                if let Some((user, mark)) = claims.user {
+                    // Taken out of the file, or with a new password: the token is not theirs any more.
+                    let hash = rules.access.htpasswd.as_ref().and_then(|file| file.hash(&user)).ok_or_else(bad)?;
+                    if token::mark(hash) != mark {
+                        return Err(bad());
+                    }
+                    identity.user = Some(user.into());
+                }
+                (identity.token, identity.login) = (true, claims.login);
+            }
+        }
+        Ok(identity)
+    }
+
+    /// Finds out whose the login is: one of the mirror's users, or for the upstream.
+    async fn sign_in(
+        &self,
+        rules: &Rules,
+        identity: &mut Identity,
+        peer: &Peer,
+        login: Login,
+        upstream: Option<&UpstreamName>,
+    ) -> Result<(), Refused> {
+        let known = rules.access.htpasswd.as_ref().filter(|file| file.hash(&login.username).is_some());
+        if known.is_none() && upstream.is_some_and(|upstream| rules.takes_logins(upstream)) {
+            identity.login = Some(login);
+            return Ok(());
+        }
+        // Without users of its own, the mirror has nothing to hold it against.
+        let Some(file) = &rules.access.htpasswd else { return Ok(()) };
+        self.passwords.check(file, &login, Key::place(peer)).await?;
+        // A mirror's password goes to no upstream (I9).
+        identity.user = Some(login.username.into());
+        Ok(())
+    }
+
+    /// Whether there is anything for the caller here: the answer to `/v2/`.
+    pub fn greet(&self, identity: &Identity) -> Result<(), Refused> {
+        let rules = self.rules.load();
+        let access = &rules.access;
+        let can_sign_in = access.htpasswd.is_some() && identity.user.is_none();
+        let refused = if can_sign_in && access.challenge_everybody && !identity.token {
+            Refused::SignIn(Why::Needed)
+        } else if identity.user.is_some() || rules::leaves_something(access, identity) {
+            return Ok(());
+        } else if can_sign_in {
+            Refused::SignIn(Why::Needed)
+        } else {
+            Refused::Nothing(identity.to_string())
+        };
+        self.count(&refused);
+        Err(refused)
     }
 
     /// Whether the caller may pull from the repository.
-    pub fn admit(&self, caller: &Caller<'_>, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
+    pub fn admit(&self, identity: &Identity, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
+        let rules = self.rules.load();
         let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
-        let allowed = self
-            .rules
-            .get(upstream)
-            .is_some_and(|rule| rule.allow.is_match(repository.as_str()) && !rule.deny.is_match(repository.as_str()));
-        let login = || Login::from_headers(caller.headers);
-        if allowed {
-            Ok(Permit { scope, login: login(), address: caller.peer.address.map(|address| address.ip()) })
-        } else {
-            Err(Refused(scope))
-        }
+        let refused = match rules.refusal(identity, &scope) {
+            None => {
+                let fills = rules.access.max_fills_per_client.map(|limit| (self.fills.clone(), identity.key(), limit));
+                return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
+            }
+            Some(refused) => refused,
+        };
+        self.count(&refused);
+        Err(refused)
     }
+
+    /// A token for whoever signs in by `login`; without one, for a caller without a name, if anything is left to them.
+    /// `upstream`: what it is wanted for, where that is clear.
+    pub async fn issue(&self, peer: &Peer, login: Option<Login>, upstream: Option<&UpstreamName>) -> Result<Issued, Refused> {
+        self.issued(peer, login, upstream).await.inspect_err(|refused| self.count(refused))
+    }
+
+    async fn issued(&self, peer: &Peer, login: Option<Login>, upstream: Option<&UpstreamName>) -> Result<Issued, Refused> {
+        let rules = self.rules.load_full();
+        let mut identity = Identity::of(peer);
+        self.pace(|| identity.key())?;
+        if let Some(login) = login {
+            if rules.access.rules.is_empty() {
+                identity.login = Some(login).filter(|_| upstream.is_some_and(|upstream| rules.takes_logins(upstream)));
+            } else {
+                self.sign_in(&rules, &mut identity, peer, login, upstream).await?;
+            }
+        }
+        let stranger = identity.user.is_none() && identity.login.is_none();
+        if stranger && !rules::leaves_something(&rules.access, &identity) {
+            return Err(Refused::SignIn(Why::Needed));
+        }
+        let hash = |user: &Arc<str>| rules.access.htpasswd.as_ref().and_then(|file| file.hash(user));
+        let user = identity.user.as_ref().and_then(|user| Some((user.to_string(), token::mark(hash(user)?))));
+        let lifetime = rules.access.token_lifetime;
+        let claims = Claims { user, login: identity.login, expires: self.clock.now().after(lifetime) };
+        let why = "the system gives no random numbers";
+        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait: LOOK, why })?;
+        Ok(Issued { token, lifetime })
+    }
+
+    /// The challenge of a 401 (RFC 6750; distribution's token specification). `host`: as the client called the mirror.
+    /// `scope`: what it asked for. `None` if the mirror cannot say where tokens are.
+    pub fn challenge(&self, peer: &Peer, host: Option<&str>, scope: Option<&Scope>, why: Option<Why>) -> Option<String> {
+        let rules = self.rules.load();
+        let realm = match &rules.access.token_url {
+            Some(url) => url.to_string(),
+            None => {
+                // It goes back to who sent it, and must not end the quoted text.
+                let host = host?.parse::<http::uri::Authority>().ok().filter(|host| !host.as_str().contains(['@', '"', '\\']))?;
+                format!("{}://{host}{TOKEN_PATH}", peer.scheme())
+            }
+        };
+        let mut challenge = format!("Bearer realm=\"{realm}\",service=\"{SERVICE}\"");
+        if let Some(scope) = scope {
+            challenge.push_str(&format!(",scope=\"repository:{scope}:pull\""));
+        }
+        if why == Some(Why::Token) {
+            challenge.push_str(",error=\"invalid_token\"");
+        }
+        Some(challenge)
+    }
+
+    fn count(&self, refused: &Refused) {
+        self.metrics.access_refusals_total.with_label_values(&[refused.label()]).inc();
+    }
+}
+
+/// Where tokens are to be had.
+pub const TOKEN_PATH: &str = "/token";
+
+/// What the mirror calls itself in challenges.
+pub const SERVICE: &str = "roadstead";
+
+impl Rules {
+    fn of(config: &Config, tokens: Arc<Tokens>) -> Self {
+        let repositories =
+            config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.repositories.clone())).collect();
+        let callers = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility == Visibility::Caller);
+        let callers = callers.map(|(name, _)| name.clone()).collect();
+        Self { repositories, callers, access: config.access.clone(), tokens }
+    }
+
+    /// Whether callers' own logins are for this upstream.
+    fn takes_logins(&self, upstream: &UpstreamName) -> bool {
+        self.callers.contains(upstream)
+    }
+
+    /// What keeps the caller from the repository.
+    fn refusal(&self, identity: &Identity, scope: &Scope) -> Option<Refused> {
+        if !self.access.rules.is_empty() {
+            let name = scope.to_string();
+            if !rules::decide(&self.access, identity, &name).allowed {
+                return Some(if rules::could_sign_in(&self.access, identity, &name) {
+                    Refused::SignIn(Why::Needed)
+                } else {
+                    Refused::Forbidden { who: identity.to_string(), scope: scope.clone() }
+                });
+            }
+        }
+        let allowed = self.repositories.get(&scope.upstream).is_some_and(|rule| rule.permits(&scope.repository));
+        (!allowed).then(|| Refused::Denied(scope.clone()))
+    }
+}
+
+/// What changes when a file does.
+fn stamp(path: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
+}
+
+/// What `[access]` says of somebody, without anybody asking: for `roadstead check --as`. `who` is an entry as in a rule,
+/// without patterns.
+pub fn explain(access: &Access, who: &str, scope: &Scope) -> Result<Verdict, String> {
+    let mut identity = Identity::default();
+    match who.split_once(':') {
+        Some(("user", name)) if !name.is_empty() => identity.user = Some(name.into()),
+        Some(("cert", name)) if !name.is_empty() => identity.certificate = vec![name.to_owned()],
+        Some(("address", address)) => {
+            identity.address = Some(address.parse().map_err(|_| format!("{address:?} is no IP address"))?)
+        }
+        None if who == "anyone" => {}
+        _ => return Err(format!("{who:?} is nobody: write user:NAME, cert:NAME, address:IP or anyone")),
+    }
+    Ok(rules::decide(access, &identity, &scope.to_string()))
 }

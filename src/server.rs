@@ -11,6 +11,7 @@ mod limits;
 mod sendfile;
 mod stream;
 mod streams;
+mod token;
 mod workers;
 
 use std::sync::Arc;

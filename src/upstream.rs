@@ -8,7 +8,7 @@
 //! Called by `pull` (manifests, tags, referrers) and `fill` (blobs). One question, from the outside in:
 //!
 //! ```text
-//! Upstream        what to ask, what the answer means           (this file, blob, listing)
+//! Upstream        what to ask, what the answer means           (this file, blob, part, listing)
 //!   Origin        one address: sign-in and redirects           (request, redirect, auth, challenge, realm, token, credentials)
 //!     Client      one exchange: counted, timed, logged         (client, quota)
 //!       Connector one connection: checked, proxied, encrypted  (connect, address, tls)
@@ -18,7 +18,7 @@ mod address;
 mod auth;
 mod blob;
 mod breaker;
-mod challenge;
+pub mod challenge;
 mod client;
 mod connect;
 mod credentials;
@@ -29,9 +29,11 @@ mod jwt;
 mod listing;
 mod manifest;
 mod pace;
+mod part;
 mod probe;
 mod queue;
 mod quota;
+mod ranges;
 mod realm;
 mod redirect;
 mod request;
@@ -55,6 +57,7 @@ pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;
 pub use listing::{Listing, Referrers};
 pub use manifest::{FetchedManifest, Resolved};
+pub use part::Lead;
 pub use probe::Step;
 pub use queue::Crowd;
 pub use quota::Quota;
@@ -73,6 +76,7 @@ use credentials::{Credential, Credentials, Env, Ground};
 use health::Turn;
 use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
+use ranges::Ranges;
 use request::{Answer, Ask, Origin};
 use standing::Allowance;
 
@@ -96,6 +100,8 @@ pub struct Upstream {
     queue: Arc<Queue>,
     pace: Option<Arc<Pace>>,
     allowance: Arc<Mutex<Allowance>>,
+    /// Whether it serves parts of blobs.
+    ranges: Arc<Mutex<Ranges>>,
     /// True: nothing is asked.
     offline: watch::Sender<bool>,
 }
@@ -143,8 +149,8 @@ impl Upstream {
         let all = config.max_connections.saturating_add((config.max_connections / 8).max(1));
         let queue = Queue::new(Limits { layers, all, waiting: config.max_queue });
         let pace = config.max_bandwidth.map(|rate| Arc::new(Pace::new(rate)));
-        let (config, allowance) = (Arc::new(config.clone()), Arc::default());
-        Ok(Self { name, metrics, config, origins, queue, pace, allowance, offline })
+        let (config, allowance, ranges) = (Arc::new(config.clone()), Arc::default(), Arc::default());
+        Ok(Self { name, metrics, config, origins, queue, pace, allowance, ranges, offline })
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
@@ -163,6 +169,7 @@ impl Upstream {
             queue: Arc::clone(&self.queue),
             pace: self.pace.clone(),
             allowance: Arc::clone(&self.allowance),
+            ranges: Arc::clone(&self.ranges),
             offline: self.offline.clone(),
         }
     }
@@ -177,47 +184,24 @@ impl Upstream {
         self.config.blob_outage_status
     }
 
-    /// GET of a blob, from byte `from` on; waits for a free download slot first.
-    ///
-    /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins. To resume after
-    /// a break, call it again: a redirect is asked for anew each time, because presigned URLs expire.
-    pub async fn blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
-        let range = (from > 0).then(|| format!("bytes={from}-"));
-        let (origin, mut answer) = self.ask_for_blob(repository, digest, range, Lane::Layer, |_| false).await?;
-        let slot = answer.slot.take();
-        let whole = |body| BlobBody::new(body, slot, Arc::clone(origin.health()), self.pace.clone());
-        let invalid = |problem: &str| origin.client.error(&answer.url, Reason::Invalid(problem.into()));
-        blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
-        let status = answer.response.status();
-        let range = blob::content_range(answer.response.headers());
-        match (status, range) {
-            (StatusCode::OK, _) => {
-                let body = Body::new(&origin.client, &answer.url, answer.response);
-                Ok(BlobAnswer { total: body.left(), start: 0, body: whole(body) })
-            }
-            (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { range, total })) if range.start == from => {
-                let length = range.end - range.start;
-                let mut body = Body::new(&origin.client, &answer.url, answer.response);
-                if body.left().is_some_and(|left| left != length) {
-                    return Err(origin
-                        .client
-                        .error(&answer.url, Reason::Invalid("Content-Length and Content-Range differ".into())));
-                }
-                body.expect(length);
-                Ok(BlobAnswer { total, start: from, body: whole(body) })
-            }
-            (StatusCode::PARTIAL_CONTENT, _) => Err(invalid("it sent another range than the one asked for")),
-            _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
-        }
-    }
-
     /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
     /// download slot.
     pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let range = Some("bytes=0-0".to_owned());
+        let ask = Ask {
+            kind: Kind::Blob,
+            method: Method::GET,
+            repository,
+            path: format!("blobs/{digest}"),
+            query: None,
+            accept: ANY,
+            range: Some(HeaderValue::from_static("bytes=0-0")),
+            need: Need::Content,
+            lead: None,
+            spare: false,
+        };
         // An empty blob has no first byte.
         let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        let (origin, answer) = self.ask_for_blob(repository, digest, range, Lane::Small, unsatisfiable).await?;
+        let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
         let status = answer.response.status();
         let total = match blob::content_range(answer.response.headers()) {
             Some(ContentRange::Part { total, .. }) => total,
@@ -233,28 +217,6 @@ impl Upstream {
             }
             _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
         }
-    }
-
-    async fn ask_for_blob(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        range: Option<String>,
-        lane: Lane,
-        accepts: impl Fn(&Answer) -> bool,
-    ) -> Result<(&Origin, Answer), UpstreamError> {
-        let ask = Ask {
-            kind: Kind::Blob,
-            method: Method::GET,
-            repository,
-            path: format!("blobs/{digest}"),
-            query: None,
-            accept: ANY,
-            // Digits and ASCII only: always a valid header.
-            range: range.and_then(|range| HeaderValue::try_from(range).ok()),
-            need: Need::Content,
-        };
-        self.ask_in(lane, &ask, accepts).await
     }
 
     /// Asks for something small: see [`Self::ask_in`].
@@ -318,8 +280,11 @@ impl Upstream {
         Err(self.error(Reason::Busy))
     }
 
-    /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take.
+    /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take, a spare part not at all.
     async fn turn(&self, lane: Lane, ask: &Ask<'_>) -> Result<Slot, UpstreamError> {
+        if ask.spare {
+            return self.queue.try_enter(lane).ok_or_else(|| self.error(Reason::Busy));
+        }
         let turn = self.queue.enter(lane, ask.repository);
         let turn = match lane {
             Lane::Layer => turn.await.ok(),

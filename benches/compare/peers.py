@@ -49,9 +49,9 @@ class Server:
 
 
 def roadstead(binary, folder, upstream):
-    """As shipped: defaults, but for the addresses and the cache's folder. The log goes to a file, as nginx's does."""
+    """As shipped: defaults, but for the addresses, the cache's folder and what one client may hold. The log goes to a file, as nginx's does."""
     mirror = Mirror(binary, "roadstead", folder, {"docker.io": {"url": f"http://127.0.0.1:{upstream}"}},
-                    server={"listen": f"127.0.0.1:{(port := free_port())}"}, cache={"dir": str(folder / "cache")},
+                    server={"listen": f"127.0.0.1:{(port := free_port())}", "max_connections_per_client": 20_000}, cache={"dir": str(folder / "cache")},
                     freshness={"fresh_for": "1m"}, port=port)
     server = Server(port, mirror.process, mirror.stop)
     server.requests = lambda: mirror.metric("roadstead_requests_total")

@@ -15,9 +15,13 @@ use crate::cache::verify::Verification;
 use crate::clock::Clock;
 use crate::config::{Config, Freshness};
 use crate::oci::{Digest, Reference, Scope, UpstreamName};
+use crate::upstream::Upstream;
 
 /// Images in an answer, unless `limit` says otherwise.
 const LIMIT: usize = 1000;
+
+/// Repositories, images and manifests named of one object: a base layer may be part of everything.
+const SHOWN: usize = 20;
 
 /// The API of one mirror.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub struct Api {
     clock: Clock,
     default_upstream: UpstreamName,
     freshness: BTreeMap<UpstreamName, Freshness>,
+    upstreams: Vec<Arc<Upstream>>,
     verification: Arc<Verification>,
 }
 
@@ -59,13 +64,14 @@ impl Query {
 }
 
 impl Api {
-    /// The API over `cache`.
-    pub fn new(cache: Arc<Cache>, config: &Config) -> Self {
+    /// The API over `cache`, whose content came from `upstreams`.
+    pub fn new(cache: Arc<Cache>, config: &Config, upstreams: Vec<Arc<Upstream>>) -> Self {
         Self {
             cache,
             clock: Clock::new(),
             default_upstream: config.server.default_upstream.clone(),
             freshness: config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.freshness.clone())).collect(),
+            upstreams,
             verification: Arc::default(),
         }
     }
@@ -75,8 +81,8 @@ impl Api {
         let query = Query::parse(query);
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let answer = match path {
-            "images" if reads => self.images(&query),
-            "explain" if reads => self.explain(&query),
+            "images" if reads => self.images(&query).await,
+            "explain" if reads => self.explain(&query).await,
             "pins" if reads => Ok((StatusCode::OK, json!({ "pins": self.cache.pins.all() }))),
             "cache" if reads => Ok(self.account()),
             "verify" if reads => Ok(self.verification()),
@@ -108,21 +114,26 @@ impl Api {
         Selector::parse(text, &self.default_upstream).map_err(|reason| refused(StatusCode::BAD_REQUEST, reason))
     }
 
-    fn images(&self, query: &Query) -> Result<Reply, Reply> {
+    async fn images(&self, query: &Query) -> Result<Reply, Reply> {
         let selector = query.get("ref").map(|_| self.selector(query)).transpose()?;
         let limit = usize::try_from(query.number("limit", LIMIT as u64)?).unwrap_or(LIMIT);
-        let mut images = self.cache.images(selector.as_ref(), limit.saturating_add(1));
+        let cache = self.cache.clone();
+        let mut images = off_the_reactor(move || cache.images(selector.as_ref(), limit.saturating_add(1))).await?;
         let more = images.len() > limit;
         images.truncate(limit);
         Ok((StatusCode::OK, json!({ "images": images, "more": more, "complete": self.cache.is_surveyed() })))
     }
 
-    fn explain(&self, query: &Query) -> Result<Reply, Reply> {
+    async fn explain(&self, query: &Query) -> Result<Reply, Reply> {
         let selector = self.selector(query)?;
-        let complete = self.cache.is_surveyed();
+        let (cache, complete) = (self.cache.clone(), self.cache.is_surveyed());
         let (scope, reference) = match &selector {
             Selector::Image(scope, reference) => (scope.clone(), reference.clone()),
-            Selector::Digest(digest) => return Ok((StatusCode::OK, self.explain_object(digest, complete))),
+            Selector::Digest(digest) => {
+                let digest = *digest;
+                let document = off_the_reactor(move || explain_object(&cache, &digest, complete)).await?;
+                return Ok((StatusCode::OK, document));
+            }
             Selector::Glob(_) => {
                 return Err(refused(StatusCode::BAD_REQUEST, "explain takes one image or digest; ls takes patterns"));
             }
@@ -131,36 +142,58 @@ impl Api {
         let Some((digest, record)) = self.cache.catalog.resolve(&scope, &reference) else {
             let why =
                 if complete { "it was never pulled through here, or was purged" } else { "the catalog is still being read" };
-            let now = format!("a pull would ask {} and download all of it", scope.upstream);
+            let now = match self.standing(&scope.upstream) {
+                (_, Some(why)) => format!("a pull would fail: {} {why}", scope.upstream),
+                _ => format!("a pull would ask {} and download all of it", scope.upstream),
+            };
             return Ok((
                 StatusCode::OK,
                 json!({ "image": name, "cached": false, "why": why, "pull": now, "complete": complete }),
             ));
         };
-        let parts = self.cache.explain(&digest);
+        let parts = off_the_reactor(move || cache.explain(&digest)).await?;
         let missing: u64 = parts.iter().filter(|part| !part.cached).map(|part| part.bytes).sum();
         let held: u64 = parts.iter().filter(|part| part.cached).map(|part| part.bytes).sum();
         let root_cached = self.cache.known(&digest).is_some_and(|known| known.present);
         let tag = record.map(|record| self.tag(&scope, &reference, record.checked_at));
-        let check = match &tag {
-            Some(tag) if tag["fresh"] == json!(false) => {
-                format!("ask {} by HEAD whether the tag has moved, then ", scope.upstream)
-            }
+        let (standing, away) = self.standing(&scope.upstream);
+        let is_stale = tag.as_ref().is_some_and(|tag| tag["fresh"] == json!(false));
+        let check = match &away {
+            Some(why) if is_stale => format!("take the tag as it was, because {} {why}, then ", scope.upstream),
+            None if is_stale => format!("ask {} by HEAD whether the tag has moved, then ", scope.upstream),
             _ => String::new(),
         };
-        let rest = match (root_cached, missing) {
-            (false, _) => format!("pull the manifest from {}", scope.upstream),
-            (true, 0) => "serve all of it from here".to_owned(),
-            (true, missing) => {
+        let rest = match (root_cached, missing, &away) {
+            (true, 0, _) => "serve all of it from here".to_owned(),
+            (false, _, None) => format!("pull the manifest from {}", scope.upstream),
+            (false, _, Some(why)) => format!("fail: {} {why}", scope.upstream),
+            (true, missing, None) => {
                 format!("serve what is here and download what the client asks for of {missing} bytes that are not")
+            }
+            (true, missing, Some(why)) => {
+                format!("serve what is here and fail for the {missing} bytes that are not: {} {why}", scope.upstream)
             }
         };
         let document = json!({
-            "image": name, "upstream": scope.upstream, "repository": scope.repository, "digest": digest,
-            "cached": root_cached, "bytes": held, "missing_bytes": missing, "tag": tag, "parts": parts,
+            "image": name, "upstream": scope.upstream, "upstream_state": standing, "repository": scope.repository,
+            "digest": digest, "cached": root_cached, "bytes": held, "missing_bytes": missing, "tag": tag, "parts": parts,
             "pull": format!("a pull would {check}{rest}"), "complete": complete,
         });
         Ok((StatusCode::OK, document))
+    }
+
+    /// How an upstream stands, and why it would not be asked now.
+    fn standing(&self, name: &UpstreamName) -> (&'static str, Option<String>) {
+        let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.name() == name) else {
+            return ("unknown", Some("is not configured any more".to_owned()));
+        };
+        if upstream.is_offline() {
+            return ("offline", Some("is offline".to_owned()));
+        }
+        match upstream.outage() {
+            Some(why) => ("down", Some(format!("does not answer ({why})"))),
+            None => ("up", None),
+        }
     }
 
     fn tag(&self, scope: &Scope, reference: &Reference, checked_at: crate::clock::Timestamp) -> Value {
@@ -179,39 +212,6 @@ impl Api {
             Some(age) => (false, format!("checked {} ago, fresh for {}", shown(age), shown(freshness.fresh_for))),
         };
         json!({ "checked": checked_at.0 / 1000, "fresh": fresh, "why": why })
-    }
-
-    fn explain_object(&self, digest: &Digest, complete: bool) -> Value {
-        let known = self.cache.known(digest);
-        let catalog = &self.cache.catalog;
-        let owners = catalog.owners_of(digest);
-        let tags = |digest: &Digest| catalog.tags(Some(&Selector::Digest(*digest)), 20);
-        // A layer belongs to a manifest, that to an index, and either may have a tag.
-        let above: Vec<Digest> = owners.iter().flat_map(|owner| catalog.owners_of(owner)).collect();
-        let mut images: Vec<String> = std::iter::once(digest)
-            .chain(&owners)
-            .chain(&above)
-            .flat_map(tags)
-            .map(|tagged| image_name(&tagged.scope, &Reference::Tag(tagged.tag)))
-            .collect();
-        images.sort();
-        images.dedup();
-        let present = known.is_some_and(|known| known.present);
-        json!({
-            "digest": digest,
-            "kind": if catalog.is_manifest(digest) { "manifest" } else { "blob" },
-            "cached": present,
-            "bytes": known.map(|known| known.size),
-            "since": known.filter(|known| known.present).map(|known| known.since),
-            "used": known.filter(|known| known.present).map(|known| known.used),
-            "pinned": known.is_some_and(|known| known.pinned),
-            "repositories": catalog.repositories_of(digest, 20).iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "manifests": owners,
-            "images": images,
-            "parts": if catalog.is_manifest(digest) { json!(self.cache.explain(digest)) } else { Value::Null },
-            "pull": if present { "a pull would be served from here" } else { "a pull would download it" },
-            "complete": complete,
-        })
     }
 
     fn account(&self) -> Reply {
@@ -238,20 +238,20 @@ impl Api {
         if let Some(bad) = platforms.iter().find(|platform| !(1..=2).contains(&platform.matches('/').count())) {
             return Err(refused(StatusCode::BAD_REQUEST, format!("{bad:?} is no platform; write linux/amd64 or linux/arm64/v8")));
         }
-        let targets = match self.selector(query)? {
-            Selector::Image(scope, reference) => vec![(scope, reference)],
-            Selector::Digest(_) => {
-                return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
-            }
-            glob => {
-                let tags = self.cache.catalog.tags(Some(&glob), usize::MAX);
-                tags.into_iter().map(|tagged| (tagged.scope, Reference::Tag(tagged.tag))).collect()
-            }
-        };
+        let selector = self.selector(query)?;
+        if matches!(selector, Selector::Digest(_)) {
+            return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
+        }
         let (cache, now) = (self.cache.clone(), self.clock.now());
         let pinned = tokio::task::spawn_blocking(move || {
-            let pin = |(scope, reference): &(Scope, Reference)| cache.pin(scope, reference, platforms.clone(), now);
-            targets.iter().map(pin).collect::<Result<Vec<_>, _>>()
+            let targets = match &selector {
+                Selector::Image(scope, reference) => vec![(scope.clone(), reference.clone())],
+                selector => {
+                    let tags = cache.catalog.tags(Some(selector), usize::MAX);
+                    tags.into_iter().map(|tagged| (tagged.scope, Reference::Tag(tagged.tag))).collect()
+                }
+            };
+            cache.pin(&targets, &platforms, now)
         });
         match pinned.await.map_err(std::io::Error::other).and_then(|pinned| pinned) {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
@@ -282,6 +282,9 @@ impl Api {
 
     fn verify(&self, query: &Query) -> Result<Reply, Reply> {
         let rate = query.number("rate", 0)?;
+        if let Some(error) = self.cache.scan_error() {
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, format!("the cache folder cannot be read: {error}")));
+        }
         if !self.verification.progress().running {
             let (cache, verification) = (self.cache.clone(), self.verification.clone());
             tokio::spawn(async move { cache.verify(&verification, rate).await });
@@ -297,4 +300,44 @@ impl Api {
         document["of_bytes"] = json!(bytes);
         (StatusCode::OK, document)
     }
+}
+
+/// Runs what may take a while at 10^6 objects where that holds up nobody (I11).
+async fn off_the_reactor<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reply> {
+    let failed = |_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more");
+    tokio::task::spawn_blocking(work).await.map_err(failed)
+}
+
+fn explain_object(cache: &Cache, digest: &Digest, complete: bool) -> Value {
+    let known = cache.known(digest);
+    let catalog = &cache.catalog;
+    let owners = catalog.owners_of(digest, SHOWN);
+    let tags = |digest: &Digest| catalog.tags(Some(&Selector::Digest(*digest)), SHOWN);
+    // A layer belongs to a manifest, that to an index, and either may have a tag.
+    let above: Vec<Digest> = owners.iter().flat_map(|owner| catalog.owners_of(owner, SHOWN)).collect();
+    let mut images: Vec<String> = std::iter::once(digest)
+        .chain(&owners)
+        .chain(&above)
+        .flat_map(tags)
+        .map(|tagged| image_name(&tagged.scope, &Reference::Tag(tagged.tag)))
+        .collect();
+    images.sort();
+    images.dedup();
+    images.truncate(SHOWN);
+    let present = known.is_some_and(|known| known.present);
+    json!({
+        "digest": digest,
+        "kind": if catalog.is_manifest(digest) { "manifest" } else { "blob" },
+        "cached": present,
+        "bytes": known.map(|known| known.size),
+        "since": known.filter(|known| known.present).map(|known| known.since),
+        "used": known.filter(|known| known.present).map(|known| known.used),
+        "pinned": known.is_some_and(|known| known.pinned),
+        "repositories": catalog.repositories_of(digest, SHOWN).iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "manifests": owners,
+        "images": images,
+        "parts": if catalog.is_manifest(digest) { json!(cache.explain(digest)) } else { Value::Null },
+        "pull": if present { "a pull would be served from here" } else { "a pull would download it" },
+        "complete": complete,
+    })
 }

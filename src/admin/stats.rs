@@ -15,10 +15,10 @@ pub fn stats(metrics: &Metrics) -> Value {
     let sum = |name: &str, keep: &dyn Fn(&Metric) -> bool| -> f64 {
         let family = families.iter().find(|family| family.name().strip_prefix("roadstead_") == Some(name));
         let samples = family.into_iter().flat_map(|family| family.get_metric());
-        samples
-            .filter(|sample| keep(sample))
-            .map(|sample| sample.get_counter().get_value() + sample.get_gauge().get_value())
-            .sum()
+        let values =
+            samples.filter(|sample| keep(sample)).map(|sample| sample.get_counter().get_value() + sample.get_gauge().get_value());
+        // The sum of nothing is −0.
+        values.sum::<f64>() + 0.0
     };
     let pulls = |sample: &Metric| label(sample, "kind") != Kind::Other.label();
     let requests = sum("requests_total", &pulls);
@@ -66,6 +66,7 @@ mod tests {
             metrics.response_bytes_total.with_label_values(&labels).inc_by(bytes);
         };
         assert_eq!(stats(&metrics)["hit_rate"], Value::Null);
+        assert_eq!(stats(&metrics)["requests"].to_string(), "0.0");
         count(Kind::Other, Outcome::Local, 100, 200);
         count(Kind::Blob, Outcome::Memory, 6, 60);
         count(Kind::Blob, Outcome::Joined, 1, 20);

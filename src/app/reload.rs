@@ -5,8 +5,10 @@ use std::sync::PoisonError;
 use tokio::task::spawn_blocking;
 
 use super::Running;
-use crate::config::{Config, Server};
+use crate::config::{Config, ConfigError, RepositoryRule, Server, Upstream};
 use crate::listen::tls::TlsError;
+use crate::oci::UpstreamName;
+use crate::policy::NoKey;
 
 /// Why a configuration was not taken. The old one holds, all of it.
 #[derive(Debug, thiserror::Error)]
@@ -14,21 +16,30 @@ pub enum ReloadError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] TlsError),
+    /// The mirror would be open to others without a word about it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no key for tokens.
+    #[error(transparent)]
+    Key(#[from] NoKey),
     /// A thread that helped is gone.
     #[error("the configuration was not taken: {0}")]
     Threads(#[from] tokio::task::JoinError),
 }
 
 impl Running {
-    /// Takes what can change without a restart: the files and the demands of `server.tls`. What else is different from the
+    /// Takes what can change without a restart: the files and the demands of `server.tls`, `[access]`, and
+    /// `allow` and `deny` of upstreams. What else is different from the
     /// configuration that holds is logged, and waits for the next start. All or nothing.
     pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        config.access.check_exposure(self.addresses().into_iter())?;
         let held = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(tls), Some(wanted)) = (self.tls.clone(), config.server.tls.clone())
             && spawn_blocking(move || tls.reload(Some(&wanted))).await??
         {
             tracing::info!("new TLS certificates are in use");
         }
+        self.policy.replace(&config)?;
         let waiting = waiting(&held, &config);
         if !waiting.is_empty() {
             tracing::warn!(changed = waiting.join(", "), "these have changed, and take effect after a restart");
@@ -36,6 +47,12 @@ impl Running {
         let mut held = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if held.server.tls.is_some() && config.server.tls.is_some() {
             held.server.tls = config.server.tls;
+        }
+        held.access = config.access;
+        for (name, upstream) in &mut held.upstreams {
+            if let Some(wanted) = config.upstreams.get(name) {
+                upstream.repositories.clone_from(&wanted.repositories);
+            }
         }
         Ok(())
     }
@@ -45,13 +62,20 @@ impl Running {
 fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
     // Certificates can; whether there is TLS at all cannot.
     let fixed = |config: &Config| Server { tls: None, ..config.server.clone() };
+    // So can the rules.
+    let upstreams = |config: &Config| {
+        let without_rules = |(name, upstream): (&UpstreamName, &Upstream)| {
+            (name.clone(), Upstream { repositories: RepositoryRule::default(), ..upstream.clone() })
+        };
+        config.upstreams.iter().map(without_rules).collect::<Vec<_>>()
+    };
     let tls = held.server.tls.is_some() != wanted.server.tls.is_some();
     [
         ("[server]", fixed(held) != fixed(wanted)),
         ("server.tls", tls),
         ("[admin]", held.admin != wanted.admin),
         ("[cache]", held.cache != wanted.cache),
-        ("[upstream]", held.upstreams != wanted.upstreams),
+        ("[upstream]", upstreams(held) != upstreams(wanted)),
         ("[freshness]", held.freshness != wanted.freshness),
         ("[[prefetch]]", held.prefetch != wanted.prefetch),
         ("[import]", held.import != wanted.import),
@@ -74,6 +98,8 @@ mod tests {
         assert!(waiting(&held, &parse("")).is_empty());
         let wanted = parse("[server]\nhttp2 = false\n[cache]\ndir = \"elsewhere\"\n[upstream.\"ghcr.io\"]\nenabled = false\n");
         assert_eq!(waiting(&held, &wanted), ["[server]", "[cache]", "[upstream]"]);
+        let live = parse("[[access.rule]]\nwho = \"anyone\"\n[upstream.\"ghcr.io\"]\ndeny = [\"**\"]\n");
+        assert!(waiting(&held, &live).is_empty(), "rules are live");
         let with_tls = parse("[server]\ntls = { cert = \"a\", key = \"b\" }\n");
         assert_eq!(waiting(&held, &with_tls), ["server.tls"]);
         let other = parse("[server]\ntls = { cert = \"a\", key = \"b\", min_version = \"1.3\" }\n");

@@ -1,19 +1,29 @@
 //! What images are here and what they are made of: tags, manifests, and the parts that each manifest names.
 //!
+//! Every question that a command asks is answered by a look-up or by walking what was asked for, at 10^6 objects, too:
+//! each object knows the manifests that name it, each manifest its repositories, each digest its tags. Where all tags
+//! have to be gone through, the lock is let go in between.
+//!
 //! Built from the records and manifests on disk after the start, kept up to date by the pulls; for people (`ls`,
 //! `explain`, `purge`), for pins, for quotas, and so that the use of a manifest counts as a use of its layers. Parts
 //! are numbers of the [`super::index`], 4 bytes each. Nothing that is served depends on it. Its lock is taken before
 //! the index's, never after.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::evict::Id;
 use super::index::{Class, Index, Known, seconds};
+use super::owners::Owners;
 use super::records::TagRecord;
-use super::selector::Selector;
-use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag, UpstreamName};
+use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag};
+
+mod above;
+mod holding;
+mod tags;
 
 /// A part of an image, as its manifest names it.
 #[derive(Clone, Debug)]
@@ -39,11 +49,18 @@ pub struct Tagged {
     pub record: TagRecord,
 }
 
-#[derive(Clone, Debug)]
+/// Tags looked at under one lock.
+const CHUNK: usize = 1024;
+
+/// A part, as its manifest names it.
+#[derive(Clone, Copy, Debug)]
 struct Edge {
     id: Id,
+    /// What takes it back from `owners`.
+    slot: Id,
+    /// Of `platforms`.
+    platform: Option<NonZeroU32>,
     is_manifest: bool,
-    platform: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -53,17 +70,55 @@ struct Image {
 
 #[derive(Debug)]
 struct Repo {
+    number: Id,
     scope: Scope,
     tags: BTreeMap<Tag, TagRecord>,
-    manifests: HashSet<Id>,
+    /// Its manifests, with what takes them back from `homes`.
+    manifests: HashMap<Id, Id>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// By `UPSTREAM/REPOSITORY`.
     repos: BTreeMap<String, Repo>,
+    /// Their names by number.
+    names: HashMap<Id, String>,
+    numbers: Id,
+    /// How many tags there are.
+    tags: usize,
+    /// Every tag by digest and repository.
+    tagged: BTreeMap<(Digest, Id), BTreeSet<Tag>>,
     images: HashMap<Id, Image>,
-    platforms: HashSet<Arc<str>>,
+    /// The manifests that name an object.
+    owners: Owners,
+    /// The repositories that have a manifest.
+    homes: Owners,
+    platforms: Platforms,
+}
+
+/// The few platforms there are, by number from 1.
+#[derive(Debug, Default)]
+struct Platforms {
+    names: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, NonZeroU32>,
+}
+
+impl Platforms {
+    fn number(&mut self, descriptor: &Descriptor) -> Option<NonZeroU32> {
+        let name = descriptor.platform.as_ref()?.to_string();
+        if let Some(known) = self.numbers.get(name.as_str()) {
+            return Some(*known);
+        }
+        let name: Arc<str> = name.into();
+        self.names.push(name.clone());
+        let number = NonZeroU32::new(u32::try_from(self.names.len()).ok()?)?;
+        self.numbers.insert(name, number);
+        Some(number)
+    }
+
+    fn name(&self, number: NonZeroU32) -> Option<Arc<str>> {
+        self.names.get(number.get() as usize - 1).cloned()
+    }
 }
 
 /// See the module.
@@ -75,18 +130,58 @@ pub struct Catalog {
 
 impl Inner {
     fn repo(&mut self, scope: &Scope) -> &mut Repo {
-        let new = || Repo { scope: scope.clone(), tags: BTreeMap::new(), manifests: HashSet::new() };
+        let new = || {
+            self.numbers += 1;
+            self.names.insert(self.numbers, scope.to_string());
+            Repo { number: self.numbers, scope: scope.clone(), tags: BTreeMap::new(), manifests: HashMap::new() }
+        };
         self.repos.entry(scope.to_string()).or_insert_with(new)
     }
 
-    fn platform(&mut self, descriptor: &Descriptor) -> Option<Arc<str>> {
-        let name = descriptor.platform.as_ref()?.to_string();
-        if let Some(known) = self.platforms.get(name.as_str()) {
-            return Some(known.clone());
+    /// Repositories by their numbers.
+    fn home(&self, number: Id) -> Option<&Repo> {
+        self.repos.get(self.names.get(&number)?)
+    }
+
+    fn put_tag(&mut self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
+        let repo = self.repo(scope);
+        let number = repo.number;
+        let digest = record.as_ref().map(|record| record.digest);
+        let before = match record {
+            Some(record) => repo.tags.insert(tag.clone(), record),
+            None => repo.tags.remove(tag),
+        };
+        let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
+        if let Some(before) = before {
+            if let Entry::Occupied(mut tags) = self.tagged.entry((before.digest, number)) {
+                tags.get_mut().remove(tag);
+                if tags.get().is_empty() {
+                    tags.remove();
+                }
+            }
+            self.tags -= 1;
         }
-        let name: Arc<str> = name.into();
-        self.platforms.insert(name.clone());
-        Some(name)
+        if let Some(digest) = digest {
+            self.tagged.entry((digest, number)).or_default().insert(tag.clone());
+            self.tags += 1;
+        } else if is_empty {
+            self.forget_repo(number);
+        }
+    }
+
+    fn forget_repo(&mut self, number: Id) {
+        if let Some(name) = self.names.remove(&number) {
+            self.repos.remove(&name);
+        }
+    }
+
+    /// The tags that stand for a digest.
+    fn tags_of(&self, digest: &Digest) -> impl Iterator<Item = Tagged> {
+        let all = self.tagged.range((*digest, 0)..=(*digest, Id::MAX));
+        all.flat_map(|((_, number), tags)| tags.iter().map(|tag| (*number, tag))).filter_map(|(number, tag)| {
+            let repo = self.home(number)?;
+            Some(Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: repo.tags.get(tag)?.clone() })
+        })
     }
 }
 
@@ -102,28 +197,29 @@ impl Catalog {
 
     /// Notes what a tag stands for, or that it is gone.
     pub fn set_tag(&self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
-        let mut inner = self.lock();
-        let repo = inner.repo(scope);
-        match record {
-            Some(record) => drop(repo.tags.insert(tag.clone(), record)),
-            None => drop(repo.tags.remove(tag)),
-        }
+        self.lock().put_tag(scope, tag, record);
     }
 
     /// As [`Catalog::set_tag`], for a record found at the start: what is known already is newer.
     pub fn found_tag(&self, scope: &Scope, tag: Tag, record: TagRecord) {
-        self.lock().repo(scope).tags.entry(tag).or_insert(record);
+        let mut inner = self.lock();
+        if !inner.repo(scope).tags.contains_key(&tag) {
+            inner.put_tag(scope, &tag, Some(record));
+        }
     }
 
     /// Notes that a repository has a manifest; it counts for `class` from now on, and so do its parts.
     pub fn set_manifest(&self, scope: &Scope, digest: &Digest, class: Class) {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let mut state = self.index.lock();
         let id = match state.objects.find(digest) {
-            Some(id) if inner.repo(scope).manifests.contains(&id) => id,
+            Some(id) if inner.repo(scope).manifests.contains_key(&id) => id,
             _ => {
-                let id = state.refer(digest, 0, class);
-                inner.repo(scope).manifests.insert(id);
+                let id = state.refer_manifest(digest, class);
+                let number = inner.repo(scope).number;
+                let slot = inner.homes.add(id, number);
+                inner.repo(scope).manifests.insert(id, slot);
                 id
             }
         };
@@ -138,26 +234,19 @@ impl Catalog {
     /// Notes what a manifest is made of. `false`: that was known.
     pub fn set_parts(&self, digest: &Digest, manifest: &Manifest) -> bool {
         let mut inner = self.lock();
-        let known = |inner: &Inner, index: &Index| {
-            let state = index.lock();
-            state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
-        };
-        if known(&inner, &self.index) {
+        let inner = &mut *inner;
+        let mut state = self.index.lock();
+        if state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id)) {
             return false;
         }
-        let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
-        let descriptors: Vec<_> =
-            descriptors.map(|(descriptor, is_manifest)| (descriptor, is_manifest, inner.platform(descriptor))).collect();
-        let mut state = self.index.lock();
-        let own = state.refer(digest, 0, 0);
+        let own = state.refer_manifest(digest, 0);
         let class = state.objects.get(own).class;
-        let parts = descriptors.into_iter().map(|(descriptor, is_manifest, platform)| Edge {
-            id: state.refer(&descriptor.digest, descriptor.size, class),
-            is_manifest,
-            platform,
+        let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
+        let parts = descriptors.map(|(descriptor, is_manifest)| {
+            let id = state.refer(&descriptor.digest, descriptor.size, class);
+            Edge { id, slot: inner.owners.add(id, own), platform: inner.platforms.number(descriptor), is_manifest }
         });
         let parts = parts.collect();
-        drop(state);
         inner.images.insert(own, Image { parts });
         true
     }
@@ -180,7 +269,7 @@ impl Catalog {
         let part = |edge: &Edge| Part {
             digest: state.objects.digest(edge.id),
             is_manifest: edge.is_manifest,
-            platform: edge.platform.clone(),
+            platform: edge.platform.and_then(|number| inner.platforms.name(number)),
             known: state.known(edge.id),
         };
         Some(image.parts.iter().map(part).collect())
@@ -219,148 +308,16 @@ impl Catalog {
         }
     }
 
-    /// The tags that a selector names, in order; of a digest, those that stand for it. At most `limit`.
-    pub fn tags(&self, selector: Option<&Selector>, limit: usize) -> Vec<Tagged> {
-        let inner = self.lock();
-        let wanted = |repo: &str, tag: &Tag, record: &TagRecord| match selector {
-            None => true,
-            Some(Selector::Digest(digest)) => record.digest == *digest,
-            Some(Selector::Image(scope, Reference::Tag(wanted))) => *tag == *wanted && scope.to_string() == repo,
-            Some(Selector::Image(scope, Reference::Digest(digest))) => record.digest == *digest && scope.to_string() == repo,
-            Some(Selector::Glob(globs)) => globs.is_match(&format!("{repo}:{tag}")),
-        };
-        let all =
-            inner.repos.iter().flat_map(|(name, repo)| repo.tags.iter().map(move |(tag, record)| (name, repo, tag, record)));
-        all.filter(|(name, _, tag, record)| wanted(name, tag, record))
-            .take(limit)
-            .map(|(_, repo, tag, record)| Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() })
-            .collect()
-    }
-
     /// Whether a manifest of this digest is known, whatever of it is here.
     pub fn is_manifest(&self, digest: &Digest) -> bool {
         let inner = self.lock();
         self.index.lock().objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
     }
 
-    /// The repositories that have an object: their manifests, or what is part of them.
-    pub fn repositories_of(&self, digest: &Digest, limit: usize) -> Vec<Scope> {
-        let inner = self.lock();
-        let Some(id) = self.index.lock().objects.find(digest) else { return Vec::new() };
-        // An index's parts have their own manifests in the same repository, so one step up is enough.
-        let owners: HashSet<Id> =
-            inner.images.iter().filter(|(_, image)| image.parts.iter().any(|part| part.id == id)).map(|(id, _)| *id).collect();
-        let has = |repo: &&Repo| repo.manifests.contains(&id) || repo.manifests.iter().any(|manifest| owners.contains(manifest));
-        inner.repos.values().filter(has).take(limit).map(|repo| repo.scope.clone()).collect()
-    }
-
-    /// Whether a repository is known to have a manifest.
-    pub fn has_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
-        let inner = self.lock();
-        let id = self.index.lock().objects.find(digest);
-        id.is_some_and(|id| inner.repos.get(&scope.to_string()).is_some_and(|repo| repo.manifests.contains(&id)))
-    }
-
-    /// Whether a repository is known to hold an object: one of its tags or manifests is it or names it, an index's
-    /// manifests included, as far as they are here.
-    pub fn holds(&self, scope: &Scope, digest: &Digest) -> bool {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let (Some(id), Some(repo)) = (state.objects.find(digest), inner.repos.get(&scope.to_string())) else { return false };
-        let names = |root: Id| {
-            let parts = inner.images.get(&root).map_or(&[][..], |image| &image.parts);
-            let below = |part: &Edge| inner.images.get(&part.id).is_some_and(|image| image.parts.iter().any(|own| own.id == id));
-            root == id || parts.iter().any(|part| part.id == id || part.is_manifest && below(part))
-        };
-        let mut tags = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));
-        repo.manifests.iter().any(|root| names(*root)) || tags.any(names)
-    }
-
-    /// The manifests of `private` upstreams' repositories of which it is not known what they are made of.
-    pub fn unread(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Scope, Digest)> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let repos = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
-        let unread = repos.flat_map(|repo| repo.manifests.iter().map(move |id| (repo, *id)));
-        let unread = unread.filter(|(_, id)| !inner.images.contains_key(id));
-        unread.map(|(repo, id)| (repo.scope.clone(), state.objects.digest(id))).collect()
-    }
-
-    /// What only repositories of upstreams that are `private` refer to, each with one of them.
-    pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, UpstreamName)> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let below = |repo: &Repo| {
-            let tags = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));
-            let mut all: HashSet<Id> = repo.manifests.iter().copied().chain(tags).collect();
-            for _ in 0..2 {
-                let parts =
-                    all.iter().filter_map(|id| inner.images.get(id)).flat_map(|image| image.parts.iter().map(|part| part.id));
-                all.extend(parts.collect::<Vec<_>>());
-            }
-            all
-        };
-        let open: HashSet<Id> = inner.repos.values().filter(|repo| !private(&repo.scope.upstream)).flat_map(below).collect();
-        let theirs = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
-        let theirs = theirs.flat_map(|repo| below(repo).into_iter().map(|id| (id, repo.scope.upstream.clone())));
-        theirs.filter(|(id, _)| !open.contains(id)).map(|(id, upstream)| (state.objects.digest(id), upstream)).collect()
-    }
-
-    /// The manifests here, among those whose files are here, that name an object.
-    pub fn owners_of(&self, digest: &Digest) -> Vec<Digest> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let Some(id) = state.objects.find(digest) else { return Vec::new() };
-        let owners = inner
-            .images
-            .iter()
-            .filter(|(own, image)| state.objects.get(**own).present && image.parts.iter().any(|part| part.id == id));
-        owners.map(|(own, _)| state.objects.digest(*own)).collect()
-    }
-
-    /// Which of `parts` no manifest here needs, once `gone` are: what may go with them.
-    pub fn unshared(&self, parts: &[Digest], gone: &HashSet<Digest>) -> Vec<Digest> {
-        let inner = self.lock();
-        let state = self.index.lock();
-        let gone: HashSet<Id> = gone.iter().filter_map(|digest| state.objects.find(digest)).collect();
-        let needed: HashSet<Id> = inner
-            .images
-            .iter()
-            .filter(|(own, _)| state.objects.get(**own).present && !gone.contains(own))
-            .flat_map(|(_, image)| image.parts.iter().map(|part| part.id))
-            .collect();
-        let unneeded = |digest: &&Digest| state.objects.find(digest).is_none_or(|id| !needed.contains(&id));
-        parts.iter().filter(unneeded).copied().collect()
-    }
-
-    /// Forgets the images whose manifests are gone; the records that have lost their meaning.
-    pub fn prune(&self) -> Vec<(Scope, Digest)> {
-        let mut inner = self.lock();
-        let mut state = self.index.lock();
-        let gone: Vec<Id> = inner.images.keys().filter(|id| !state.objects.get(**id).present).copied().collect();
-        for id in gone {
-            if let Some(image) = inner.images.remove(&id) {
-                image.parts.iter().for_each(|part| state.release(part.id));
-                state.release(id);
-            }
-        }
-        let mut records = Vec::new();
-        for repo in inner.repos.values_mut() {
-            let gone: Vec<Id> = repo.manifests.iter().filter(|id| !state.objects.get(**id).present).copied().collect();
-            for id in gone {
-                repo.manifests.remove(&id);
-                records.push((repo.scope.clone(), state.objects.digest(id)));
-                state.release(id);
-            }
-        }
-        inner.repos.retain(|_, repo| !repo.tags.is_empty() || !repo.manifests.is_empty());
-        records
-    }
-
     /// Numbers of repositories, tags and manifests.
     pub fn totals(&self) -> (usize, usize, usize) {
         let inner = self.lock();
-        (inner.repos.len(), inner.repos.values().map(|repo| repo.tags.len()).sum(), inner.images.len())
+        (inner.repos.len(), inner.tags, inner.images.len())
     }
 }
 

@@ -22,6 +22,9 @@ pub use sieve::Sieve;
 /// An object's place in the index. Small numbers, used again after an object has gone: policies are arrays over them.
 pub type Id = u32;
 
+/// The greatest [`Policy::heat`].
+pub const MAX_HEAT: u8 = 7;
+
 /// The order in which objects go. Every operation costs O(1), or O(log n) where the policy says so.
 pub trait Policy: fmt::Debug + Send {
     /// Takes in an object of `size` bytes. `name` tells objects apart for ever, unlike `id`: for policies that remember
@@ -40,8 +43,19 @@ pub trait Policy: fmt::Debug + Send {
     /// The object that is looked at next; near enough to what [`Policy::evict`] would choose to compare policies by it.
     fn candidate(&self) -> Option<Id>;
 
-    /// The objects in the order in which they would go now, as far as that can be told without evicting them.
-    fn order(&self) -> Vec<Id>;
+    /// The objects in the order in which they would go now, as far as that can be told without evicting them. Made as
+    /// it is asked for: the first few of 10^6 cost little.
+    fn order(&self) -> Box<dyn Iterator<Item = Id> + '_>;
+
+    /// What of an object's uses is worth to survive a restart, beside when the last one was: at most [`MAX_HEAT`].
+    fn heat(&self, _id: Id) -> u8 {
+        0
+    }
+
+    /// As [`Policy::insert`], for an object of which an earlier process said this heat.
+    fn restore(&mut self, id: Id, name: u64, size: u64, _heat: u8) {
+        self.insert(id, name, size);
+    }
 }
 
 pub use crate::config::Eviction as Kind;

@@ -8,10 +8,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::evict::{Id, Kind, Policy, policy};
-use super::objects::{Entry, Objects};
+use super::evict::{Id, Kind, MAX_HEAT, policy};
+use super::objects::Objects;
+pub use super::objects::SHARDS;
 use super::store::Space;
 use crate::oci::Digest;
+
+mod reservation;
+mod state;
+
+pub use reservation::{Claim, Reservation};
+use state::{Share, State};
 
 /// How much the disk tier may hold.
 #[derive(Clone, Copy, Debug)]
@@ -44,179 +51,6 @@ pub struct Index {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) objects: Objects,
-    classes: Vec<Share>,
-    /// Bytes and number of all files.
-    bytes: u64,
-    len: usize,
-    /// What earlier fills left in `ingest/`, in bytes.
-    leftovers: HashMap<Digest, u64>,
-    /// What was found damaged, in bytes.
-    quarantined: HashMap<Digest, u64>,
-    /// Bytes of both: what goes first.
-    spare: u64,
-    /// Bytes of files that were chosen as victims and may still be there.
-    leaving: u64,
-    /// Objects used since recency was last written down.
-    used: Vec<Id>,
-    /// What pins protect, whether it is here or not.
-    protected: HashSet<Digest>,
-    pinned: u64,
-}
-
-/// What counts for one quota.
-#[derive(Debug)]
-struct Share {
-    quota: Quota,
-    policy: Box<dyn Policy>,
-    bytes: u64,
-    pinned: u64,
-    /// Bytes promised to fills.
-    reserved: u64,
-}
-
-impl State {
-    fn total(&self) -> u64 {
-        self.bytes + self.spare + self.leaving + self.reserved()
-    }
-
-    fn reserved(&self) -> u64 {
-        self.classes.iter().map(|share| share.reserved).sum()
-    }
-
-    fn class(&self, class: Class) -> Class {
-        if usize::from(class) < self.classes.len() { class } else { 0 }
-    }
-
-    fn share(&mut self, class: Class) -> &mut Share {
-        let class = self.class(class);
-        &mut self.classes[usize::from(class)]
-    }
-
-    fn insert(&mut self, digest: &Digest, size: u64, class: Class, used: u32, since: u32) {
-        let class = self.class(class);
-        let id = self.objects.intern(digest);
-        self.drop_file(id);
-        let pinned = self.protected.contains(digest);
-        let entry = self.objects.get_mut(id);
-        (entry.size, entry.class, entry.used, entry.since) = (size, class, used, since);
-        (entry.present, entry.pinned, entry.dirty) = (true, pinned, false);
-        self.len += 1;
-        self.bytes += size;
-        self.admit(id);
-    }
-
-    /// Puts a file into the account of its class.
-    fn admit(&mut self, id: Id) {
-        let &Entry { size, class, pinned, .. } = self.objects.get(id);
-        let name = self.objects.name(id);
-        let share = self.share(class);
-        share.bytes += size;
-        if pinned {
-            share.pinned += size;
-            self.pinned += size;
-        } else {
-            share.policy.insert(id, name, size);
-        }
-    }
-
-    /// Takes a file out of the account of its class.
-    fn dismiss(&mut self, id: Id) {
-        let &Entry { size, class, pinned, .. } = self.objects.get(id);
-        let share = self.share(class);
-        share.bytes -= size;
-        share.policy.remove(id);
-        if pinned {
-            share.pinned -= size;
-            self.pinned -= size;
-        }
-    }
-
-    /// Forgets an object's file; its size, if it had one.
-    fn drop_file(&mut self, id: Id) -> Option<u64> {
-        if !self.objects.get(id).present {
-            return None;
-        }
-        self.dismiss(id);
-        let entry = self.objects.get_mut(id);
-        entry.present = false;
-        let size = entry.size;
-        self.len -= 1;
-        self.bytes -= size;
-        Some(size)
-    }
-
-    fn remove(&mut self, id: Id) -> Option<u64> {
-        let size = self.drop_file(id);
-        self.objects.forget_if_unheld(id);
-        size
-    }
-
-    /// Chooses the file to go: of `class`, or of the class whose next candidate was unused for longest.
-    fn evict(&mut self, class: Option<Class>) -> Option<Victim> {
-        let class = class.or_else(|| {
-            let candidates = (0..self.classes.len()).filter_map(|class| {
-                let id = self.classes[class].policy.candidate()?;
-                Some((self.objects.get(id).used, class as Class))
-            });
-            candidates.min().map(|(_, class)| class)
-        })?;
-        let id = self.share(class).policy.evict()?;
-        Some(self.leave(id))
-    }
-
-    /// Chooses a file that no pull would miss.
-    fn evict_spare(&mut self) -> Option<Victim> {
-        let first = |map: &mut HashMap<Digest, u64>| {
-            let digest = *map.keys().next()?;
-            map.remove_entry(&digest)
-        };
-        let found = first(&mut self.quarantined).map(|found| (found, Place::Quarantine));
-        let ((digest, size), place) = found.or_else(|| first(&mut self.leftovers).map(|found| (found, Place::Ingest)))?;
-        self.spare -= size;
-        self.leaving += size;
-        Some(Victim { digest, size, class: 0, place })
-    }
-
-    fn add_spare(&mut self, place: Place, digest: Digest, size: u64) {
-        let map = if place == Place::Quarantine { &mut self.quarantined } else { &mut self.leftovers };
-        let before = map.insert(digest, size).unwrap_or(0);
-        self.spare = self.spare + size - before;
-    }
-
-    fn leave(&mut self, id: Id) -> Victim {
-        let (digest, class) = (self.objects.digest(id), self.objects.get(id).class);
-        let size = self.remove(id).unwrap_or(0);
-        self.leaving += size;
-        Victim { digest, size, class, place: Place::Blobs }
-    }
-
-    fn set_pinned(&mut self, digest: &Digest, pinned: bool) {
-        let Some(id) = self.objects.find(digest) else { return };
-        if !self.objects.get(id).present {
-            return;
-        }
-        self.dismiss(id);
-        self.objects.get_mut(id).pinned = pinned;
-        self.admit(id);
-    }
-}
-
-/// What has to happen before a claim can be granted.
-#[derive(Debug)]
-pub enum Claim {
-    /// It is granted.
-    Granted(Reservation),
-    /// This must be unlinked first; then [`Index::left`] is called and the claim made again.
-    Evict(Victim),
-    /// Others are unlinking: make the claim again in a moment.
-    Wait,
-    /// It cannot be granted, whatever is evicted.
-    Impossible,
-}
-
 /// A file that has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Victim {
@@ -228,6 +62,8 @@ pub struct Victim {
     pub class: Class,
     /// Where it lies.
     pub place: Place,
+    /// Its entry's stamp.
+    pub stamp: u32,
 }
 
 /// The folders whose files the account is about.
@@ -256,6 +92,42 @@ pub struct Known {
     pub pinned: bool,
     /// Manifests here that refer to it.
     pub references: u32,
+    /// Its file's modification time, as [`super::store::stamp`] has it.
+    pub stamp: u32,
+}
+
+/// A file under `blobs/`.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970: the last use.
+    pub used: u32,
+    /// Seconds since 1970: when it came.
+    pub since: u32,
+    /// Its modification time, as [`super::store::stamp`] has it.
+    pub stamp: u32,
+    /// What an earlier process knew of its uses; `None` for one that has just come.
+    pub heat: Option<u8>,
+}
+
+impl Found {
+    /// A file that comes, or is used, now.
+    pub fn now(size: u64, stamp: u32) -> Self {
+        let now = seconds(SystemTime::now());
+        Self { size, used: now, since: now, stamp, heat: None }
+    }
+}
+
+/// A use to be written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Of what.
+    pub digest: Digest,
+    /// Seconds since 1970.
+    pub at: u32,
+    /// What its policy wants to be told after a restart.
+    pub heat: u8,
 }
 
 /// Seconds since 1970, as the index keeps times: enough until 2106.
@@ -278,6 +150,8 @@ impl Index {
             spare: 0,
             leaving: 0,
             used: Vec::new(),
+            orphans: Vec::new(),
+            waiting: Vec::new(),
             protected: HashSet::new(),
             pinned: 0,
         };
@@ -336,8 +210,7 @@ impl Index {
         let mut state = self.lock();
         state.leaving -= victim.size;
         if victim.place == Place::Blobs {
-            let now = seconds(SystemTime::now());
-            state.insert(&victim.digest, victim.size, victim.class, now, now);
+            state.insert(&victim.digest, victim.class, Found::now(victim.size, victim.stamp));
         } else {
             state.add_spare(victim.place, victim.digest, victim.size);
         }
@@ -345,15 +218,14 @@ impl Index {
 
     /// Takes in a file that is under `blobs/`, as the one used last.
     pub fn insert(&self, digest: Digest, size: u64) {
-        let now = seconds(SystemTime::now());
-        self.lock().insert(&digest, size, 0, now, now);
+        self.lock().insert(&digest, 0, Found::now(size, 0));
     }
 
     /// Takes in a file that the start found, unless a fill has published it meanwhile. To be called in order of use.
-    pub fn insert_found(&self, digest: &Digest, size: u64, used: u32, since: u32) {
+    pub fn insert_found(&self, digest: &Digest, found: Found) {
         let mut state = self.lock();
         if !state.objects.find(digest).is_some_and(|id| state.objects.get(id).present) {
-            state.insert(digest, size, 0, used, since);
+            state.insert(digest, 0, found);
         }
     }
 
@@ -431,62 +303,78 @@ impl Index {
         entry.present.then_some(entry.size)
     }
 
-    /// The objects used since the last call, for recency to be written down.
-    pub fn take_used(&self) -> Vec<Digest> {
+    /// Objects used since they were last taken, for recency to be written down: at most `most` of them.
+    pub fn take_used(&self, most: usize) -> Vec<Used> {
         let mut state = self.lock();
-        let used = std::mem::take(&mut state.used);
-        let mut digests = Vec::with_capacity(used.len());
+        let from = state.used.len().saturating_sub(most);
+        let used = state.used.split_off(from);
+        let mut taken = Vec::with_capacity(used.len());
         for id in used {
             // A number may have gone to another object meanwhile, which then is not dirty.
             if std::mem::take(&mut state.objects.get_mut(id).dirty) && state.objects.get(id).present {
-                digests.push(state.objects.digest(id));
+                let heat = state.heat(id).unwrap_or(MAX_HEAT);
+                taken.push(Used { digest: state.objects.digest(id), at: state.objects.get(id).used, heat });
             }
         }
-        digests
+        taken
     }
 
-    /// The objects here, from `from` on, `count` numbers tried at a time; and where to go on.
-    pub fn page(&self, from: Id, count: usize) -> (Files, Option<Id>) {
-        let state = self.lock();
-        let (found, next) = state.objects.walk(from, count);
-        (found.filter(|(_, entry)| entry.present).map(|(id, entry)| (state.objects.digest(id), entry.size)).collect(), next)
-    }
-
-    /// Chooses the objects among those numbers that were not used for longer than their quota says.
-    pub fn expire(&self, now: u32, from: Id, count: usize) -> (Vec<Victim>, Option<Id>) {
+    /// Notes what the modification time of an object's file is now.
+    pub fn set_stamp(&self, digest: &Digest, stamp: u32) {
         let mut state = self.lock();
-        if state.classes.iter().all(|share| share.quota.unused_for.is_none()) {
-            return (Vec::new(), None);
+        if let Some(id) = state.objects.find(digest) {
+            state.objects.get_mut(id).stamp = stamp;
         }
-        let (found, next) = state.objects.walk(from, count);
-        let expired: Vec<Id> = found
-            .filter(|(_, entry)| {
-                let unused_for = state.classes.get(usize::from(entry.class)).and_then(|share| share.quota.unused_for);
-                let idle = u64::from(now.saturating_sub(entry.used));
-                entry.present && !entry.pinned && unused_for.is_some_and(|limit| idle > limit.as_secs())
-            })
-            .map(|(id, _)| id)
-            .collect();
+    }
+
+    /// The objects here of one of [`SHARDS`] shares.
+    pub fn shard(&self, shard: usize) -> Files {
+        let state = self.lock();
+        let here = state.objects.shard(shard).filter(|(_, entry)| entry.present);
+        here.map(|(id, entry)| (state.objects.digest(id), entry.size)).collect()
+    }
+
+    /// Chooses the objects among `count` numbers from `from` on that were not used for longer than their quota says,
+    /// and where to go on. They are leaving now: [`Index::left`] must follow.
+    pub fn expire(&self, now: u32, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
+        let mut state = self.lock();
+        let (expired, next) = state.expired(now, from, count);
         (expired.into_iter().map(|id| state.leave(id)).collect(), next)
     }
 
-    /// The objects that would go for `bytes` more, in that order; leftovers first.
+    /// How many objects, and bytes, [`Index::expire`] would choose; and where to go on.
+    pub fn count_expired(&self, now: u32, from: Id, count: Id) -> (u64, u64, Option<Id>) {
+        let state = self.lock();
+        let (expired, next) = state.expired(now, from, count);
+        (expired.len() as u64, expired.iter().map(|id| state.objects.get(*id).size).sum(), next)
+    }
+
+    /// The objects that would go for `bytes` more, in that order; leftovers first. Does not look for more than it
+    /// needs: the lock is held.
     pub fn preview(&self, bytes: u64, space: Space) -> Files {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
         let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
         let mut wanted = over.max(short).saturating_sub(state.spare);
-        let mut orders: Vec<Id> = state.classes.iter().flat_map(|share| share.policy.order()).collect();
-        if state.classes.len() > 1 {
-            orders.sort_by_key(|id| state.objects.get(*id).used);
-        }
-        let victims = orders.into_iter().map_while(|id| {
+        let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
+        let mut files = Vec::new();
+        while wanted > 0 {
+            // As when evicting: the class whose next candidate was unused for longest.
+            let next = orders.iter_mut().filter_map(|order| {
+                let used = state.objects.get(*order.peek()?).used;
+                Some((used, order))
+            });
+            let Some(id) = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next()) else { break };
             let size = state.objects.get(id).size;
-            let due = wanted > 0;
             wanted = wanted.saturating_sub(size);
-            due.then(|| (state.objects.digest(id), size))
-        });
-        victims.collect()
+            files.push((state.objects.digest(id), size));
+        }
+        files
+    }
+
+    /// Whether pins protect an object, here or not.
+    pub fn is_protected(&self, digest: &Digest) -> bool {
+        self.lock().protected.contains(digest)
     }
 
     /// Replaces the set of what pins protect.
@@ -521,116 +409,6 @@ impl Index {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing under the lock panics; if it did, the account is still the best there is.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Notes a use.
-    pub(super) fn touch(&mut self, id: Id, now: u32) {
-        let entry = self.objects.get_mut(id);
-        if !entry.present {
-            return;
-        }
-        entry.used = now;
-        if !std::mem::replace(&mut entry.dirty, true) {
-            self.used.push(id);
-        }
-        let (class, pinned) = (self.objects.get(id).class, self.objects.get(id).pinned);
-        if !pinned {
-            self.share(class).policy.touch(id);
-        }
-    }
-
-    pub(super) fn known(&self, id: Id) -> Known {
-        let &Entry { size, present, used, since, pinned, references, .. } = self.objects.get(id);
-        Known { size, present, used, since, pinned, references }
-    }
-
-    /// A manifest refers to an object: it is known from now on, and counts for the manifest's quota if it has none.
-    pub(super) fn refer(&mut self, digest: &Digest, size: u64, class: Class) -> Id {
-        let class = self.class(class);
-        let id = self.objects.intern(digest);
-        let entry = self.objects.get_mut(id);
-        entry.references += 1;
-        if !entry.present {
-            entry.size = size;
-        }
-        self.classify(id, class);
-        id
-    }
-
-    /// A manifest that referred to an object is gone.
-    pub(super) fn release(&mut self, id: Id) {
-        let entry = self.objects.get_mut(id);
-        entry.references = entry.references.saturating_sub(1);
-        self.objects.forget_if_unheld(id);
-    }
-
-    /// Makes an object count for a quota, if it counts for none.
-    pub(super) fn classify(&mut self, id: Id, class: Class) {
-        let entry = self.objects.get(id);
-        if class == 0 || entry.class != 0 {
-            return;
-        }
-        let present = entry.present;
-        if present {
-            self.dismiss(id);
-        }
-        self.objects.get_mut(id).class = class;
-        if present {
-            self.admit(id);
-        }
-    }
-}
-
-/// Bytes set aside for one fill; given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    index: Arc<Index>,
-    bytes: u64,
-    class: Class,
-}
-
-impl Reservation {
-    /// How many bytes are set aside.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Takes over another reservation of the same index and quota.
-    pub fn absorb(&mut self, mut other: Self) {
-        debug_assert!(Arc::ptr_eq(&self.index, &other.index) && self.class == other.class);
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
-
-    /// Sets `bytes` of it apart, as far as it goes.
-    pub fn split(&mut self, bytes: u64) -> Self {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Self { index: self.index.clone(), bytes, class: self.class }
-    }
-
-    /// The fill has been published as an object of `size` bytes.
-    pub fn published(mut self, digest: Digest, size: u64) {
-        let now = seconds(SystemTime::now());
-        let mut state = self.index.lock();
-        state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
-        state.insert(&digest, size, self.class, now, now);
-    }
-
-    /// The fill stopped and left `size` bytes that can be resumed.
-    pub fn left_over(mut self, digest: Digest, size: u64) {
-        let mut state = self.index.lock();
-        state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
-        state.add_spare(Place::Ingest, digest, size);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.index.lock().share(self.class).reserved -= self.bytes;
-        }
     }
 }
 

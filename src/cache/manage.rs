@@ -13,7 +13,10 @@ use super::Cache;
 use super::catalog::{Part, Tagged};
 use super::index::{Known, Place, Victim};
 use super::selector::{Selector, image_name};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, Scope, Tag};
+
+/// Manifests that share a part are not counted beyond this.
+const MOST_OWNERS: usize = 1001;
 
 /// An image in a list.
 #[derive(Clone, Debug, Serialize)]
@@ -57,7 +60,7 @@ pub struct PartRow {
     pub used: u32,
     /// A pin protects it.
     pub pinned: bool,
-    /// How many other manifests here need it.
+    /// How many other manifests here need it; not counted beyond 1000.
     pub shared_by: u32,
 }
 
@@ -131,7 +134,7 @@ impl Cache {
         let parts = self.catalog.closure(root, &[]);
         let rows = parts.into_iter().map(|part| {
             let Known { size, present, used, since, pinned, .. } = part.known;
-            let owners = self.catalog.owners_of(&part.digest).len() as u32;
+            let owners = self.catalog.count_owners(&part.digest, MOST_OWNERS) as u32;
             PartRow {
                 digest: part.digest,
                 kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) {
@@ -160,37 +163,32 @@ impl Cache {
 
     fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
         let mut removed = Removed::default();
-        let mut roots: Vec<Digest> = match selector {
-            Selector::Digest(digest) | Selector::Image(_, Reference::Digest(digest)) => vec![*digest],
-            _ => Vec::new(),
+        let by_digest = match selector {
+            Selector::Digest(digest) | Selector::Image(_, Reference::Digest(digest)) => Some(*digest),
+            _ => None,
         };
+        let mut roots: Vec<Digest> = by_digest.into_iter().collect();
         let is_pinned = |digest: &Digest| self.index.known(digest).is_some_and(|known| known.pinned);
-        for tagged in self.catalog.tags(Some(selector), usize::MAX) {
-            let name = image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone()));
-            if is_pinned(&tagged.record.digest) {
+        let mut purged: HashSet<(Scope, Tag)> = HashSet::new();
+        for Tagged { scope, tag, record } in self.catalog.tags(Some(selector), usize::MAX) {
+            let name = image_name(&scope, &Reference::Tag(tag.clone()));
+            if is_pinned(&record.digest) {
                 removed.pinned.push(name);
                 continue;
             }
-            roots.push(tagged.record.digest);
+            roots.push(record.digest);
             removed.images.push(name);
             if !dry_run {
-                self.records.forget_tag(&tagged.scope, &tagged.tag);
-                self.catalog.set_tag(&tagged.scope, &tagged.tag, None);
+                self.records.forget_tag(&scope, &tag);
+                self.catalog.set_tag(&scope, &tag, None);
             }
+            purged.insert((scope, tag));
         }
-        // Manifests that another tag names stay, unless they were named by their digest.
-        let named: HashSet<Digest> = if matches!(selector, Selector::Digest(_) | Selector::Image(_, Reference::Digest(_))) {
-            HashSet::new()
-        } else {
-            let purged: HashSet<&String> = removed.images.iter().collect();
-            let others = self
-                .catalog
-                .tags(None, usize::MAX)
-                .into_iter()
-                .filter(|tagged| !purged.contains(&image_name(&tagged.scope, &Reference::Tag(tagged.tag.clone()))));
-            others.map(|tagged| tagged.record.digest).collect()
-        };
-        let wanted: Vec<Digest> = roots.into_iter().filter(|root| !named.contains(root) && !is_pinned(root)).collect();
+        // What another tag names stays, unless it was named by its digest.
+        let is_named = |digest: &Digest| by_digest.is_none() && self.catalog.is_tagged(digest, &purged);
+        let mut wanted: Vec<Digest> = roots.into_iter().filter(|root| !is_named(root) && !is_pinned(root)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
         let below: Vec<Part> = wanted.iter().flat_map(|root| self.catalog.closure(root, &[])).collect();
         let mut gone: HashSet<Digest> = wanted.iter().copied().collect();
         // Manifests of indexes first, since what they name can go only with them.
@@ -203,7 +201,7 @@ impl Cache {
             let unshared = self.catalog.unshared(&parts, &gone);
             removed.shared +=
                 parts.iter().collect::<HashSet<_>>().len() as u64 - unshared.iter().collect::<HashSet<_>>().len() as u64;
-            gone.extend(unshared.into_iter().filter(|digest| !is_pinned(digest) && !named.contains(digest)));
+            gone.extend(unshared.into_iter().filter(|digest| !is_pinned(digest) && !is_named(digest)));
         }
         for digest in gone {
             let bytes = match dry_run {
@@ -234,7 +232,9 @@ impl Cache {
 
     /// Removes what nobody would miss: leftovers, damaged files, what is expired; and evicts until `free` more bytes fit.
     pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Collected {
-        self.until_scanned().await;
+        if self.until_scanned().await.is_err() {
+            return Collected::default();
+        }
         let this = self.clone();
         spawn_blocking(move || this.collect_now(free, dry_run)).await.unwrap_or_default()
     }
@@ -253,6 +253,10 @@ impl Cache {
             collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
         if dry_run {
+            let expired: u64;
+            (collected.expired, expired) = self.count_expired();
+            collected.bytes += expired;
+            collected.records = if self.is_surveyed() { self.catalog.count_prunable() } else { 0 };
             return collected;
         }
         while let Some(victim) = self.index.spare() {

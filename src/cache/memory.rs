@@ -6,11 +6,13 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use moka::sync::Cache;
 
+use super::index::seconds;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
@@ -22,11 +24,22 @@ const CLOSE_AFTER: Duration = Duration::from_secs(30);
 /// Media types noted; a few dozen bytes each.
 const MEDIA_TYPES: u64 = 100_000;
 
+/// So often, in seconds, a file that stays open is looked at by its name again: somebody may have written to it.
+const LOOK_EVERY: u32 = 1;
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Arc<File>,
+    size: u64,
+    /// Seconds since 1970: when it was last looked at.
+    looked: AtomicU32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Memory {
     objects: Cache<Digest, Bytes>,
-    files: Cache<Digest, (Arc<File>, u64)>,
+    files: Cache<Digest, Arc<OpenFile>>,
     media_types: Cache<Digest, MediaType>,
 }
 
@@ -56,14 +69,21 @@ impl Memory {
         self.objects.insert(digest, bytes);
     }
 
-    /// An object's open file and its size in bytes.
+    /// An object's open file and its size in bytes. `None` also for the one caller a second who is to open it anew.
     pub fn file(&self, digest: &Digest) -> Option<(Arc<File>, u64)> {
-        self.files.get(digest)
+        let open = self.files.get(digest)?;
+        let (now, looked) = (seconds(SystemTime::now()), open.looked.load(Ordering::Relaxed));
+        // Also where the clock has gone back.
+        let is_due = now.abs_diff(looked) > LOOK_EVERY;
+        if is_due && open.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return None;
+        }
+        Some((open.file.clone(), open.size))
     }
 
     /// Keeps a published file open for the next reader.
     pub fn insert_file(&self, digest: Digest, file: Arc<File>, size: u64) {
-        self.files.insert(digest, (file, size));
+        self.files.insert(digest, Arc::new(OpenFile { file, size, looked: seconds(SystemTime::now()).into() }));
     }
 
     /// Closes a file that leaves the disk.

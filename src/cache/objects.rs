@@ -1,18 +1,28 @@
 //! The objects the index knows, 64 bytes each: found by digest, named by a small number.
 //!
+//! Nothing here is ever moved or hashed again as a whole: entries lie in segments, and the table is 256 small ones, by
+//! the digest's first byte, each of which grows by itself. So no insertion among 10^6 objects makes the pulls wait for
+//! a copy of them all.
+//!
 //! A SHA-256 digest is kept as its 32 bytes; of the rare SHA-512 one the first half is the key and the second lies in
 //! a map of its own. An entry lives as long as its file, or as long as a manifest that is here refers to it. Pure;
 //! used by [`super::index`] under its lock.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use hashbrown::HashTable;
 
 use super::evict::Id;
+use super::segments::Segments;
 use crate::oci::{Algorithm, Digest};
 
-/// What is known of one object.
-#[derive(Clone, Debug)]
+/// Tables; also the steps in which all objects can be gone through in an order that a restart does not change.
+pub const SHARDS: usize = 256;
+
+/// What is known of one object. One line of the CPU's cache.
+#[derive(Clone, Debug, Default)]
+#[repr(align(64))]
 pub struct Entry {
     key: [u8; 32],
     /// Bytes of its file; where there is none, what a manifest says.
@@ -23,6 +33,8 @@ pub struct Entry {
     pub since: u32,
     /// Manifests that refer to it.
     pub references: u32,
+    /// Its file's modification time, as [`super::store::stamp`] has it, when the mirror last saw or set it.
+    pub stamp: u32,
     /// Which quota it counts for.
     pub class: u8,
     /// It has a file under `blobs/`.
@@ -31,22 +43,41 @@ pub struct Entry {
     pub dirty: bool,
     /// It is protected by a pin.
     pub pinned: bool,
+    /// The catalog has it as a manifest.
+    pub manifest: bool,
     sha512: bool,
     live: bool,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Objects {
-    entries: Vec<Entry>,
+    entries: Segments<Entry>,
+    /// Numbers that were given out, free ones included.
+    len: Id,
     free: Vec<Id>,
-    table: HashTable<Id>,
+    tables: Box<[HashTable<Id>]>,
     tails: HashMap<Id, [u8; 32]>,
+    /// A digest's bytes are random already, unless a manifest made them up: it must not be able to aim at one place.
+    hasher: RandomState,
 }
 
-/// A digest's bytes are random already.
-fn hash(key: &[u8]) -> u64 {
-    key.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+impl Default for Objects {
+    fn default() -> Self {
+        let tables = (0..SHARDS).map(|_| HashTable::new()).collect();
+        Self {
+            entries: Segments::default(),
+            len: 0,
+            free: Vec::new(),
+            tables,
+            tails: HashMap::new(),
+            hasher: RandomState::default(),
+        }
+    }
+}
+
+fn shard(key: &[u8]) -> usize {
+    key.first().map_or(0, |first| usize::from(*first))
 }
 
 impl Objects {
@@ -54,12 +85,12 @@ impl Objects {
     pub fn find(&self, digest: &Digest) -> Option<Id> {
         let (key, tail) = digest.raw().split_at(32);
         let same = |id: &Id| {
-            let entry = &self.entries[*id as usize];
+            let entry = &self.entries[*id];
             entry.key == key
                 && entry.sha512 != tail.is_empty()
                 && (tail.is_empty() || self.tails.get(id).is_some_and(|own| own == tail))
         };
-        self.table.find(hash(key), same).copied()
+        self.tables[shard(key)].find(self.hasher.hash_one(key), same).copied()
     }
 
     /// The number of an object, which is made known if it is not.
@@ -70,45 +101,31 @@ impl Objects {
         let (head, tail) = digest.raw().split_at(32);
         let mut key = [0; 32];
         key.copy_from_slice(head);
-        let entry = Entry {
-            key,
-            size: 0,
-            used: 0,
-            since: 0,
-            references: 0,
-            class: 0,
-            present: false,
-            dirty: false,
-            pinned: false,
-            sha512: !tail.is_empty(),
-            live: true,
-        };
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.entries[id as usize] = entry;
-                id
-            }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as Id
-            }
-        };
+        let entry = Entry { key, sha512: !tail.is_empty(), live: true, ..Entry::default() };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.len += 1;
+            self.len - 1
+        });
+        self.entries.grow(id);
+        self.entries[id] = entry;
         if let Ok(tail) = tail.try_into() {
             self.tails.insert(id, tail);
         }
-        let entries = &self.entries;
-        self.table.insert_unique(hash(head), id, |id| hash(&entries[*id as usize].key));
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.tables[shard(head)].insert_unique(hasher.hash_one(head), id, |id| hasher.hash_one(entries[*id].key.as_slice()));
         id
     }
 
     /// Forgets an object that nothing holds: no file, no manifest.
     pub fn forget_if_unheld(&mut self, id: Id) {
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.entries[id];
         if entry.present || entry.references > 0 || !entry.live {
             return;
         }
         entry.live = false;
-        if let Ok(found) = self.table.find_entry(hash(&entry.key), |other| *other == id) {
+        if let Ok(found) =
+            self.tables[shard(&entry.key)].find_entry(self.hasher.hash_one(entry.key.as_slice()), |other| *other == id)
+        {
             found.remove();
         }
         self.tails.remove(&id);
@@ -117,17 +134,17 @@ impl Objects {
 
     /// An object by its number.
     pub fn get(&self, id: Id) -> &Entry {
-        &self.entries[id as usize]
+        &self.entries[id]
     }
 
     /// An object by its number, to be changed.
     pub fn get_mut(&mut self, id: Id) -> &mut Entry {
-        &mut self.entries[id as usize]
+        &mut self.entries[id]
     }
 
     /// An object's digest.
     pub fn digest(&self, id: Id) -> Digest {
-        let entry = &self.entries[id as usize];
+        let entry = &self.entries[id];
         let digest = match self.tails.get(&id) {
             Some(tail) => Digest::from_raw(Algorithm::Sha512, &[entry.key, *tail].concat()),
             None => Digest::from_raw(Algorithm::Sha256, &entry.key),
@@ -138,22 +155,26 @@ impl Objects {
 
     /// Tells an object apart for ever.
     pub fn name(&self, id: Id) -> u64 {
-        hash(&self.entries[id as usize].key)
+        self.entries[id].key.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
     }
 
     /// All numbers from `from` on that name an object, at most `count` of them tried; and where to go on.
-    pub fn walk(&self, from: Id, count: usize) -> (impl Iterator<Item = (Id, &Entry)>, Option<Id>) {
-        let end = (from as usize).saturating_add(count).min(self.entries.len());
-        let next = (end < self.entries.len()).then_some(end as Id);
-        let start = (from as usize).min(end);
-        let found = self.entries[start..end].iter().enumerate().filter(|(_, entry)| entry.live);
-        (found.map(move |(at, entry)| ((start + at) as Id, entry)), next)
+    pub fn walk(&self, from: Id, count: Id) -> (impl Iterator<Item = (Id, &Entry)>, Option<Id>) {
+        let end = from.saturating_add(count).min(self.len);
+        let next = (end < self.len).then_some(end);
+        let found = (from.min(end)..end).map(|id| (id, &self.entries[id])).filter(|(_, entry)| entry.live);
+        (found, next)
+    }
+
+    /// The objects of one of [`SHARDS`] shares: about a 256th of all.
+    pub fn shard(&self, shard: usize) -> impl Iterator<Item = (Id, &Entry)> {
+        self.tables.get(shard).into_iter().flat_map(HashTable::iter).map(|id| (*id, &self.entries[*id]))
     }
 
     /// Bytes of memory that these structures take.
     pub fn memory(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
-            + self.table.allocation_size()
+        self.entries.memory()
+            + self.tables.iter().map(|table| table.allocation_size() + size_of_val(table)).sum::<usize>()
             + self.free.capacity() * size_of::<Id>()
             + self.tails.capacity() * (32 + size_of::<Id>() + 1)
     }

@@ -14,7 +14,7 @@ use super::Cache;
 use super::catalog::Catalog;
 use super::selector::{Selector, image_name};
 use crate::clock::Timestamp;
-use crate::oci::{Digest, Reference, Scope, UpstreamName};
+use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName};
 
 /// One pinned image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,14 +85,20 @@ impl Pins {
 }
 
 impl Cache {
-    /// Blocks. Pins an image, in place of an older pin on it.
-    pub fn pin(&self, scope: &Scope, reference: &Reference, platforms: Vec<String>, since: Timestamp) -> io::Result<Pin> {
-        let pin = Pin { image: image_name(scope, reference), platforms, since };
+    /// Blocks. Pins images, in place of older pins on them.
+    pub fn pin(&self, images: &[(Scope, Reference)], platforms: &[String], since: Timestamp) -> io::Result<Vec<Pin>> {
+        let pin = |(scope, reference): &(Scope, Reference)| Pin {
+            image: image_name(scope, reference),
+            platforms: platforms.to_vec(),
+            since,
+        };
+        let new: Vec<Pin> = images.iter().map(pin).collect();
         self.change_pins(|pins| {
-            pins.retain(|other| other.image != pin.image);
-            pins.push(pin.clone());
+            let names: HashSet<&str> = new.iter().map(|pin| pin.image.as_str()).collect();
+            pins.retain(|other| !names.contains(other.image.as_str()));
+            pins.extend_from_slice(&new);
         })?;
-        Ok(pin)
+        Ok(new)
     }
 
     /// Blocks. Removes the pins whose images are `wanted`; which they were.
@@ -124,7 +130,21 @@ impl Cache {
         self.index.protect(self.pins.protected(&self.catalog));
     }
 
-    /// After a manifest or a tag has changed: it may be pinned.
+    /// Blocks. After a tag has moved: it may be pinned.
+    pub(super) fn reprotect_tag(&self, scope: &Scope, tag: &Tag) {
+        let is_pinned = {
+            let pins = self.pins.lock();
+            !pins.is_empty() && {
+                let name = image_name(scope, &Reference::Tag(tag.clone()));
+                pins.iter().any(|pin| pin.image == name)
+            }
+        };
+        if is_pinned {
+            self.protect();
+        }
+    }
+
+    /// After much has changed: it may be pinned.
     pub(super) fn reprotect(&self) {
         if !self.pins.lock().is_empty() {
             self.protect();

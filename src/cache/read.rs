@@ -107,7 +107,8 @@ impl Reader {
         debug_assert!(at < end);
         if self.waiting.as_ref().is_none_or(|(from, _)| *from != at) {
             let want = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
-            if let Some(bytes) = self.read_now(at, want)? {
+            let fault = self.alarm.as_ref().map_or(Ok(()), Alarm::fault);
+            if let Some(bytes) = self.report(fault.and_then(|()| self.read_now(at, want)))? {
                 return Poll::Ready(Ok(bytes));
             }
             let file = self.file.clone();

@@ -119,8 +119,8 @@ impl Cache {
         self.records.tags.insert(key, Some(Arc::new(record.clone())));
         self.catalog.set_tag(scope, tag, Some(record.clone()));
         if moved {
-            let this = self.clone();
-            let _ = spawn_blocking(move || this.reprotect()).await;
+            let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
+            let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
         }
         // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
         self.write_record(self.records.tag_path(scope, tag), &record, moved).await;
@@ -179,9 +179,10 @@ impl Cache {
         self.write_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter)), record, false).await;
     }
 
-    async fn read_record<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Option<T> {
+    async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {
+        let this = self.clone();
         let read = spawn_blocking(move || {
-            let bytes = match std::fs::read(&path) {
+            let bytes = match this.store().read_small(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::NotFound {

@@ -3,12 +3,11 @@
 //! The tree is the truth: what is found is taken in, oldest use first. Blocks, for seconds with 10^6 files, while the
 //! mirror already serves; fills wait for it, because only then is it known how much room there is (I8).
 
-use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::index::{Index, seconds};
-use super::store::Store;
+use super::index::{self, Index, seconds};
+use super::store::{Store, heat, stamp};
 use crate::oci::{Algorithm, Digest};
 
 /// What the scan found.
@@ -27,20 +26,21 @@ pub struct Found {
 /// Takes in all files of the tree.
 pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     let started = Instant::now();
-    let mut objects: Vec<(u32, u32, Digest, u64)> = Vec::new();
+    let mut objects: Vec<(Digest, index::Found)> = Vec::new();
     for algorithm in Algorithm::ALL {
-        for entry in fs::read_dir(store.blobs(algorithm))? {
+        for entry in store.list(&store.blobs(algorithm))? {
             let entry = entry?;
             let Some(digest) = entry.file_name().to_str().and_then(|hex| Digest::from_parts(algorithm, hex).ok()) else {
                 tracing::warn!(path = %entry.path().display(), "not a cached file; left alone");
                 continue;
             };
-            match entry.metadata() {
+            match store.look(&entry) {
                 Ok(meta) if meta.is_file() => {
                     let used = seconds(meta.modified()?);
                     // Not every file system knows when a file was made.
                     let since = meta.created().map_or(used, seconds);
-                    objects.push((used, since, digest, meta.len()));
+                    let found = index::Found { size: meta.len(), used, since, stamp: stamp(&meta), heat: Some(heat(&meta)) };
+                    objects.push((digest, found));
                 }
                 Ok(_) => tracing::warn!(path = %entry.path().display(), "not a file; left alone"),
                 // Gone since it was listed.
@@ -49,23 +49,27 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
             }
         }
     }
-    objects.sort_unstable_by_key(|(used, ..)| *used);
-    let bytes = objects.iter().map(|(.., size)| size).sum();
-    for (used, since, digest, size) in &objects {
-        index.insert_found(digest, *size, *used, *since);
+    objects.sort_unstable_by_key(|(_, found)| found.used);
+    let bytes = objects.iter().map(|(_, found)| found.size).sum();
+    for (digest, found) in &objects {
+        index.insert_found(digest, *found);
     }
-    for entry in fs::read_dir(store.quarantine_dir())? {
+    for entry in store.list(&store.quarantine_dir())? {
         let entry = entry?;
         if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
-            index.insert_quarantined(digest, entry.metadata()?.len());
+            index.insert_quarantined(digest, store.look(&entry)?.len());
         }
     }
     let mut leftovers = 0;
-    for entry in fs::read_dir(store.ingest_dir())? {
+    for entry in store.list(&store.ingest_dir())? {
         let entry = entry?;
         // Everything else in there is being written at this moment.
         if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
-            index.insert_leftover(digest, entry.metadata()?.len());
+            let trimmed = store.trim_ingest(&digest);
+            if let Err(error) = &trimmed {
+                tracing::warn!(%digest, %error, "cannot give back what an unfinished download had set aside");
+            }
+            index.insert_leftover(digest, trimmed.or_else(|_| store.look(&entry).map(|meta| meta.len()))?);
             leftovers += 1;
         }
     }

@@ -6,22 +6,27 @@
 //! written again (I2). Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`] and
 //! by the fills.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags};
 
+use super::evict::MAX_HEAT;
+use super::index::Used;
 use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest, Hasher};
 use faults::Faults;
+pub use scatter::Scatter;
 
 pub mod faults;
+mod scatter;
 
 /// The layout this program reads and writes; stands in the file `VERSION`.
 const VERSION: &str = "1";
@@ -56,6 +61,9 @@ pub enum StoreError {
         found: String,
     },
 }
+
+/// Bytes read at a time to be hashed: what was just written is still in the CPU's cache, and so is this.
+const READ_BACK: usize = 256 << 10;
 
 /// The folder tree of the disk tier. Holding it holds the lock on the folder.
 #[derive(Debug)]
@@ -136,7 +144,13 @@ impl Store {
     fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.ingest_dir())? {
             let entry = entry?;
-            if entry.file_name().to_str().and_then(Self::ingest_digest).is_none() {
+            let name = entry.file_name();
+            // The list of a file is as resumable as the file.
+            let kept = name.to_str().is_some_and(|name| match scatter::listed(name) {
+                Some(file) => Self::ingest_digest(file).is_some() && self.ingest_dir().join(file).exists(),
+                None => Self::ingest_digest(name).is_some(),
+            });
+            if !kept {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -164,7 +178,6 @@ impl Store {
     }
 
     /// Where tests make the disk fail.
-    #[cfg(test)]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -196,6 +209,11 @@ impl Store {
 
     /// Opens a published file; its size is in bytes. `None` where there is none.
     pub fn read(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        Ok(self.open_file(digest)?.map(|(file, meta)| (file, meta.len())))
+    }
+
+    /// Opens a published file. `None` where there is none.
+    pub fn open_file(&self, digest: &Digest) -> io::Result<Option<(File, Metadata)>> {
         self.faults.check()?;
         let path = self.blob_path(digest);
         // Not to wait for the other end of a pipe that somebody put there.
@@ -207,7 +225,7 @@ impl Store {
                     tracing::warn!(path = %path.display(), "not a file; left alone");
                     return Ok(None);
                 }
-                Ok(Some((file, meta.len())))
+                Ok(Some((file, meta)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -224,6 +242,15 @@ impl Store {
         Ok(ingest)
     }
 
+    /// Gives back the blocks that a killed process had set aside behind what it wrote; the file's bytes.
+    pub fn trim_ingest(&self, digest: &Digest) -> io::Result<u64> {
+        self.faults.check()?;
+        let file = OpenOptions::new().write(true).open(self.ingest_path(digest))?;
+        let len = file.metadata()?.len();
+        file.set_len(len)?;
+        Ok(len)
+    }
+
     /// A temporary file for content that is already whole in memory. Never resumed.
     pub fn ingest_whole(&self, digest: &Digest) -> io::Result<Ingest> {
         self.faults.check()?;
@@ -234,7 +261,8 @@ impl Store {
 
     fn new_ingest(&self, digest: &Digest, path: PathBuf, file: File) -> Ingest {
         let hasher = Hasher::new(digest.algorithm());
-        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, faults: self.faults.clone() }
+        let (beyond, scattered) = (Vec::new(), false);
+        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, beyond, scattered, faults: self.faults.clone() }
     }
 
     /// A file without a name, for what has to wait. Gone when it is closed.
@@ -247,11 +275,15 @@ impl Store {
 
     /// Gives a verified file its name under `blobs/`. The only function that does (I1).
     pub fn publish(&self, verified: &Verified) -> io::Result<()> {
-        let Ingest { digest, path, file, .. } = &verified.0;
+        let Ingest { digest, path, file, scattered, .. } = &verified.0;
         self.faults.check()?;
         file.sync_data()?;
         self.faults.check()?;
         fs::rename(path, self.blob_path(digest))?;
+        if *scattered {
+            // What stays of it is swept at the next start.
+            let _ = scatter::remove(path);
+        }
         self.unsynced.store(true, Ordering::Release);
         Ok(())
     }
@@ -261,7 +293,12 @@ impl Store {
     pub fn sync_names(&self) -> io::Result<()> {
         if self.unsynced.swap(false, Ordering::AcqRel) {
             for algorithm in Algorithm::ALL {
-                File::open(self.blobs(algorithm))?.sync_all()?;
+                let synced = self.faults.check().and_then(|()| File::open(self.blobs(algorithm))?.sync_all());
+                if synced.is_err() {
+                    // The next call tries again.
+                    self.unsynced.store(true, Ordering::Release);
+                }
+                synced?;
             }
         }
         Ok(())
@@ -276,7 +313,10 @@ impl Store {
     /// Unlinks what an earlier fill left of `digest`.
     pub fn remove_ingest(&self, digest: &Digest) -> io::Result<()> {
         self.faults.check()?;
-        remove(&self.ingest_path(digest))
+        let path = self.ingest_path(digest);
+        // The list goes last: a file without one has no hole.
+        remove(&path)?;
+        scatter::remove(&path)
     }
 
     /// Unlinks a damaged file that was set apart.
@@ -307,9 +347,31 @@ impl Store {
         Ok(if found == *digest { Check::Right(size) } else { Check::Wrong })
     }
 
-    /// Writes down when a published file was last used, as its modification time.
-    pub fn set_used(&self, digest: &Digest, used: SystemTime) -> io::Result<()> {
-        File::open(self.blob_path(digest))?.set_modified(used)
+    /// Writes down when a published file was last used, as its modification time: the seconds, and as nanoseconds what
+    /// the policy wants to be told after a restart. The file's stamp from now on.
+    pub fn set_used(&self, used: &Used) -> io::Result<u32> {
+        self.faults.check()?;
+        let file = File::open(self.blob_path(&used.digest))?;
+        file.set_modified(UNIX_EPOCH + Duration::new(u64::from(used.at), u32::from(used.heat)))?;
+        Ok(stamp(&file.metadata()?))
+    }
+
+    /// Reads a small file, as records are.
+    pub fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.faults.check()?;
+        fs::read(path)
+    }
+
+    /// Lists a folder.
+    pub fn list(&self, folder: &Path) -> io::Result<fs::ReadDir> {
+        self.faults.check()?;
+        fs::read_dir(folder)
+    }
+
+    /// What is known of a file that was listed.
+    pub fn look(&self, entry: &fs::DirEntry) -> io::Result<Metadata> {
+        self.faults.check()?;
+        entry.metadata()
     }
 
     /// Replaces a small file by an atomic rename; `durable` waits until the bytes are on the disk.
@@ -361,6 +423,17 @@ pub enum Check {
     Absent,
 }
 
+/// A file's modification time in few bits: one that somebody has written to, or touched, has another one.
+pub fn stamp(meta: &Metadata) -> u32 {
+    (meta.mtime() as u32).wrapping_mul(0x9E37_79B1) ^ (meta.mtime_nsec() as u32)
+}
+
+/// What [`Store::set_used`] wrote into a file's modification time, beside the seconds. A file that was never used has
+/// the nanoseconds of its last write there, which are not likely to be that few.
+pub fn heat(meta: &Metadata) -> u8 {
+    u8::try_from(meta.mtime_nsec()).ok().filter(|heat| *heat <= MAX_HEAT).unwrap_or(0)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -368,7 +441,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is being filled: the hash always covers exactly its first `len` bytes.
+/// A file that is being filled: the hash always covers exactly its first `len` bytes. Parts of it may be further on
+/// ([`Scatter`]); the hash follows ([`Ingest::absorb`]).
 #[derive(Debug)]
 pub struct Ingest {
     digest: Digest,
@@ -376,6 +450,9 @@ pub struct Ingest {
     file: Arc<File>,
     hasher: Hasher,
     len: u64,
+    beyond: Vec<Range<u64>>,
+    /// There is a list of parts beside it.
+    scattered: bool,
     faults: Faults,
 }
 
@@ -383,6 +460,11 @@ impl Ingest {
     /// Bytes written and hashed.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What an earlier fill wrote further on, in order; a hole is before each.
+    pub fn beyond(&self) -> &[Range<u64>] {
+        &self.beyond
     }
 
     /// Whether nothing has been written.
@@ -415,21 +497,59 @@ impl Ingest {
 
     /// Appends. After an error the file is as before the call: the same bytes can be appended again.
     pub fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
-        let mut at = self.len;
-        for chunk in chunks {
-            if let Err((torn, error)) = self.faults.check_write(chunk.len()) {
-                self.file.write_all_at(&chunk[..torn], at)?;
-                return Err(error);
-            }
-            self.file.write_all_at(chunk, at)?;
-            at += chunk.len() as u64;
+        if let Some(chunk) = chunks.first()
+            && let Err((torn, error)) = self.faults.check_write(chunk.len())
+        {
+            self.file.write_all_at(&chunk[..torn], self.len)?;
+            return Err(error);
         }
+        scatter::write_vectored(&self.file, self.len, chunks)?;
         // Hashed only once all is written, so that `len`, hash and file never disagree.
         for chunk in chunks {
             self.hasher.update(chunk);
+            self.len += chunk.len() as u64;
         }
-        self.len = at;
         Ok(())
+    }
+
+    /// From now on the file is written by parts, in any order.
+    pub fn scatter(&mut self) -> io::Result<Scatter> {
+        self.faults.check()?;
+        self.scattered = true;
+        Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone())
+    }
+
+    /// Hashes on, up to byte `until`. All before that has been written: by parts, so that it is read back.
+    pub fn absorb(&mut self, until: u64) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BACK];
+        while self.len < until {
+            let want = usize::try_from(until - self.len).map_or(READ_BACK, |left| left.min(READ_BACK));
+            match self.file.read_at(&mut buffer[..want], self.len)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    self.hasher.update(&buffer[..read]);
+                    self.len += read as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is beyond a hole: the file is to be written in order. Before anybody reads it.
+    pub fn close_up(&mut self) -> io::Result<()> {
+        if self.scattered {
+            self.file.set_len(self.len)?;
+            scatter::remove(&self.path)?;
+            (self.beyond, self.scattered) = (Vec::new(), false);
+        }
+        Ok(())
+    }
+
+    /// The bytes that the file takes from now on: blocks that were set aside behind its end are given back.
+    pub fn settle(&self) -> io::Result<u64> {
+        let size = self.file.metadata()?.len();
+        self.file.set_len(size)?;
+        Ok(size)
     }
 
     /// Forgets all bytes, to begin again.
@@ -446,8 +566,9 @@ impl Ingest {
         if found == self.digest {
             return Ok(Verified(self));
         }
-        let _ = fs::remove_file(&self.path);
-        Err(Box::new(Mismatch { wanted: self.digest, found }))
+        let wanted = self.digest;
+        self.discard();
+        Err(Box::new(Mismatch { wanted, found }))
     }
 
     /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
@@ -459,18 +580,25 @@ impl Ingest {
     /// Unlinks the file. Readers keep what they have open.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
+        if self.scattered {
+            let _ = scatter::remove(&self.path);
+        }
     }
 
+    /// Hashes what is there without a hole.
     fn rehash(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let read = self.file.read_at(&mut buffer, self.len)?;
-            if read == 0 {
-                return Ok(());
+        let size = self.file.metadata()?.len();
+        let prefix = match scatter::read(&self.path, size)? {
+            None => size,
+            Some(mut whole) => {
+                self.scattered = true;
+                let prefix = whole.first().filter(|range| range.start == 0).map_or(0, |range| range.end);
+                whole.retain(|range| range.start > prefix);
+                self.beyond = whole;
+                prefix
             }
-            self.hasher.update(&buffer[..read]);
-            self.len += read as u64;
-        }
+        };
+        self.absorb(prefix)
     }
 }
 

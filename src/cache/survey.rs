@@ -15,10 +15,10 @@ use super::index::seconds;
 use super::records::{ManifestRecord, TagRecord};
 use super::store::Store;
 use super::{Cache, read};
-use crate::oci::{Digest, MAX_MANIFEST, Manifest, Reference, Scope};
+use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 
 /// Index numbers looked at under one lock.
-const CHUNK: usize = 4096;
+const CHUNK: super::evict::Id = 4096;
 
 fn record<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
@@ -95,9 +95,21 @@ impl Cache {
             let digest = entry.file_name().to_str().and_then(|name| Store::ingest_digest(name.strip_suffix(".json")?));
             if let Some(digest) = digest {
                 let media_type = record::<ManifestRecord>(&entry.path()).map(|record| record.media_type);
-                self.survey_manifest(scope, &digest, media_type.as_ref().map(crate::oci::MediaType::as_str));
+                self.survey_manifest(scope, &digest, media_type.as_ref().map(MediaType::as_str));
             }
         }
+    }
+
+    /// Tells the catalog what a manifest is made of that came by another way than a pull.
+    pub async fn learn_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest, media_type: &MediaType) {
+        let (this, scope, digest, media_type) = (self.clone(), scope.clone(), *digest, media_type.clone());
+        let learnt = move || {
+            this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
+            if this.index.is_protected(&digest) {
+                this.reprotect();
+            }
+        };
+        let _ = spawn_blocking(learnt).await;
     }
 
     /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
@@ -155,16 +167,32 @@ impl Cache {
         (objects, bytes)
     }
 
+    /// How many objects and bytes [`Cache::expire`] would remove.
+    pub(super) fn count_expired(&self) -> (u64, u64) {
+        let now = seconds(SystemTime::now());
+        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+        while let Some(at) = from {
+            let (more_objects, more_bytes, next) = self.index.count_expired(now, at, CHUNK);
+            (from, objects, bytes) = (next, objects + more_objects, bytes + more_bytes);
+        }
+        (objects, bytes)
+    }
+
     /// Removes the records of manifests that are gone.
     pub(super) fn prune_records(&self) -> u64 {
         // Before the survey, a manifest may only look gone.
         if !self.is_surveyed() {
             return 0;
         }
-        let records = self.catalog.prune();
-        for (scope, digest) in &records {
-            let _ = fs::remove_file(self.records.manifest_path(scope, digest));
+        let (mut count, mut more) = (0, true);
+        while more {
+            let records;
+            (records, more) = self.catalog.prune();
+            for (scope, digest) in &records {
+                let _ = fs::remove_file(self.records.manifest_path(scope, digest));
+            }
+            count += records.len() as u64;
         }
-        records.len() as u64
+        count
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
 
 mod model;
+mod trouble;
+mod upkeep;
 
 use crate::clock::Timestamp;
 use crate::config::Amount;
@@ -60,7 +62,7 @@ async fn both_tiers_survive_a_restart() {
     let hit = cache.get(&small).await.unwrap();
     assert_eq!((hit.tier, bytes(&hit)), (Tier::Disk, small_bytes));
     assert_eq!(cache.get(&small).await.unwrap().tier, Tier::Memory);
-    cache.until_scanned().await;
+    cache.until_scanned().await.unwrap();
     assert_eq!(cache.index.totals(), (SMALL + 1 + 2, 2));
 }
 

@@ -3,32 +3,101 @@
 //! Three callers: a request whose file could not be read ([`Alarm`]), the background pass ([`Cache::scrub`], slow), and
 //! `roadstead verify` (fast). Hashing happens on the blocking pool (I11).
 
+use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::Cache;
-use super::store::Check;
+use super::index::SHARDS;
+use super::store::faults::Faults;
+use super::store::{Check, Store};
 use crate::oci::Digest;
-
-/// Objects looked up at a time.
-const PAGE: usize = 256;
 
 /// Tells the cache that the file of an object could not be read.
 #[derive(Clone, Debug)]
 pub struct Alarm {
     digest: Digest,
-    suspects: mpsc::UnboundedSender<Digest>,
+    suspects: Arc<Suspects>,
 }
 
 impl Alarm {
-    /// Never blocks. The cache looks at the file and does what is needed.
+    /// Never blocks. The cache looks at the file and does what is needed; until then nobody is given it.
     pub fn ring(&self) {
-        let _ = self.suspects.send(self.digest);
+        self.suspects.add(self.digest);
+    }
+
+    /// Where tests make reads fail.
+    pub(super) fn fault(&self) -> io::Result<()> {
+        self.suspects.faults.check()
+    }
+}
+
+/// How long a request waits for the verdict on a file. Long enough to hash a large one.
+const VERDICT: Duration = Duration::from_secs(60);
+
+/// The objects whose files a reader could not read, until somebody has looked at them.
+#[derive(Debug)]
+pub(super) struct Suspects {
+    digests: Mutex<HashSet<Digest>>,
+    /// How many those are, so that a hit looks at one number only.
+    count: AtomicUsize,
+    changed: watch::Sender<()>,
+    queue: mpsc::UnboundedSender<Digest>,
+    /// Taken by the maintenance task.
+    queued: Mutex<Option<mpsc::UnboundedReceiver<Digest>>>,
+    faults: Faults,
+}
+
+impl Suspects {
+    pub fn new(faults: Faults) -> Self {
+        let (queue, queued) = mpsc::unbounded_channel();
+        Self {
+            digests: Mutex::default(),
+            count: AtomicUsize::new(0),
+            changed: watch::Sender::new(()),
+            queue,
+            queued: Mutex::new(Some(queued)),
+            faults,
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashSet<Digest>) -> bool) -> bool {
+        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut digests);
+        self.count.store(digests.len(), Ordering::Release);
+        changed
+    }
+
+    fn add(&self, digest: Digest) {
+        if self.change(|digests| digests.insert(digest)) {
+            let _ = self.queue.send(digest);
+        }
+    }
+
+    fn clear(&self, digest: &Digest) {
+        self.change(|digests| digests.remove(digest));
+        self.changed.send_replace(());
+    }
+
+    fn holds(&self, digest: &Digest) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.change(|digests| digests.contains(digest))
+    }
+
+    /// Waits until the object is not suspected. Costs one look at a number where nothing is. Cancel-safe.
+    pub async fn cleared(&self, digest: &Digest) {
+        if !self.holds(digest) {
+            return;
+        }
+        let mut changed = self.changed.subscribe();
+        let verdict = changed.wait_for(|()| !self.holds(digest));
+        // A disk that does not answer: whoever asks finds that out by himself.
+        let _ = tokio::time::timeout(VERDICT, verdict).await;
     }
 }
 
@@ -117,19 +186,25 @@ impl Cache {
         let _ = self.damaged.send(*digest);
     }
 
-    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running.
+    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running,
+    /// or the tree cannot be read.
     /// Dropping the future ends it after the object at hand.
     pub async fn verify(self: &Arc<Self>, verification: &Verification, rate: u64) -> bool {
+        self.verify_from(verification, rate, Pass::default(), None).await
+    }
+
+    /// As [`Cache::verify`], from where a pass stands; how far it is is written down in `file` after each share.
+    async fn verify_from(self: &Arc<Self>, verification: &Verification, rate: u64, mut pass: Pass, file: Option<&Path>) -> bool {
         if !verification.begin() {
             return false;
         }
         let ended = Ended(verification);
-        self.until_scanned().await;
-        let (mut from, mut due) = (Some(0), tokio::time::Instant::now());
-        while let Some(at) = from {
-            let (page, next) = self.index.page(at, PAGE);
-            from = next;
-            for (digest, size) in page {
+        if self.until_scanned().await.is_err() {
+            return false;
+        }
+        let mut due = tokio::time::Instant::now();
+        for shard in pass.next..SHARDS {
+            for (digest, size) in self.index.shard(shard) {
                 let this = self.clone();
                 let right = spawn_blocking(move || this.check(&digest)).await.unwrap_or(true);
                 verification.objects.fetch_add(1, Ordering::Relaxed);
@@ -141,27 +216,36 @@ impl Cache {
                     tokio::time::sleep_until(due).await;
                 }
             }
+            pass.next = (shard + 1) % SHARDS;
+            if pass.next == 0 {
+                pass.ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            }
+            if let Some(file) = file {
+                let (this, file) = (self.clone(), file.to_path_buf());
+                let _ = spawn_blocking(move || pass.write(&this.store, &file)).await;
+            }
         }
         drop(ended);
         true
     }
 
-    /// The background pass: everything once in `every`, for ever. How far it is survives a restart only by the day:
-    /// each pass begins at the start, or when `every` has passed since the last one ended.
+    /// The background pass: everything once in `every`, for ever. A pass that a restart cuts off goes on where it was,
+    /// to a 256th of all objects; `verified` in the cache folder says where.
     pub async fn scrub(self: Arc<Self>, every: Duration, rate: u64) {
         if every.is_zero() {
             return;
         }
         let path = self.store.root().join("verified");
         loop {
-            let file = path.clone();
-            let last = spawn_blocking(move || std::fs::metadata(file).and_then(|meta| meta.modified())).await;
-            let last = last.ok().and_then(Result::ok).unwrap_or(UNIX_EPOCH);
-            let age = SystemTime::now().duration_since(last).unwrap_or_default();
-            tokio::time::sleep(every.saturating_sub(age).max(Duration::from_secs(60))).await;
-            self.verify(&self.scrubbing, rate).await;
             let (this, file) = (self.clone(), path.clone());
-            let _ = spawn_blocking(move || this.store.replace(&file, b"", false)).await;
+            let pass = spawn_blocking(move || Pass::read(&this.store, &file)).await.unwrap_or_default();
+            let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(pass.ended)).unwrap_or_default();
+            let wait = if pass.next == 0 { every.saturating_sub(age) } else { Duration::ZERO };
+            // Not in the first minute of a mirror, which has other things to do; nor in a circle where all is small.
+            tokio::time::sleep(wait.max(every.min(Duration::from_secs(60)))).await;
+            if !self.verify_from(&self.scrubbing, rate, pass, Some(&path)).await {
+                continue;
+            }
             let progress = self.scrubbing.progress();
             tracing::info!(
                 objects = progress.objects,
@@ -173,14 +257,17 @@ impl Cache {
     }
 
     /// Looks at what readers could not read, for ever.
-    pub(super) async fn watch(self: Arc<Self>, mut suspects: mpsc::UnboundedReceiver<Digest>) {
-        while let Some(digest) = suspects.recv().await {
+    pub(super) async fn watch(self: Arc<Self>) {
+        let queued = self.suspects.queued.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut queued) = queued else { return };
+        while let Some(digest) = queued.recv().await {
             let this = self.clone();
             let _ = spawn_blocking(move || {
                 this.memory.forget_file(&digest);
                 this.check(&digest)
             })
             .await;
+            self.suspects.clear(&digest);
         }
     }
 
@@ -189,6 +276,31 @@ impl Cache {
     pub(super) fn check_size(&self, digest: &Digest, size: u64) {
         if self.index.known(digest).is_some_and(|known| known.present && known.size != size) {
             self.check(digest);
+        }
+    }
+}
+
+/// How far the background pass is, as it is written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Pass {
+    /// The share that is next; 0 when none has begun.
+    next: usize,
+    /// Seconds since 1970: when the last whole pass ended.
+    ended: u64,
+}
+
+impl Pass {
+    /// Blocks. One that is lost, or damaged, begins anew.
+    fn read(store: &Store, path: &Path) -> Self {
+        let found = store.read_small(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        found.filter(|pass| pass.next < SHARDS).unwrap_or_default()
+    }
+
+    /// Blocks.
+    fn write(self, store: &Store, path: &Path) {
+        let written = serde_json::to_vec(&self).map_err(io::Error::other).and_then(|json| store.replace(path, &json, false));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "cannot write down how far the verification is");
         }
     }
 }

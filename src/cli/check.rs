@@ -1,5 +1,6 @@
 //! `roadstead check`: whether a configuration is right, and what it amounts to.
 
+mod access;
 mod online;
 
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersi
 /// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 all is right, 1 the configuration is wrong or (--online) a step failed, 64 the command line is wrong."
+    after_help = "Exit codes: 0 all is right, 1 the configuration is wrong or (--online) a step failed or (--as) something may not be pulled, 64 the command line is wrong."
 )]
 pub(super) struct Check {
     #[command(flatten)]
@@ -28,11 +29,23 @@ pub(super) struct Check {
     /// nothing counts against a quota of pulls. No secret is printed.
     #[arg(long, num_args = 0.., value_name = "IMAGE")]
     online: Option<Vec<String>>,
+
+    /// Say whether WHO may pull IMAGEs, and which rule says so: user:NAME, cert:NAME, address:IP or anyone
+    #[arg(long = "as", value_name = "WHO", requires = "images", conflicts_with = "online")]
+    caller: Option<String>,
+
+    /// With --as: what would be pulled, as in "ghcr.io/owner/app:1"
+    #[arg(value_name = "IMAGE", requires = "caller")]
+    images: Vec<String>,
 }
 
 impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self.file.load() {
+        let loaded = self.file.load().and_then(|config| config.check_exposure().map(|()| config));
+        match loaded {
+            Ok(config) if self.caller.is_some() => {
+                access::explain(&config, self.caller.as_deref().unwrap_or_default(), &self.images)
+            }
             Ok(config) => {
                 print(&format!("ok\n\n{}", summary(&config)))?;
                 match &self.online {
@@ -59,6 +72,7 @@ fn summary(config: &Config) -> String {
     row("admin", config.admin.listen.as_ref().map_or("off".to_owned(), ToString::to_string));
     let (all, one) = (config.server.max_connections, config.server.max_connections_per_client);
     row("connections", format!("at most {all}, {} of one client", one.min(all)));
+    access::rows(&config.access).into_iter().for_each(|(name, value)| row(&name, value));
     row("cache", config.cache.dir.display().to_string());
     row("  on disk", format!("at most {}, {} of the file system stay free", config.cache.max_size, config.cache.min_free));
     row("  in memory", format!("at most {}", Amount::Bytes(config.cache.memory)));

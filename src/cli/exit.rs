@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::app::StartError;
 use crate::config::ConfigError;
 use crate::telemetry::TelemetryError;
 
@@ -21,6 +22,9 @@ pub fn command_line(answer: &clap::Error) -> ExitCode {
 /// Says why a command failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{error:#}");
-    let configuration = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<TelemetryError>());
+    let unsafe_start = |cause: &StartError| matches!(cause, StartError::Config(_));
+    let configuration = error.chain().any(|cause| {
+        cause.is::<ConfigError>() || cause.is::<TelemetryError>() || cause.downcast_ref::<StartError>().is_some_and(unsafe_start)
+    });
     if configuration { ExitCode::from(CONFIG) } else { ExitCode::FAILURE }
 }

@@ -31,7 +31,7 @@ Environment: RUST_LOG overrides log.level; HTTP_PROXY, HTTPS_PROXY and NO_PROXY 
 Examples:
   roadstead serve
   roadstead serve --config /etc/roadstead/config.toml
-  roadstead serve --listen 0.0.0.0:5000 --cache-dir /var/lib/roadstead")]
+  roadstead serve --listen 0.0.0.0:5000 --open --cache-dir /var/lib/roadstead")]
 pub(super) struct Serve {
     #[command(flatten)]
     file: ConfigFile,
@@ -48,6 +48,10 @@ pub(super) struct Serve {
     /// Cache in this folder. Overrides cache.dir
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+
+    /// Let everybody who reaches the mirror pull everything. Sets access.open; needed to serve other machines without rules
+    #[arg(long)]
+    open: bool,
 }
 
 /// `None` is "off".
@@ -80,6 +84,10 @@ impl Serve {
     /// The file's configuration, and the flags over it.
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = self.file.load()?;
+        if self.open && !config.access.rules.is_empty() {
+            return Err(ConfigError::OpenWithRules);
+        }
+        config.access.open |= self.open;
         if !self.listen.is_empty() {
             config.server.listen.clone_from(&self.listen);
         }

@@ -1,5 +1,7 @@
 //! From [`Raw`] to [`Config`]: defaults where the file is silent, and the checks that concern several keys.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Config, ConfigError> {
     let mut builder = Builder { document, env };
     let server = builder.server(raw.server);
+    let access = builder.access(raw.access);
     let admin = builder.admin(raw.admin, &server);
     let cache = builder.cache(raw.cache);
     let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"]);
@@ -42,6 +45,7 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
     let log = Log::default();
     let config = Config {
         server,
+        access,
         admin,
         cache,
         upstreams,
@@ -51,6 +55,8 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
         fill: Fill {
             abandoned: one(raw.fill.abandoned, fill.abandoned),
             abandon_after: time(raw.fill.abandon_after, fill.abandon_after),
+            parallel: raw.fill.parallel.map_or(fill.parallel, |One(parts)| parts.0),
+            parallel_threshold: raw.fill.parallel_threshold.map_or(fill.parallel_threshold, |One(size)| size.0),
         },
         log: Log { format: one(raw.log.format, log.format), level: raw.log.level.map_or(log.level, |One(level)| level.0) },
     };
@@ -333,6 +339,7 @@ impl Builder<'_> {
             stall_timeout: timeout(raw.stall_timeout, default.stall_timeout),
             max_connections: raw.max_connections.map_or(default.max_connections, |One(count)| count.0),
             max_fills: raw.max_fills.map(|One(count)| count.0).or(default.max_fills),
+            parallel: raw.parallel.map(|One(parts)| parts.0).or(default.parallel),
             max_queue: raw.max_queue.map_or(default.max_queue, |One(count)| count.0),
             max_bandwidth: raw.max_bandwidth.map(|One(rate)| rate.0).or(default.max_bandwidth),
             max_manifest: self.max_manifest(name, raw.max_manifest, default.max_manifest),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Abandoned, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import, Listen,
-    Log, LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream, Visibility,
+    Abandoned, Access, Admin, Amount, BlobOutage, Breaker, Cache, Config, Credentials, Eviction, Fill, Freshness, Globs, Import,
+    Listen, Log, LogFormat, RepositoryRule, Reserve, Server, TagPatterns, Upstream, Visibility,
 };
 use crate::oci::name::UpstreamName;
 
@@ -48,6 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: Server::default(),
+            access: Access::default(),
             admin: Admin::default(),
             cache: Cache::default(),
             upstreams: built_in_upstreams(&Freshness::default()),
@@ -74,6 +75,22 @@ impl Default for Server {
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            open: false,
+            htpasswd: None,
+            token_lifetime: Duration::from_secs(300),
+            token_key: None,
+            token_url: None,
+            challenge_everybody: false,
+            pace: None,
+            max_fills_per_client: None,
+            rules: Vec::new(),
         }
     }
 }
@@ -136,6 +153,7 @@ impl Upstream {
             stall_timeout: Duration::from_secs(30),
             max_connections: 64,
             max_fills: None,
+            parallel: None,
             max_queue: 1000,
             max_bandwidth: None,
             max_manifest: crate::oci::MAX_MANIFEST,
@@ -164,7 +182,7 @@ impl Default for RepositoryRule {
 
 impl Default for Fill {
     fn default() -> Self {
-        Self { abandoned: Abandoned::Finish, abandon_after: Duration::from_secs(60) }
+        Self { abandoned: Abandoned::Finish, abandon_after: Duration::from_secs(60), parallel: 4, parallel_threshold: 64 << 20 }
     }
 }
 

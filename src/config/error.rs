@@ -26,6 +26,20 @@ pub enum ConfigError {
     /// The text is wrong in at least one place. Shown one problem a line, in the order of the text.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
+    /// Other machines reach the mirror, and nothing says who may pull.
+    #[error(
+        "server.listen: other machines reach {address}, and nothing says who may pull: write rules ([[access.rule]]), or for \
+         everybody who reaches it `open = true` under [access] (serve --open); without either, listen on 127.0.0.1"
+    )]
+    Exposed {
+        /// The address, as configured.
+        address: String,
+    },
+    /// A flag and the file contradict each other.
+    #[error(
+        "--open lets everybody pull everything, and yet there are [[access.rule]] in the configuration; leave out one of the two"
+    )]
+    OpenWithRules,
 }
 
 /// One thing that is wrong. Never holds a secret (I9).

@@ -16,10 +16,11 @@ use url::Url;
 
 pub(super) use keys::known_keys;
 
+use super::access::{TokenUrl, Who};
 use super::listen::{Listen, Mode, Required, TlsVersion};
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time, Timeout,
-    Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time,
+    Timeout, Value,
 };
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility};
 use crate::oci::name::UpstreamName;
@@ -28,6 +29,7 @@ use crate::oci::name::UpstreamName;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
     pub server: Server,
+    pub access: Access,
     pub admin: Admin,
     pub cache: Cache,
     pub freshness: Freshness,
@@ -67,6 +69,29 @@ pub(super) struct Server {
     pub header_timeout: Option<One<Timeout>>,
     pub write_timeout: Option<One<Timeout>>,
     pub shutdown_timeout: Option<One<Time>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Access {
+    pub open: Option<bool>,
+    pub htpasswd: Option<One<PathBuf>>,
+    pub token_lifetime: Option<One<Timeout>>,
+    pub token_key_file: Option<One<PathBuf>>,
+    pub token_url: Option<One<TokenUrl>>,
+    pub challenge_everybody: Option<bool>,
+    pub requests_per_second: Option<One<Count>>,
+    pub burst: Option<One<Count>>,
+    pub max_fills_per_client: Option<One<Count>>,
+    pub rule: Option<Vec<AccessRule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AccessRule {
+    pub who: Option<Many<Who>>,
+    pub pull: Option<Many<RepositoryGlob>>,
+    pub deny: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -160,6 +185,7 @@ pub(super) struct Upstream {
     pub stall_timeout: Option<One<Timeout>>,
     pub max_connections: Option<One<Count>>,
     pub max_fills: Option<One<Count>>,
+    pub parallel: Option<One<Parts>>,
     pub max_queue: Option<One<Count>>,
     pub max_bandwidth: Option<One<Rate>>,
     pub max_manifest: Option<One<Size>>,
@@ -185,6 +211,8 @@ pub(super) struct Breaker {
 pub(super) struct Fill {
     pub abandoned: Option<One<Abandoned>>,
     pub abandon_after: Option<One<Time>>,
+    pub parallel: Option<One<Parts>>,
+    pub parallel_threshold: Option<One<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -94,6 +94,7 @@ fn the_example_shows_every_key() {
         &[][..],
         &["server"],
         &["server", "tls"],
+        &["access"],
         &["admin"],
         &["cache"],
         &["freshness"],
@@ -130,6 +131,9 @@ fn the_commented_settings_of_the_example_are_right() {
         ("/run/secrets/gcp.json", file("gcp.json", "{}")),
         ("/etc/roadstead/docker.json", file("docker.json", "{}")),
         ("/etc/ssl/registry-ca.pem", file("ca.pem", &key.cert.pem())),
+        ("/etc/roadstead/htpasswd", file("users", "")),
+        ("\"users\"", format!("{:?}", folder.path().join("users"))),
+        ("/etc/roadstead/token-key", file("key", &"k".repeat(32))),
         ("\"docker-config\"", format!("{{ docker_config = {:?} }}", folder.path().join("docker.json"))),
     ];
     let commented = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#'));
@@ -146,9 +150,15 @@ fn the_commented_settings_of_the_example_are_right() {
             Some("token" | "token_file") => ("[admin]", "[admin]"),
             Some("verify_key") => ("[import]", "[import]"),
             Some("tls") => ("[server]", "[server]"),
+            Some("htpasswd") => ("[[access.rule]]\nwho = \"anyone\"\n[access]", "[[access.rule]]\nwho = \"anyone\""),
+            Some("token_key_file" | "token_url" | "requests_per_second" | "max_fills_per_client") => ("[access]", "[access]"),
+            Some("burst") => ("[access]\nrequests_per_second = 9", "[access]\nrequests_per_second = 9\nburst = 1"),
+            Some("who") => ("[access]\nhtpasswd = \"users\"\n[[access.rule]]", "[server]"),
+            Some("pull" | "deny") => ("[[access.rule]]\nwho = \"anyone\"", "[[access.rule]]\nwho = \"anyone\""),
             _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
             _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
         };
+        let table = files.iter().fold(table.to_owned(), |table, (named, real)| table.replace(named, real));
         let config = good(&format!("{table}\n{line}\n"));
         assert_ne!(config, good(&format!("{without}\n")), "{line} changes nothing");
         count += 1;
@@ -174,7 +184,7 @@ fn unknown_keys_are_named_with_their_place_and_a_guess() {
     );
     assert_eq!(
         wrong("x = 1\n"),
-        "t.toml:1:1: x: unknown key; the tables are server, admin, cache, freshness, upstream, prefetch, import, fill, log"
+        "t.toml:1:1: x: unknown key; the tables are server, access, admin, cache, freshness, upstream, prefetch, import, fill, log"
     );
     assert_eq!(
         wrong("[upstream.\"a.example\"]\ncredentials = { user = \"x\", password = \"y\" }\n"),

@@ -196,6 +196,23 @@ impl Value for Count {
     }
 }
 
+/// Connections that share a blob.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Parts(pub usize);
+
+impl Value for Parts {
+    const EXPECTED: &'static str = "a whole number from 1 to 32";
+
+    fn text(_: &str) -> Result<Self, String> {
+        Err("numbers have no quotes".into())
+    }
+
+    fn integer(number: i64) -> Option<Result<Self, String>> {
+        let parts = usize::try_from(number).ok().filter(|parts| (1..=32).contains(parts));
+        Some(parts.map(Self).ok_or_else(String::new))
+    }
+}
+
 /// Bytes in a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rate(pub u64);

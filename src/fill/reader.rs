@@ -3,11 +3,13 @@
 //! Reads what is announced and waits for what is not. A slow reader holds one chunk and its place in the cell, nothing
 //! else (I7): the bytes wait for it in the file.
 
+use std::any::Any;
 use std::fs::File;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
+use super::extents::Extents;
 use super::progress::{Place, Progress, Readable};
 use super::{Fill, FillError};
 use crate::cache::read::Reader;
@@ -15,14 +17,20 @@ use crate::oci::Digest;
 
 impl Fill {
     pub(super) fn new(digest: Digest) -> Self {
-        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new() }
+        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
     }
 
-    /// The upstream has answered, and `file` will have the bytes. `written` are there already.
-    pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: u64) {
+    /// The upstream has answered, and `file` will have the bytes. `written` is there already.
+    pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: Extents) {
         // Set once: a fill begins once.
         let _ = self.file.set(file);
         self.progress.begin(total, written);
+    }
+
+    /// The fill has ended: drops what was to be kept until then.
+    pub(super) fn ended(&self) {
+        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        drop(kept);
     }
 }
 
@@ -39,6 +47,11 @@ impl FillReader {
     pub(super) fn new(fill: Arc<Fill>) -> Self {
         let place = fill.progress.attach();
         Self { fill, place, reader: None }
+    }
+
+    /// Keeps a value until the fill ends, or for those who read on after it. For the one who began it.
+    pub fn keep(&self, kept: impl Any + Send) {
+        *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::writer::Writer;
-use super::{Fill, FillError, Source};
+use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
 use crate::cache::store::Ingest;
 use crate::config::Abandoned;
@@ -20,34 +21,34 @@ use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError, jittered};
 
 /// Attempts in a row that brought no byte before a fill gives up.
-const FRUITLESS: u32 = 4;
+pub(super) const FRUITLESS: u32 = 4;
 
 /// How long a fill that has begun waits at once for an upstream that is held back or down.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes reserved at a time where the upstream does not tell the size.
-const STEP: u64 = 16 << 20;
+pub(super) const STEP: u64 = 16 << 20;
 
 /// Bytes received between two looks at the file system's free space: others write to it, too (I8).
-const CHECK: u64 = 32 << 20;
+pub(super) const CHECK: u64 = 32 << 20;
 
 /// Everything one fill needs.
 pub(super) struct Run {
-    fills: Arc<Fills>,
-    fill: Arc<Fill>,
-    source: Source,
-    stopping: watch::Receiver<bool>,
+    pub(super) fills: Arc<Fills>,
+    pub(super) fill: Arc<Fill>,
+    pub(super) source: Source,
+    pub(super) stopping: watch::Receiver<bool>,
 }
 
 /// A body of the upstream, of which the first bytes may be here already.
-struct Incoming {
-    body: BlobBody,
-    skip: u64,
+pub(super) struct Incoming {
+    pub(super) body: BlobBody,
+    pub(super) skip: u64,
 }
 
 impl Incoming {
     /// The next bytes that are missing. Cancel-safe.
-    async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+    pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         loop {
             let mut chunk = match self.body.chunk().await? {
                 Ok(chunk) => chunk,
@@ -65,10 +66,20 @@ impl Incoming {
 }
 
 /// What has come of a download: the file as far as it is, and how it ended.
-struct Download {
-    ingest: Option<Ingest>,
-    reservation: Reservation,
-    ended: Result<(), FillError>,
+pub(super) struct Download {
+    pub(super) ingest: Option<Ingest>,
+    pub(super) reservation: Reservation,
+    pub(super) ended: Result<(), FillError>,
+}
+
+/// The first answer, once there is room for all of it.
+pub(super) struct Opened {
+    pub(super) incoming: Incoming,
+    pub(super) total: Option<u64>,
+    /// Where the answer ends: before the blob does, if a part was asked for.
+    pub(super) end: Option<u64>,
+    pub(super) ranges: bool,
+    pub(super) known: part::Known,
 }
 
 impl Run {
@@ -98,7 +109,7 @@ impl Run {
             return Ok(());
         }
         let digest = self.fill.digest;
-        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await;
+        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await?;
         let cache = self.fills.cache.clone();
         let ingest = spawn_blocking(move || cache.store().ingest(&digest)).await.map_err(std::io::Error::other)??;
         if !ingest.is_empty() {
@@ -119,7 +130,7 @@ impl Run {
         })?;
         if self.fill.file.get().is_none() {
             // An earlier process had received all of it and was ended before it could publish.
-            self.fill.begin(file, Some(len), len);
+            self.fill.begin(file, Some(len), Extents::prefix(len));
         }
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
@@ -138,24 +149,35 @@ impl Run {
     /// The blob may have been published between the caller's look into the cache and its join.
     async fn is_cached(&self) -> bool {
         let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let found = spawn_blocking(move || cache.store().read(&digest)).await;
-        let Ok(Ok(Some((file, size)))) = found else { return false };
-        self.fill.begin(Arc::new(file), Some(size), size);
+        let found = spawn_blocking(move || cache.open_sound(&digest)).await;
+        let Ok(Some((file, size))) = found else { return false };
+        self.fill.begin(Arc::new(file), Some(size), Extents::prefix(size));
         self.fill.progress.verified(size);
         true
     }
 
     /// Receives all that is missing in `ingest`.
-    async fn download(&mut self, ingest: Ingest, mut reservation: Reservation) -> Download {
+    async fn download(&mut self, mut ingest: Ingest, mut reservation: Reservation) -> Download {
         if ingest.is_complete() {
             return Download { ingest: Some(ingest), reservation, ended: Ok(()) };
         }
-        let opened = self.open(&ingest, &mut reservation).await;
-        let (body, total) = match opened {
+        let opened = self.open(&mut ingest, &mut reservation).await;
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => return Download { ingest: Some(ingest), reservation, ended: Err(error) },
         };
-        self.fill.begin(ingest.file().clone(), total, ingest.len());
+        if let Some(total) = opened.total
+            && self.comes_in_parts(total, &opened, &ingest)
+        {
+            return self.download_parts(ingest, reservation, total, opened).await;
+        }
+        let Opened { incoming: body, total, .. } = opened;
+        let closed = spawn_blocking(move || ingest.close_up().map(|()| ingest)).await;
+        let ingest = match closed.map_err(std::io::Error::other).and_then(|closed| closed) {
+            Ok(ingest) => ingest,
+            Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+        };
+        self.fill.begin(ingest.file().clone(), total, Extents::prefix(ingest.len()));
         let mut writer = Writer::new(ingest);
         let received = self.receive(body, total, &mut writer, &mut reservation).await;
         let ended = match received {
@@ -169,18 +191,54 @@ impl Run {
     }
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
-    async fn open(&mut self, ingest: &Ingest, reservation: &mut Reservation) -> Result<(Incoming, Option<u64>), FillError> {
-        let BlobAnswer { total, start, body } = self.ask(ingest.len()).await?;
+    async fn open(&mut self, ingest: &mut Ingest, reservation: &mut Reservation) -> Result<Opened, FillError> {
+        let answer = match self.first_part(ingest) {
+            Some(part) => {
+                let Source { upstream, repository, .. } = &self.source;
+                tokio::select! {
+                    answer = upstream.blob_part(repository, &self.fill.digest, part, None, false) => answer?,
+                    () = stopped(&mut self.stopping) => return Err(FillError::Stopping),
+                }
+            }
+            None => self.ask(ingest.len()).await?,
+        };
+        let BlobAnswer { total, start, end, ranges, etag, lead, body } = answer;
         let total = total.or(self.source.size);
-        if let Some(total) = total.filter(|total| *total < ingest.len()) {
-            return Err(self.wrong_length(total, ingest.len()));
+        let here = ingest.beyond().last().map_or(ingest.len(), |range| range.end);
+        if let Some(total) = total.filter(|total| *total < here) {
+            return Err(self.wrong_length(total, here));
         }
-        let wanted = total.unwrap_or(ingest.len() + STEP);
+        let wanted = total.unwrap_or(here + STEP);
         self.reserve(wanted, reservation).await?;
         if let Some(total) = total {
             ingest.allocate(total)?;
         }
-        Ok((Incoming { body, skip: ingest.len() - start }, total))
+        let incoming = Incoming { body, skip: ingest.len() - start };
+        let etag = etag.map(|etag| (lead.is_some(), etag));
+        let known = part::Known { total: total.unwrap_or_default(), lead, etag, answered: 0 };
+        Ok(Opened { incoming, total, end, ranges, known })
+    }
+
+    /// How many parts this blob may come in at one time.
+    pub(super) fn parts(&self, total: u64) -> usize {
+        let config = &self.fills.config;
+        if total > config.parallel_threshold { self.source.upstream.parts(config.parallel) } else { 1 }
+    }
+
+    /// What to ask for first, where it is known before the first answer that the blob comes in parts: not more than a
+    /// part, so that nothing is sent that another part brings.
+    fn first_part(&self, ingest: &Ingest) -> Option<std::ops::Range<u64>> {
+        let total = self.source.size.filter(|total| self.parts(*total) > 1 && *total > ingest.len())?;
+        let step = plan::step(total, self.fills.config.parallel_threshold);
+        let hole = ingest.beyond().first().map_or(total, |range| range.start.min(total));
+        let end = hole.min((ingest.len() / step + 1) * step);
+        self.source.upstream.serves_parts().then_some(ingest.len()..end)
+    }
+
+    /// Whether to go on in parts: where there are several to come, and where an earlier fill has left holes.
+    fn comes_in_parts(&self, total: u64, opened: &Opened, ingest: &Ingest) -> bool {
+        let partial = opened.end.is_some_and(|end| end < total);
+        partial || !ingest.beyond().is_empty() || (opened.ranges && self.parts(total) > 1)
     }
 
     /// Which quota the blob counts for.
@@ -245,7 +303,7 @@ impl Run {
     }
 
     async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<Incoming, FillError> {
-        let BlobAnswer { total: now, start, body } = self.ask(from).await?;
+        let BlobAnswer { total: now, start, body, .. } = self.ask(from).await?;
         if let (Some(total), Some(now)) = (total, now)
             && total != now
         {
@@ -256,7 +314,7 @@ impl Run {
 
     /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
     /// upstream that is not asked just now is waited for, within bounds.
-    async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
+    pub(super) async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
         let pause = jittered(Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless }));
         let told = match broken {
             FillError::Upstream(error) => error.retry_in().unwrap_or_default().min(PATIENCE),
@@ -349,21 +407,26 @@ impl Run {
             FillError::Length { .. } | FillError::Mismatch { .. } => true,
             FillError::NoRoom(_) | FillError::Abandoned | FillError::Stopping => false,
         };
-        if hopeless || ingest.is_empty() {
+        let settled = spawn_blocking(move || match ingest.settle() {
+            Ok(size) if !hopeless && size > 0 => Some(size),
+            _ => {
+                ingest.discard();
+                None
+            }
+        });
+        match settled.await {
+            Ok(Some(size)) => reservation.left_over(self.fill.digest, size),
             // The reservation goes after the file: the account never says less than the disk holds.
-            let _ = spawn_blocking(move || ingest.discard()).await;
-            drop(reservation);
-        } else {
-            reservation.left_over(self.fill.digest, ingest.len());
+            _ => drop(reservation),
         }
     }
 
-    fn wrong_length(&self, expected: u64, got: u64) -> FillError {
+    pub(super) fn wrong_length(&self, expected: u64, got: u64) -> FillError {
         FillError::Length { upstream: self.source.upstream.name().clone(), digest: self.fill.digest, expected, got }
     }
 }
 
 /// Waits until fills have to end. The sender outlives all fills.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }

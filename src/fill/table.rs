@@ -85,6 +85,11 @@ impl Fills {
         join
     }
 
+    /// Whether a fill of `digest` runs that [`Fills::join`] would join.
+    pub fn is_running(&self, digest: &Digest) -> bool {
+        self.lock().get(digest).is_some_and(|fill| !fill.progress.has_failed())
+    }
+
     /// Ends all fills, leaving on disk what can be resumed; waits for them at most `patience`.
     pub async fn stop(&self, patience: Duration) {
         self.stopping.send_replace(true);
@@ -115,6 +120,7 @@ impl Drop for Entry {
             table.remove(&self.fill.digest);
         }
         drop(table);
+        self.fill.ended();
         self.fills.metrics.fills_in_flight.dec();
         self.fills.running.send_modify(|running| *running -= 1);
     }

@@ -21,13 +21,13 @@ pub enum ErrorCode {
     PaginationNumberInvalid,
     /// A range outside the blob.
     RangeInvalid,
-    /// Who asks has to sign in.
+    /// May perhaps be pulled by somebody who signs in.
     Unauthorized,
     /// May not be pulled.
     Denied,
     /// Not something a mirror does.
     Unsupported,
-    /// The upstream's rate limit.
+    /// The upstream's rate limit, or one of the mirror's.
     TooManyRequests,
     /// Cannot be had at the moment.
     Unavailable,

@@ -19,6 +19,13 @@ pub struct Peer {
     pub certificate: Option<ClientCertificate>,
 }
 
+impl Peer {
+    /// How a client addresses the mirror on this connection.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {
@@ -38,18 +45,47 @@ pub struct Login {
 }
 
 impl Login {
-    /// The `Authorization: Basic` of a request (RFC 7617). `None` if there is none, or it is not of that form.
+    /// The `Authorization: Basic` of a request (RFC 7617). `None` if there is none, or it is not of that form, or
+    /// names nobody: podman sends an empty user and password when it has none.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        use base64::Engine as _;
-        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, encoded) = value.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
+        match Authorization::of(headers) {
+            Authorization::Basic(login) => Some(login),
+            Authorization::Bearer(_) | Authorization::None => None,
         }
+    }
+
+    fn decode(encoded: &str) -> Option<Self> {
+        use base64::Engine as _;
         let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (username, password) = text.split_once(':')?;
+        if username.is_empty() {
+            return None;
+        }
         Some(Self { username: username.to_owned(), password: Secret::new(password) })
+    }
+}
+
+/// What the `Authorization` of a request says, unchecked.
+#[derive(Clone, Debug)]
+pub enum Authorization<'a> {
+    /// Nothing that the mirror understands.
+    None,
+    /// A user and a password (RFC 7617).
+    Basic(Login),
+    /// A token (RFC 6750).
+    Bearer(&'a str),
+}
+
+impl<'a> Authorization<'a> {
+    /// Of the first such header.
+    pub fn of(headers: &'a HeaderMap) -> Self {
+        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match value.and_then(|value| value.split_once(' ')) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("basic") => Login::decode(rest).map_or(Self::None, Self::Basic),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => Self::Bearer(rest.trim()),
+            _ => Self::None,
+        }
     }
 }
 
@@ -75,7 +111,7 @@ mod tests {
         };
         assert_eq!(login("Basic dXNlcjpwYTpzcw=="), Some(("user".into(), "pa:ss".into())));
         assert_eq!(login("bAsIc dXNlcjo="), Some(("user".into(), String::new())));
-        for other in ["Bearer dXNlcjpwYXNz", "Basic", "Basic ?", "Basic dXNlcg==", "Basic /w=="] {
+        for other in ["Bearer dXNlcjpwYXNz", "Basic", "Basic ?", "Basic dXNlcg==", "Basic /w==", "Basic Og==", "Basic OnBhc3M="] {
             assert_eq!(login(other), None, "{other}");
         }
         assert!(Login::from_headers(&HeaderMap::new()).is_none());

@@ -70,10 +70,18 @@ impl Pull {
         if !self.is_open(scope) {
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
         }
+        let mut slot = None;
         loop {
+            // Whoever joins another's download begins none. (One that ends between the look and the joining is not counted.)
+            if slot.is_none() && !self.fills.is_running(digest) {
+                slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
+            }
             let Ok(Join { reader, began }) = self.join(scope, digest, source.clone()).await else {
                 return self.relay(request, digest, source).await;
             };
+            if began && let Some(slot) = slot.take() {
+                reader.keep(slot);
+            }
             // Whoever began it has said by now whose content it is.
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
             let size = match reader.head().await {
@@ -89,6 +97,10 @@ impl Pull {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn refused_fill(&self) {
+        self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
     }
 
     /// Joins the fill of a blob, or begins it, and says first whose content that will be. After an error it must not be

@@ -10,6 +10,7 @@ use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{ErrorCode, Scope};
+use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
 /// How long a client should wait where nobody said.
@@ -77,6 +78,9 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The client has begun as many downloads as it may.
+    #[error(transparent)]
+    TooManyFills(#[from] TooManyFills),
     /// An outage, told in other words because the operator wants it so (`blob_outage_status`).
     #[error("{0}")]
     Instead(Box<PullError>, ErrorCode),
@@ -125,7 +129,7 @@ impl PullError {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } => false,
+            Self::NotFound { .. } | Self::Offline { .. } | Self::TooManyFills(_) => false,
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
@@ -142,6 +146,7 @@ impl PullError {
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
             Self::Internal => "internal",
         }
@@ -174,7 +179,7 @@ impl PullError {
         match self {
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
-            Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } => Outcome::Denied,
+            Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
             Self::Unverified { cause, .. } => cause.outcome(),
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
@@ -210,6 +215,7 @@ impl PullError {
                 Class::RateLimited { .. } if kind == Kind::Blob => ErrorCode::TooManyRequests,
                 _ => ErrorCode::Unavailable,
             },
+            Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
             Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,

@@ -74,7 +74,8 @@ impl Pull {
         size: u64,
         mut progress: impl FnMut(u64) + Send,
     ) -> Result<bool, PullError> {
-        self.cache.until_scanned().await;
+        // Where the tree cannot be read, the fill says so.
+        let _ = self.cache.until_scanned().await;
         if self.cache.has(digest).is_some() {
             return Ok(false);
         }

@@ -43,7 +43,7 @@ impl Pull {
             }
         };
         let from = range.as_ref().map_or(0, |(_, range)| range.start);
-        let BlobAnswer { total, start, body } = source.upstream.blob(&source.repository, digest, from).await?;
+        let BlobAnswer { total, start, body, .. } = source.upstream.blob(&source.repository, digest, from).await?;
         let total = total.or(source.size);
         if total == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
             // Of nothing no last chunk can be held back.

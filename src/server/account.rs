@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 use super::handle::Subject;
 use super::sendfile::{Chunk, Lane};
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::policy::Peer;
+use crate::policy::{Identity, Peer};
 use crate::pull::body::{Body, BodyError, Piece};
 use crate::telemetry::RequestId;
 
@@ -24,6 +24,8 @@ pub struct Account {
     id: RequestId,
     peer: Arc<Peer>,
     method: Method,
+    /// The caller's name, where it has one.
+    identity: Option<String>,
     started: Instant,
     subject: Option<Subject>,
     status: StatusCode,
@@ -41,6 +43,7 @@ impl Account {
             id,
             peer,
             method: request.method().clone(),
+            identity: None,
             started,
             subject: None,
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -59,6 +62,10 @@ impl Account {
 
     pub(super) fn about(&mut self, subject: Subject) {
         self.subject = Some(subject);
+    }
+
+    pub(super) fn of(&mut self, identity: &Identity) {
+        self.identity = identity.name();
     }
 
     pub(super) fn answered(&mut self, status: StatusCode, outcome: Outcome, error: Option<String>) {
@@ -84,6 +91,7 @@ impl Drop for Account {
             target: "access",
             request_id = %self.id,
             client = %self.peer,
+            identity = self.identity.as_deref(),
             method = %self.method,
             kind,
             upstream = %subject.upstream,

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -31,7 +32,8 @@ use crate::policy::{ClientCertificate, Peer};
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 
-/// Requests at one time on an HTTP/2 connection, and what waits to be sent for each: 6.4 MiB in the worst case.
+/// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was
+/// read last: 32 MiB in the worst case.
 const MAX_STREAMS: u32 = 100;
 const STREAM_BUFFER: usize = 64 << 10;
 
@@ -166,10 +168,9 @@ impl Connection {
             async move { answer.await.map(|response| response.map(|body| Watched::new(body, stream))) }
         });
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-        let (mut stopping, mut quiet) = (false, false);
+        let (mut stopping, mut told) = (false, false);
+        let mut seen = (streams.activity(), Instant::now());
         loop {
-            let period = if streams.are_open() { config.write_timeout } else { config.header_timeout };
-            let before = streams.activity();
             tokio::select! {
                 served = &mut connection => {
                     if let Err(error) = served {
@@ -184,21 +185,24 @@ impl Connection {
                 () = streams.flooded() => {
                     return self.refused(&peer, Refusal::Flood, &"streams are opened and taken back without end");
                 }
-                () = tokio::time::sleep(period) => {
-                    if streams.activity() != before {
+                () = tokio::time::sleep(config.header_timeout.min(config.write_timeout)) => {
+                    let activity = streams.activity();
+                    if activity != seen.0 {
+                        seen = (activity, Instant::now());
                         continue;
                     }
-                    if streams.await_client() {
+                    let quiet = seen.1.elapsed();
+                    if streams.await_client() && quiet >= config.write_timeout {
                         return self.refused(&peer, Refusal::Stalled, &"the client reads nothing");
                     }
-                    if streams.are_open() {
+                    if streams.are_open() || quiet < config.header_timeout {
                         continue;
                     }
-                    if quiet {
-                        // It was told, and holds on; what it has not taken yet, it does not want.
+                    if told {
+                        // It holds on all the same; what it has not taken yet, it does not want.
                         return;
                     }
-                    (stopping, quiet) = (true, true);
+                    (stopping, told, seen.1) = (true, true, Instant::now());
                     connection.as_mut().graceful_shutdown();
                 }
             }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
 use hyper::body::Incoming;
 
 use super::account::{Account, Counted};
 use super::sendfile::Lane;
+use super::token;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::oci::{Directory, ErrorCode, Reference, Route, Target, Wanted};
-use crate::policy::{Caller, Login, Peer, Policy};
+use crate::oci::{Directory, ErrorCode, Reference, Route, Scope, Target, Wanted};
+use crate::policy::{Caller, Peer, Policy, Refused, TOKEN_PATH, Why};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull};
 use crate::telemetry::RequestId;
@@ -20,8 +21,8 @@ use crate::telemetry::RequestId;
 /// What answers requests.
 #[derive(Debug)]
 pub struct Handler {
-    directory: Directory,
-    policy: Policy,
+    pub(super) directory: Directory,
+    pub(super) policy: Arc<Policy>,
     pull: Arc<Pull>,
     metrics: Arc<Metrics>,
 }
@@ -37,7 +38,7 @@ pub(super) struct Subject {
 
 impl Handler {
     /// A handler for the upstreams of `directory`.
-    pub fn new(directory: Directory, policy: Policy, pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(directory: Directory, policy: Arc<Policy>, pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
         Self { directory, policy, pull, metrics }
     }
 
@@ -47,16 +48,21 @@ impl Handler {
 
     /// Answers. Counted and logged when the last byte of the answer has gone, or the client has (I12).
     /// `lane`: where a connection that can send files by itself queues them.
-    pub async fn handle(&self, request: Request<Incoming>, peer: &Arc<Peer>, lane: Option<Lane>) -> Response<Counted> {
+    pub async fn handle(&self, mut request: Request<Incoming>, peer: &Arc<Peer>, lane: Option<Lane>) -> Response<Counted> {
         let started = Instant::now();
         let id = RequestId::from_header_or_new(request.headers());
         let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
-        let Answer { mut response, outcome, error } =
-            hop::of(account.id().header(), self.answer(&request, peer, &mut account)).await;
+        let Answer { mut response, outcome, error } = hop::of(account.id().header(), async {
+            match request.uri().path() {
+                TOKEN_PATH => token::answer(self, &mut request, peer).await,
+                _ => self.answer(&request, peer, &mut account).await,
+            }
+        })
+        .await;
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
             // Nobody reads it; what follows on this connection could be mistaken for a request.
-            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         account.answered(response.status(), outcome, error);
         // HTTP/2 cuts bodies into frames of its own and would send the marker.
@@ -68,7 +74,7 @@ impl Handler {
         let head = request.method() == Method::HEAD;
         let refuse = |code, outcome, message| respond::refusal(code, outcome, message, head);
         let (path, query) = (request.uri().path(), request.uri().query());
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().host());
+        let host = host(request);
         let route = Route::parse(path, query, host, &self.directory);
         account.about(Subject::of(&route));
         if !head && request.method() != Method::GET {
@@ -79,22 +85,80 @@ impl Handler {
             let message = "a request for content has no body".to_owned();
             return refuse(ErrorCode::NameInvalid, Outcome::Invalid, message);
         }
+        let scope = route.as_ref().ok().and_then(Route::scope);
+        let refused = |refused: Refused| self.refused(refused, request, peer, scope.as_ref());
+        let upstream = route.as_ref().map_or_else(|error| error.upstream.as_ref(), |route| Some(&route.upstream));
+        let identity = match self.policy.identify(&Caller { peer, headers: request.headers() }, upstream).await {
+            Ok(identity) => identity,
+            Err(no) => return refused(no),
+        };
+        account.of(&identity);
         let route = match route {
             Ok(route) => route,
-            Err(error) => return refuse(error.code, Outcome::Invalid, error.message),
+            // Only those to whom it is a mirror at all are told which upstreams it has.
+            Err(error) => match self.policy.greet(&identity) {
+                Ok(()) => return refuse(error.code, Outcome::Invalid, error.message),
+                Err(no) => return refused(no),
+            },
         };
         let Target::Content(repository, wanted) = &route.target else {
-            let login = Login::from_headers(request.headers());
-            let wanted = self.pull.wants_login(&route.upstream, login.as_ref());
-            return if wanted { respond::sign_in(head) } else { respond::base(head) };
+            if let Err(no) = self.policy.greet(&identity) {
+                return refused(no);
+            }
+            if !self.pull.wants_login(&route.upstream, identity.login()) {
+                return respond::base(head);
+            }
+            let mut answer = respond::sign_in(head);
+            self.challenge(&mut answer, request, peer, None, None);
+            return answer;
         };
-        let permit = match self.policy.admit(&Caller { peer, headers: request.headers() }, &route.upstream, repository) {
+        let permit = match self.policy.admit(&identity, &route.upstream, repository) {
             Ok(permit) => permit,
-            Err(refused) => return refuse(ErrorCode::Denied, Outcome::Denied, refused.to_string()),
+            Err(no) => return refused(no),
         };
-        let request = pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
-        self.pull.answer(&request, wanted).await
+        let pulled = pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
+        let mut answer = self.pull.answer(&pulled, wanted).await;
+        if answer.response.status() == StatusCode::UNAUTHORIZED {
+            self.challenge(&mut answer, request, peer, scope.as_ref(), None);
+        }
+        answer
     }
+
+    /// What the client is told whom the rules refuse. It depends on the rules and the request alone: nothing in it says
+    /// what there is.
+    fn refused<B>(&self, refused: Refused, request: &Request<B>, peer: &Peer, scope: Option<&Scope>) -> Answer {
+        let mut answer = refusal(&refused, request.method() == Method::HEAD);
+        if let Refused::SignIn(why) = refused {
+            self.challenge(&mut answer, request, peer, scope, Some(why));
+        }
+        answer
+    }
+
+    /// Tells a client where to sign in.
+    fn challenge<B>(&self, answer: &mut Answer, request: &Request<B>, peer: &Peer, scope: Option<&Scope>, why: Option<Why>) {
+        let challenge = self.policy.challenge(peer, host(request), scope, why);
+        let challenge = challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
+        answer.response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.unwrap_or(token::BASIC));
+    }
+}
+
+/// A refusal of the rules, without a challenge.
+pub(super) fn refusal(refused: &Refused, head: bool) -> Answer {
+    let (code, wait) = match refused {
+        Refused::SignIn(_) => (ErrorCode::Unauthorized, None),
+        Refused::Denied(_) | Refused::Forbidden { .. } | Refused::Nothing(_) => (ErrorCode::Denied, None),
+        Refused::TooMany { wait, .. } => (ErrorCode::TooManyRequests, Some(wait.as_secs().max(1))),
+    };
+    let mut answer = respond::refusal(code, Outcome::Denied, refused.to_string(), head);
+    if let Some(wait) = wait {
+        answer.response.headers_mut().insert(header::RETRY_AFTER, wait.into());
+    }
+    answer
+}
+
+/// As the client calls the mirror.
+pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
+    request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().host())
 }
 
 /// Whether a request carries a body, or says so.

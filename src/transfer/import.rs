@@ -104,7 +104,7 @@ pub struct Imported {
 /// Imports one bundle: all of it, or nothing. Not to be cancelled half-way by dropping it: the work on the blocking pool
 /// goes on to its end.
 pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
-    cache.until_scanned().await;
+    cache.until_scanned().await?;
     let started = Instant::now();
     let (reader, taken) = (cache.clone(), options.clone());
     let taken = spawn_blocking(move || archive::take_in(&reader, input, &taken)).await.map_err(io::Error::other)?;

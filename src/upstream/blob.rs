@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use prometheus::IntCounter;
@@ -19,6 +19,7 @@ use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
 use super::health::Health;
 use super::pace::Pace;
+use super::part::Lead;
 use super::queue::Slot;
 use crate::oci::ContentRange;
 
@@ -33,6 +34,14 @@ pub struct BlobAnswer {
     /// Where in the blob `body` begins: the offset asked for, or 0 if the upstream ignored the range. Then the caller
     /// skips.
     pub start: u64,
+    /// Where in the blob it ends, if the upstream said.
+    pub end: Option<u64>,
+    /// Whether the upstream says, or shows, that it serves ranges of this blob.
+    pub ranges: bool,
+    /// The content's strong validator, where there is one.
+    pub etag: Option<HeaderValue>,
+    /// Where a redirect led for it.
+    pub lead: Option<Arc<Lead>>,
     /// The bytes. May end, without an error, before `total`, if the upstream sent less of the range than was asked for.
     pub body: BlobBody,
 }

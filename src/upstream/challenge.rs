@@ -10,16 +10,16 @@ use http::{HeaderMap, header};
 
 /// One challenge: a scheme and its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Challenge {
+pub struct Challenge {
     /// Lower-case: `bearer`, `basic`.
-    pub(super) scheme: String,
+    pub scheme: String,
     /// Names lower-case, in the order received.
-    pub(super) parameters: Vec<(String, String)>,
+    pub parameters: Vec<(String, String)>,
 }
 
 impl Challenge {
     /// The first parameter of this name that is not empty.
-    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+    pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 }
@@ -36,19 +36,19 @@ impl fmt::Display for Challenge {
 }
 
 /// All challenges of an answer, over all its header lines. Lines that are no text are passed over.
-pub(super) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+pub fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
     let lines = headers.get_all(header::WWW_AUTHENTICATE).iter();
     lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok()).flat_map(parse).collect()
 }
 
 /// The challenge that the mirror answers: a Bearer one with a realm, else Basic.
-pub(super) fn preferred(challenges: &[Challenge]) -> Option<&Challenge> {
+pub fn preferred(challenges: &[Challenge]) -> Option<&Challenge> {
     let bearer = challenges.iter().find(|challenge| challenge.scheme == "bearer" && challenge.parameter("realm").is_some());
     bearer.or_else(|| challenges.iter().find(|challenge| challenge.scheme == "basic"))
 }
 
 /// Reads one header value.
-pub(super) fn parse(value: &str) -> Vec<Challenge> {
+pub fn parse(value: &str) -> Vec<Challenge> {
     let mut rest = value;
     let mut challenges: Vec<Challenge> = Vec::new();
     loop {

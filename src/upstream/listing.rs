@@ -112,7 +112,18 @@ impl Upstream {
         lacks: impl Fn(StatusCode) -> bool,
     ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
-        let ask = Ask { kind, method: Method::GET, repository, path, query, accept, range: None, need: Need::Content };
+        let ask = Ask {
+            kind,
+            method: Method::GET,
+            repository,
+            path,
+            query,
+            accept,
+            range: None,
+            need: Need::Content,
+            lead: None,
+            spare: false,
+        };
         let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
         let headers = answer.response.headers().clone();
         if lacks(answer.response.status()) {

@@ -146,8 +146,18 @@ impl Upstream {
         accepts: impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         let path = format!("manifests/{reference}");
-        let ask =
-            Ask { kind: Kind::Manifest, method, repository, path, query: None, accept: MediaType::ACCEPT, range: None, need };
+        let ask = Ask {
+            kind: Kind::Manifest,
+            method,
+            repository,
+            path,
+            query: None,
+            accept: MediaType::ACCEPT,
+            range: None,
+            need,
+            lead: None,
+            spare: false,
+        };
         self.ask(&ask, accepts).await
     }
 }

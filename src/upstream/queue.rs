@@ -112,12 +112,16 @@ impl<T> Line<T> {
 
     /// Whether a request may run now; nobody who waits in its lane, or in a better one, is overtaken.
     fn enter(&mut self, lane: Lane) -> bool {
-        let ahead = !self.small.order.is_empty() || (lane == Lane::Layer && !self.layers.order.is_empty());
-        let runs = !ahead && self.has_place(lane);
+        let runs = self.is_free(lane);
         if runs {
             self.start(lane);
         }
         runs
+    }
+
+    fn is_free(&self, lane: Lane) -> bool {
+        let ahead = !self.small.order.is_empty() || (lane == Lane::Layer && !self.layers.order.is_empty());
+        !ahead && self.has_place(lane)
     }
 
     fn wait(&mut self, lane: Lane, repository: &Repository, ticket: T) -> Result<(), Full> {
@@ -202,6 +206,20 @@ impl Queue {
         turn.await.map_err(|_| Full)
     }
 
+    /// A place, if there is one that nobody waits for.
+    pub(super) fn try_enter(self: &Arc<Self>, lane: Lane) -> Option<Slot> {
+        let mut line = self.line();
+        line.forget(|ticket| !ticket.is_closed());
+        line.enter(lane).then(|| Slot { queue: self.clone(), lane })
+    }
+
+    /// Whether [`Queue::try_enter`] would give a place.
+    pub(super) fn has_room(&self, lane: Lane) -> bool {
+        let mut line = self.line();
+        line.forget(|ticket| !ticket.is_closed());
+        line.is_free(lane)
+    }
+
     /// How many run and wait.
     pub(super) fn crowd(&self) -> Crowd {
         let mut line = self.line();
@@ -281,6 +299,24 @@ mod tests {
         }
         assert_eq!(*order.lock().unwrap(), ["manifest", "a1", "b1", "a2", "a3"]);
         assert_eq!(queue.crowd(), Crowd::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spare_part_takes_only_what_nobody_waits_for() {
+        let queue = Queue::new(Limits { layers: 2, all: 3, waiting: 5 });
+        let a = repository("a/a");
+        let first = queue.enter(Lane::Layer, &a).await.unwrap();
+        let spare = queue.try_enter(Lane::Layer).unwrap();
+        assert!(queue.try_enter(Lane::Layer).is_none() && !queue.has_room(Lane::Layer));
+        let waiting = tokio::spawn({
+            let (queue, a) = (queue.clone(), a.clone());
+            async move { queue.enter(Lane::Layer, &a).await.unwrap() }
+        });
+        tokio::task::yield_now().await;
+        drop(spare);
+        assert!(queue.try_enter(Lane::Layer).is_none(), "it is the turn of the one who waits");
+        drop((waiting.await.unwrap(), first));
+        assert!(queue.has_room(Lane::Layer));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 //! An [`Origin`] is one configured address of an upstream. `ask` sends a question there and follows where it leads:
 //! at most one round of sign-in at each place, at most five redirects, credentials only to the origin itself and never
 //! again once a redirect has left it (I9). What comes back is an answer of any status; [`super::Upstream`] decides
-//! what it means. Redirects are never remembered: the URLs they lead to live for minutes.
+//! what it means. Redirects are not remembered, because the URLs they lead to live for minutes; but who asks for the parts
+//! of one blob may bring the [`Lead`] of the part before.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use super::challenge;
 use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
 use super::health::{Health, Temper};
+use super::part::Lead;
 use super::queue::Slot;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
 use crate::config;
@@ -41,6 +43,10 @@ pub(super) struct Ask<'a> {
     pub(super) accept: &'static str,
     pub(super) range: Option<HeaderValue>,
     pub(super) need: Need,
+    /// Where an earlier answer for the same content came from.
+    pub(super) lead: Option<&'a Lead>,
+    /// Not to wait for a place in the queue.
+    pub(super) spare: bool,
 }
 
 impl Ask<'_> {
@@ -108,6 +114,11 @@ impl Origin {
     /// because it may have expired between its making and its use.
     pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
         let mut again = ask.method == Method::GET;
+        if let Some(lead) = ask.lead.filter(|lead| lead.home == self.url)
+            && let Some(answer) = self.led(&lead.url, ask).await
+        {
+            return Ok(answer);
+        }
         loop {
             let answer = self.follow(ask).await;
             match answer {
@@ -118,6 +129,16 @@ impl Origin {
                 other => return other,
             }
         }
+    }
+
+    /// What an earlier redirect led to, if that still serves.
+    async fn led(&self, url: &Url, ask: &Ask<'_>) -> Option<Answer> {
+        let response = self.foreign(url, ask).await.ok()?;
+        if response.status().is_success() || response.status() == StatusCode::TOO_MANY_REQUESTS {
+            return Some(Answer { response, url: url.clone(), redirected: true, foreign: true, slot: None });
+        }
+        drop(remark(response.into_body()).await);
+        None
     }
 
     async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {

@@ -118,6 +118,14 @@ impl Upstream {
         self.metrics.upstream_offline.with_label_values(&[upstream]).set(i64::from(self.is_offline()));
     }
 
+    /// Why it is not asked now: of every address the breaker is open. `None` while one of them may answer.
+    pub fn outage(&self) -> Option<String> {
+        let is_open = |origin: &super::Origin| origin.health().condition() == Condition::Open;
+        let all = !self.origins.is_empty() && self.origins.iter().all(is_open);
+        let why = || self.origins.iter().find_map(|origin| origin.health().why().map(|why| why.to_string()));
+        all.then(|| why().unwrap_or_else(|| "too many failures".to_owned()))
+    }
+
     /// All of it as JSON.
     pub fn status(&self) -> Value {
         let held = |origin: &super::Origin, temper| origin.health().held(temper).map(|held| held.as_secs_f64());

@@ -42,6 +42,7 @@ fn config(urls: &[&Server]) -> config::Upstream {
         stall_timeout: Duration::from_secs(5),
         max_connections: 4,
         max_fills: None,
+        parallel: None,
         max_queue: 100,
         max_bandwidth: None,
         max_manifest: crate::oci::MAX_MANIFEST,

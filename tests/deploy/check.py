@@ -42,7 +42,9 @@ def pods():
 
 
 def roadstead(*words):
-    return subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=30, cwd=tempfile.gettempdir())
+    # What whoever deploys it sets.
+    environment = {**os.environ, "ROADSTEAD_ADMIN_TOKEN": "0123456789abcdef"}
+    return subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=30, cwd=tempfile.gettempdir(), env=environment)
 
 
 class Configurations(unittest.TestCase):
@@ -57,7 +59,7 @@ class Configurations(unittest.TestCase):
 
     def test_the_mirror_accepts_them(self):
         found = self.configurations()
-        self.assertEqual(len(found), 4, found.keys())
+        self.assertEqual(len(found), 5, found.keys())
         for name, text in found.items():
             with self.subTest(name), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                 file.write(text)
@@ -76,6 +78,19 @@ class Configurations(unittest.TestCase):
         for name, text in self.configurations().items():
             with self.subTest(name):
                 self.assertEqual(tomllib.loads(text)["cache"]["dir"], "/var/lib/roadstead")
+
+
+    def test_the_admin_interface_is_closed(self):
+        """On loopback, or with a token that a secret or the environment holds; never a token that stands in a file here."""
+        for name, text in self.configurations().items():
+            with self.subTest(name):
+                admin = tomllib.loads(text)["admin"]
+                if not admin["listen"].startswith("127.0.0.1:"):
+                    self.assertEqual(admin["token"], "env:ROADSTEAD_ADMIN_TOKEN")
+        for name, pod_name, pod in pods():
+            with self.subTest(f"{name}: {pod_name}"):
+                (token,) = [each for each in pod["containers"][0]["env"] if each["name"] == "ROADSTEAD_ADMIN_TOKEN"]
+                self.assertEqual(token["valueFrom"], {"secretKeyRef": {"name": "roadstead-admin", "key": "token"}})
 
 
 class Kubernetes(unittest.TestCase):
@@ -276,6 +291,10 @@ class Compose(unittest.TestCase):
         self.assertTrue((DEPLOY / mirror["build"]["context"] / mirror["build"]["dockerfile"]).resolve().is_file())
         self.assertTrue(mirror["read_only"])
         self.assertEqual(mirror["cap_drop"], ["ALL"])
+        options = dict(re.split("[:=]", option, maxsplit=1) for option in mirror["security_opt"])
+        self.assertEqual(options["no-new-privileges"], "true")
+        self.assertEqual(json.loads((DEPLOY / options["seccomp"]).read_text())["defaultAction"], "SCMP_ACT_ERRNO")
+        self.assertIn(":?", mirror["environment"]["ROADSTEAD_ADMIN_TOKEN"], "it does not start without one")
         for service in compose["services"].values():
             for port in service["ports"]:
                 self.assertTrue(port.startswith("127.0.0.1:"), port)

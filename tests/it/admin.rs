@@ -83,6 +83,9 @@ async fn a_get_changes_nothing() {
     up.push_image("library/alpine", "latest", &image);
     let mirror = Mirror::of(&up).await;
     mirror.pull("library/alpine", "latest", &image).await;
+    for blob in image.blobs() {
+        mirror.files().get(blob).await;
+    }
     let state = async || {
         let (images, pins) = (mirror.admin("/api/v1/images").await.json(), mirror.admin("/api/v1/pins").await.json());
         let names: Vec<_> = images["images"].as_array().unwrap().iter().map(|image| image["image"].to_string()).collect();

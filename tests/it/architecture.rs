@@ -9,7 +9,7 @@ const LEAVES: [&str; 5] = ["oci", "config", "metrics", "clock", "hop"];
 
 /// Beyond the leaves: which module may use which.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["admin", "app", "cache", "listen", "pull", "telemetry", "transfer", "upstream"]),
+    ("cli", &["admin", "app", "cache", "listen", "policy", "pull", "telemetry", "transfer", "upstream"]),
     ("app", &["admin", "cache", "fill", "listen", "policy", "pull", "server", "transfer", "upstream"]),
     ("server", &["listen", "policy", "pull", "telemetry"]),
     ("admin", &["cache", "listen", "pull", "transfer", "upstream"]),

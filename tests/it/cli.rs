@@ -75,6 +75,72 @@ fn check_takes_the_example() {
 }
 
 #[test]
+fn check_shows_who_may_pull_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    let hash = bcrypt::hash("secret", 4).unwrap();
+    std::fs::write(&users, format!("alice:{hash}\nbob:{hash}\n")).unwrap();
+    let rules = "[[access.rule]]\nwho = \"user:bob\"\ndeny = true\n[[access.rule]]\nwho = [\"signed-in\", \"address:10.0.0.0/8\"]\n\
+        pull = [\"docker.io\", \"ghcr.io/acme/**\"]\n[upstream.\"ghcr.io\"]\ndeny = \"acme/secret\"\n";
+    let file = write(folder.path(), &format!("server.listen = \"0.0.0.0:5000\"\n[access]\nhtpasswd = {users:?}\n{rules}"));
+    let (code, out, error) = run(&["check", "--config", &file]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    for expected in [
+        "access  the first rule that matches decides".to_owned(),
+        "  1  user:bob may not pull **".to_owned(),
+        "  2  signed-in, address:10.0.0.0/8 may pull docker.io/** ghcr.io/acme/**".to_owned(),
+        "  else  nobody may pull anything".to_owned(),
+        format!("  users  2 of {}, tokens good for 5m", users.display()),
+    ] {
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            expected.split_whitespace().all(|word| words.next() == Some(word)) && words.next().is_none()
+        };
+        assert!(out.lines().any(line), "{expected:?} is not in\n{out}");
+    }
+    assert!(!out.contains(&hash[7..]));
+    for (who, image, code, told) in [
+        ("user:alice", "alpine:3", 0, "user:alice may pull docker.io/library/alpine, by rule 2\n"),
+        ("user:bob", "alpine", 1, "user:bob may not pull docker.io/library/alpine, by rule 1\n"),
+        ("address:10.1.2.3", "ghcr.io/acme/app:1", 0, "address:10.1.2.3 may pull ghcr.io/acme/app, by rule 2\n"),
+        (
+            "user:alice",
+            "ghcr.io/acme/secret",
+            1,
+            "user:alice may not pull ghcr.io/acme/secret, by allow and deny under [upstream.\"ghcr.io\"]\n",
+        ),
+        ("anyone", "alpine", 1, "anyone may not pull docker.io/library/alpine, since no rule matches\n"),
+    ] {
+        let (found, out, error) = run(&["check", "--config", &file, "--as", who, image]);
+        assert_eq!((found, out.as_str(), error.as_str()), (Some(code), told, ""), "{who} {image}");
+    }
+    let (code, _, error) = run(&["check", "--config", &file, "--as", "alice", "alpine"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("user:NAME, cert:NAME, address:IP or anyone"), "{error}");
+}
+
+#[test]
+fn a_mirror_does_not_become_an_open_proxy_by_accident() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "server.listen = \"0.0.0.0:0\"\nadmin.listen = \"off\"\n");
+    for arguments in [
+        &["check", "--config", &file][..],
+        &["serve", "--config", &file],
+        &["serve", "--listen", "[::]:0", "--admin-listen", "off"],
+    ] {
+        let (code, _, error) = run(arguments);
+        assert_eq!(code, Some(if arguments[0] == "check" { 1 } else { 78 }), "{arguments:?}: {error}");
+        for word in ["server.listen", "[[access.rule]]", "open = true", "serve --open"] {
+            assert!(error.contains(word), "{arguments:?}: {error}");
+        }
+    }
+    let rules = write(folder.path(), "[[access.rule]]\nwho = \"anyone\"\n");
+    let (code, _, error) = run(&["serve", "--config", &rules, "--open"]);
+    assert_eq!(code, Some(78));
+    assert!(error.contains("--open"), "{error}");
+}
+
+#[test]
 fn check_shows_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "[upstream.\"ghcr.io\"]\ncredentials = { username = \"me\", password = \"hunter2\" }\n");

@@ -2,19 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
 
+mod access;
 mod admin;
 mod architecture;
 mod care;
 mod cli;
 mod coalesce;
 mod faults;
+mod fuzz;
 mod kit;
+mod limits;
 mod outages;
+mod parallel;
 mod private;
 mod protocol;
 mod range;
 mod refusals;
 mod restart;
 mod secrets;
+mod store;
 mod support;
 mod tags;
+mod tls;

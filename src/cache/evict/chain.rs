@@ -1,10 +1,11 @@
 //! A doubly linked list over dense numbers: two of them an element, in one array that several lists can share.
 
 use super::Id;
+use crate::cache::segments::Segments;
 
 const NONE: Id = Id::MAX;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Link {
     older: Id,
     newer: Id,
@@ -12,7 +13,7 @@ struct Link {
 
 /// The array of links. An element is in at most one list at a time.
 #[derive(Debug, Default)]
-pub struct Links(Vec<Link>);
+pub struct Links(Segments<Link>);
 
 /// The two ends of one list.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ fn some(id: Id) -> Option<Id> {
 impl Links {
     /// The element after `id`, towards the newest.
     pub fn newer(&self, id: Id) -> Option<Id> {
-        some(self.0[id as usize].newer)
+        some(self.0[id].newer)
     }
 }
 
@@ -51,13 +52,10 @@ impl Chain {
 
     /// Adds an element that is in no list.
     pub fn push(&mut self, links: &mut Links, id: Id) {
-        let at = id as usize;
-        if links.0.len() <= at {
-            links.0.resize(at + 1, Link { older: NONE, newer: NONE });
-        }
-        links.0[at] = Link { older: self.newest, newer: NONE };
+        links.0.grow(id);
+        links.0[id] = Link { older: self.newest, newer: NONE };
         match some(self.newest) {
-            Some(newest) => links.0[newest as usize].newer = id,
+            Some(newest) => links.0[newest].newer = id,
             None => self.oldest = id,
         }
         self.newest = id;
@@ -65,13 +63,13 @@ impl Chain {
 
     /// Takes out an element of this list.
     pub fn remove(&mut self, links: &mut Links, id: Id) {
-        let Link { older, newer } = links.0[id as usize];
+        let Link { older, newer } = links.0[id];
         match some(older) {
-            Some(older) => links.0[older as usize].newer = newer,
+            Some(older) => links.0[older].newer = newer,
             None => self.oldest = newer,
         }
         match some(newer) {
-            Some(newer) => links.0[newer as usize].older = older,
+            Some(newer) => links.0[newer].older = older,
             None => self.newest = older,
         }
     }

@@ -5,8 +5,19 @@
 //! weight 0 is LFU-DA (Arlitt et al. 2000), which saves the most bytes. Equal priorities go in order of use.
 
 use super::{Id, Policy};
+use crate::cache::segments::Segments;
 
-const NOWHERE: u32 = u32::MAX;
+const NOWHERE: Place = Place(u32::MAX);
+
+/// A place in the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(u32);
+
+impl Default for Place {
+    fn default() -> Self {
+        NOWHERE
+    }
+}
 
 /// A turn's part of a priority: a tie-break that never outweighs a use, for 10^8 operations between two evictions.
 const TURN: f64 = 1e-9;
@@ -23,10 +34,10 @@ pub struct Greedy {
     /// A binary heap, lowest priority first.
     heap: Vec<(f64, Id)>,
     /// Where in the heap an object is.
-    places: Vec<u32>,
-    uses: Vec<u16>,
+    places: Segments<Place>,
+    uses: Segments<u16>,
     /// Size^weight, in units. Empty for weight 0.
-    costs: Vec<f32>,
+    costs: Segments<f32>,
     floor: f64,
     turn: f64,
 }
@@ -47,9 +58,9 @@ impl Greedy {
             unit: (1 << 20) as f64,
             weight,
             heap: Vec::new(),
-            places: Vec::new(),
-            uses: Vec::new(),
-            costs: Vec::new(),
+            places: Segments::default(),
+            uses: Segments::default(),
+            costs: Segments::default(),
             floor: 0.0,
             turn: 0.0,
         }
@@ -57,18 +68,18 @@ impl Greedy {
 
     fn priority(&mut self, id: Id) -> f64 {
         self.turn += TURN;
-        let cost = self.costs.get(id as usize).copied().map_or(1.0, f64::from);
-        self.floor + f64::from(self.uses[id as usize]) / cost + self.turn
+        let cost = self.costs.get(id).copied().map_or(1.0, f64::from);
+        self.floor + f64::from(self.uses[id]) / cost + self.turn
     }
 
     fn place(&self, id: Id) -> Option<usize> {
-        self.places.get(id as usize).copied().filter(|place| *place != NOWHERE).map(|place| place as usize)
+        self.places.get(id).copied().filter(|place| *place != NOWHERE).map(|place| place.0 as usize)
     }
 
     fn swap(&mut self, a: usize, b: usize) {
         self.heap.swap(a, b);
-        self.places[self.heap[a].1 as usize] = a as u32;
-        self.places[self.heap[b].1 as usize] = b as u32;
+        self.places[self.heap[a].1] = Place(a as u32);
+        self.places[self.heap[b].1] = Place(b as u32);
     }
 
     fn up(&mut self, mut at: usize) {
@@ -97,7 +108,7 @@ impl Greedy {
         let last = self.heap.len() - 1;
         self.swap(place, last);
         if let Some((_, id)) = self.heap.pop() {
-            self.places[id as usize] = NOWHERE;
+            self.places[id] = NOWHERE;
         }
         if place < self.heap.len() {
             self.up(place);
@@ -108,25 +119,23 @@ impl Greedy {
 
 impl Policy for Greedy {
     fn insert(&mut self, id: Id, _name: u64, size: u64) {
-        if self.places.len() <= id as usize {
-            self.places.resize(id as usize + 1, NOWHERE);
-        }
-        super::s3fifo::grow(&mut self.uses, id);
-        self.uses[id as usize] = 1;
+        self.places.grow(id);
+        self.uses.grow(id);
+        self.uses[id] = 1;
         if self.weight > 0.0 {
-            super::s3fifo::grow(&mut self.costs, id);
+            self.costs.grow(id);
             // An empty object costs a file all the same.
-            self.costs[id as usize] = ((size.max(4096) as f64) / self.unit).powf(self.weight) as f32;
+            self.costs[id] = ((size.max(4096) as f64) / self.unit).powf(self.weight) as f32;
         }
         let priority = self.priority(id);
-        self.places[id as usize] = self.heap.len() as u32;
+        self.places[id] = Place(self.heap.len() as u32);
         self.heap.push((priority, id));
         self.up(self.heap.len() - 1);
     }
 
     fn touch(&mut self, id: Id) {
         let Some(place) = self.place(id) else { return };
-        let uses = &mut self.uses[id as usize];
+        let uses = &mut self.uses[id];
         *uses = (*uses + 1).min(MAX_USES);
         self.heap[place].0 = self.priority(id);
         self.down(place);
@@ -150,9 +159,23 @@ impl Policy for Greedy {
         self.heap.first().map(|(_, id)| *id)
     }
 
-    fn order(&self) -> Vec<Id> {
+    fn order(&self) -> Box<dyn Iterator<Item = Id> + '_> {
         let mut all = self.heap.clone();
         all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        all.into_iter().map(|(_, id)| id).collect()
+        Box::new(all.into_iter().map(|(_, id)| id))
+    }
+
+    fn heat(&self, id: Id) -> u8 {
+        // By powers of two: 1, 2 to 3, 4 to 7, … 64 uses and more.
+        self.uses.get(id).map_or(0, |uses| uses.checked_ilog2().unwrap_or(0).min(6) as u8)
+    }
+
+    fn restore(&mut self, id: Id, name: u64, size: u64, heat: u8) {
+        self.insert(id, name, size);
+        self.uses[id] = 1 << heat.min(6);
+        if let Some(place) = self.place(id) {
+            self.heap[place].0 = self.priority(id);
+            self.down(place);
+        }
     }
 }

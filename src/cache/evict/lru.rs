@@ -2,31 +2,32 @@
 
 use super::chain::{Chain, Links};
 use super::{Id, Policy};
+use crate::cache::segments::Segments;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Lru {
     links: Links,
     chain: Chain,
-    known: Vec<bool>,
+    known: Segments<bool>,
 }
 
 impl Policy for Lru {
     fn insert(&mut self, id: Id, _name: u64, _size: u64) {
-        super::s3fifo::grow(&mut self.known, id);
-        self.known[id as usize] = true;
+        self.known.grow(id);
+        self.known[id] = true;
         self.chain.push(&mut self.links, id);
     }
 
     fn touch(&mut self, id: Id) {
-        if self.known.get(id as usize) == Some(&true) && self.chain.newest() != Some(id) {
+        if self.known.get(id) == Some(&true) && self.chain.newest() != Some(id) {
             self.chain.remove(&mut self.links, id);
             self.chain.push(&mut self.links, id);
         }
     }
 
     fn remove(&mut self, id: Id) {
-        if let Some(known) = self.known.get_mut(id as usize)
+        if let Some(known) = self.known.get_mut(id)
             && std::mem::take(known)
         {
             self.chain.remove(&mut self.links, id);
@@ -43,7 +44,7 @@ impl Policy for Lru {
         self.chain.oldest()
     }
 
-    fn order(&self) -> Vec<Id> {
-        self.chain.iter(&self.links).collect()
+    fn order(&self) -> Box<dyn Iterator<Item = Id> + '_> {
+        Box::new(self.chain.iter(&self.links))
     }
 }

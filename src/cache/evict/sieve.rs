@@ -3,6 +3,7 @@
 
 use super::chain::{Chain, Links};
 use super::{Id, Policy};
+use crate::cache::segments::Segments;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mark {
@@ -17,25 +18,25 @@ enum Mark {
 pub struct Sieve {
     links: Links,
     chain: Chain,
-    marks: Vec<Mark>,
+    marks: Segments<Mark>,
     hand: Option<Id>,
 }
 
 impl Policy for Sieve {
     fn insert(&mut self, id: Id, _name: u64, _size: u64) {
-        super::s3fifo::grow(&mut self.marks, id);
-        self.marks[id as usize] = Mark::Unused;
+        self.marks.grow(id);
+        self.marks[id] = Mark::Unused;
         self.chain.push(&mut self.links, id);
     }
 
     fn touch(&mut self, id: Id) {
-        if let Some(mark) = self.marks.get_mut(id as usize).filter(|mark| **mark != Mark::Unknown) {
+        if let Some(mark) = self.marks.get_mut(id).filter(|mark| **mark != Mark::Unknown) {
             *mark = Mark::Used;
         }
     }
 
     fn remove(&mut self, id: Id) {
-        let Some(mark) = self.marks.get_mut(id as usize) else { return };
+        let Some(mark) = self.marks.get_mut(id) else { return };
         if std::mem::take(mark) != Mark::Unknown {
             if self.hand == Some(id) {
                 self.hand = self.links.newer(id);
@@ -46,8 +47,8 @@ impl Policy for Sieve {
 
     fn evict(&mut self) -> Option<Id> {
         let mut at = self.hand.or(self.chain.oldest())?;
-        while self.marks[at as usize] == Mark::Used {
-            self.marks[at as usize] = Mark::Unused;
+        while self.marks[at] == Mark::Used {
+            self.marks[at] = Mark::Unused;
             at = self.links.newer(at).or(self.chain.oldest())?;
         }
         self.hand = self.links.newer(at);
@@ -59,11 +60,23 @@ impl Policy for Sieve {
         self.hand.or(self.chain.oldest())
     }
 
-    fn order(&self) -> Vec<Id> {
-        let from_hand = std::iter::successors(self.hand, |id| self.links.newer(*id));
-        let before = self.chain.iter(&self.links).take_while(|id| Some(*id) != self.hand);
-        let all: Vec<Id> = from_hand.chain(before).collect();
-        let (used, unused): (Vec<Id>, Vec<Id>) = all.into_iter().partition(|id| self.marks[*id as usize] == Mark::Used);
-        [unused, used].concat()
+    fn order(&self) -> Box<dyn Iterator<Item = Id> + '_> {
+        let walk = || {
+            let from_hand = std::iter::successors(self.hand, |id| self.links.newer(*id));
+            from_hand.chain(self.chain.iter(&self.links).take_while(|id| Some(*id) != self.hand))
+        };
+        let unused = walk().filter(|id| self.marks[*id] != Mark::Used);
+        Box::new(unused.chain(walk().filter(|id| self.marks[*id] == Mark::Used)))
+    }
+
+    fn heat(&self, id: Id) -> u8 {
+        u8::from(self.marks.get(id) == Some(&Mark::Used))
+    }
+
+    fn restore(&mut self, id: Id, name: u64, size: u64, heat: u8) {
+        self.insert(id, name, size);
+        if heat > 0 {
+            self.touch(id);
+        }
     }
 }

@@ -42,8 +42,8 @@ fn room_is_made_by_use_leftovers_first() {
     assert_eq!(
         victims,
         [
-            Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest },
-            Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs }
+            Victim { digest: digest(9), size: 10, class: 0, place: Place::Ingest, stamp: 0 },
+            Victim { digest: digest(1), size: 30, class: 0, place: Place::Blobs, stamp: 0 }
         ]
     );
     assert_eq!(index.totals(), (100, 2));
@@ -87,7 +87,7 @@ proptest! {
                         fills.insert(n, taken);
                     }
                 }
-                (1, Some(fill)) => { let size = fill.bytes(); fill.published(digest(n), size); }
+                (1, Some(fill)) => { let size = fill.bytes(); fill.published(digest(n), size, 0); }
                 (2, Some(fill)) => { let size = fill.bytes() / 2; fill.left_over(digest(n), size); }
                 (3, Some(fill)) => drop(fill),
                 (_, Some(fill)) => { fills.insert(n, fill); }

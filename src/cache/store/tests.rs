@@ -93,3 +93,62 @@ fn a_folder_has_one_process_and_one_meaning() {
     fs::write(foreign.join("letter"), "").unwrap();
     assert!(matches!(Store::open(&foreign), Err(StoreError::Foreign(_))));
 }
+
+/// `ingest/` and what it has of this digest.
+fn list_path(store: &Store, digest: &Digest) -> PathBuf {
+    store.ingest_dir().join(format!("sha256-{}.parts", digest.hex()))
+}
+
+#[test]
+fn i1_a_hole_is_not_content_and_what_is_beyond_it_is_kept() {
+    let (dir, store) = store();
+    let digest = Digest::of(Algorithm::Sha256, b"one two three");
+    let mut ingest = store.ingest(&digest).unwrap();
+    ingest.allocate(13).unwrap();
+    let parts = ingest.scatter().unwrap();
+    parts.write(8, &[Bytes::from_static(b"th"), Bytes::from_static(b"ree")]).unwrap();
+    parts.write(0, &[Bytes::from_static(b"one ")]).unwrap();
+    ingest.absorb(4).unwrap();
+    assert_eq!((ingest.len(), ingest.settle().unwrap()), (4, 13));
+    drop((ingest, parts, store));
+
+    // The next process; the one before it tore a line and began another one behind it.
+    let store = Store::open(&dir.path().join("cache")).unwrap();
+    let list = list_path(&store, &digest);
+    let mut text = fs::read_to_string(&list).unwrap();
+    text.push_str("+4 8+nonsense\n+9 2\n+0 99\n+4 ");
+    fs::write(&list, text).unwrap();
+    let mut ingest = store.ingest(&digest).unwrap();
+    assert_eq!((ingest.len(), ingest.beyond()), (4, &[8..13][..]));
+    assert!(!ingest.is_complete());
+    ingest.scatter().unwrap().write(4, &[Bytes::from_static(b"two ")]).unwrap();
+    ingest.absorb(13).unwrap();
+    store.publish(&ingest.verify().unwrap()).unwrap();
+    assert_eq!(published(&store, &digest).unwrap(), b"one two three");
+    assert_eq!(fs::read_dir(store.ingest_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_with_holes_can_be_closed_up_and_its_list_goes_with_it() {
+    let (dir, store) = store();
+    let digest = Digest::of(Algorithm::Sha256, b"one two three");
+    for closed in [true, false] {
+        let mut ingest = store.ingest(&digest).unwrap();
+        ingest.append(&[Bytes::from_static(b"one ")]).unwrap();
+        ingest.scatter().unwrap().write(8, &[Bytes::from_static(b"three")]).unwrap();
+        if closed {
+            ingest.close_up().unwrap();
+            assert!(!list_path(&store, &digest).exists());
+            assert_eq!(ingest.settle().unwrap(), 4);
+        }
+        drop(ingest);
+        assert_eq!(store.ingest(&digest).unwrap().len(), 4);
+        store.remove_ingest(&digest).unwrap();
+        assert_eq!(fs::read_dir(store.ingest_dir()).unwrap().count(), 0);
+    }
+    // A list whose file has gone: a process ended between the two.
+    fs::write(list_path(&store, &digest), "+0 4\n").unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("cache")).unwrap();
+    assert_eq!(fs::read_dir(store.ingest_dir()).unwrap().count(), 0);
+}

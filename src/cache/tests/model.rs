@@ -45,7 +45,7 @@ fn start(dir: &Path, eviction: config::Eviction) -> Arc<Cache> {
     };
     let cache = Cache::open(&config, Arc::new(Metrics::new())).unwrap();
     scan::scan(&cache.store, &cache.index).unwrap();
-    cache.scanned.send_replace(true);
+    cache.scanned.send_replace(Scan::Complete);
     cache
 }
 

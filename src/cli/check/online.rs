@@ -59,7 +59,7 @@ fn told(name: &UpstreamName, steps: &[Step]) -> String {
 }
 
 /// `upstream/repository:tag`; without an upstream it is the default one's, as docker writes images.
-fn parse(config: &Config, image: &str) -> anyhow::Result<(UpstreamName, Repository, Reference)> {
+pub(super) fn parse(config: &Config, image: &str) -> anyhow::Result<(UpstreamName, Repository, Reference)> {
     let upstream = image.split_once('/').and_then(|(first, rest)| Some((first.parse::<UpstreamName>().ok()?, rest)));
     let (upstream, rest) = upstream
         .filter(|(name, _)| config.upstreams.contains_key(name))

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor, value::UnitDeserializer};
 use serde::forward_to_deserialize_any;
 
-use super::{Admin, Breaker, Cache, CredentialsTable, Fill, Freshness, Import, Log, Quota, Raw, Server, Tls, Upstream};
+use super::{Access, Admin, Breaker, Cache, CredentialsTable, Fill, Freshness, Import, Log, Quota, Raw, Server, Tls, Upstream};
 
 /// The keys that may stand in the table at `path`; `None` where any key may, or where there is no table of ours.
 pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'static str]> {
@@ -13,6 +13,7 @@ pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'stati
     match path[..] {
         [] => keys_of::<Raw>(),
         ["server"] => keys_of::<Server>(),
+        ["access"] => keys_of::<Access>(),
         ["server", "tls"] => keys_of::<Tls>(),
         ["admin"] => keys_of::<Admin>(),
         ["cache"] => keys_of::<Cache>(),

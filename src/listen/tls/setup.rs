@@ -18,9 +18,6 @@ use crate::config::{self, KeyPair, TlsVersion};
 /// The name of HTTP/2 in ALPN (RFC 9113, 3.2).
 pub(super) const HTTP2: &[u8] = b"h2";
 
-/// Plaintext that waits to be sent, encrypted, to a client that is slower: four records, one write.
-const SEND_BUFFER: usize = 64 << 10;
-
 /// Why the certificates cannot be used. Names the file, never what stands in it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -66,6 +66,7 @@ pub(super) async fn complete(
         let scope = &root.image.scope;
         for (digest, media_type) in manifests {
             publish(cache, staged, &built, &digest).await?;
+            cache.learn_manifest(scope, &digest, &media_type).await;
             cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
         }
         let mut unchanged = false;
@@ -84,6 +85,7 @@ pub(super) async fn complete(
     for (scope, subject, list, walked) in lists {
         for (digest, media_type) in walked.into_iter().flatten() {
             publish(cache, staged, &built, &digest).await?;
+            cache.learn_manifest(scope, &digest, &media_type).await;
             cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
         }
         let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": list }).to_string();

@@ -118,6 +118,9 @@ async fn a_good_one_is_visible_whole_and_twice_is_once() {
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/app".parse().unwrap() };
     let record = site.cache.tag(&scope, &"1".parse().unwrap()).await.unwrap();
     assert!(record.imported && record.digest == digest(&manifest()));
+    let parts = site.cache.catalog.parts(&record.digest).expect("known without a pull or a restart");
+    assert_eq!(parts.iter().map(|part| part.digest).collect::<Vec<_>>(), [digest(CONFIG), digest(LAYER)]);
+    assert_eq!(site.cache.catalog.repositories_of(&digest(LAYER), 9), std::slice::from_ref(&scope));
     let again = site.import(&archive(&good())).await.unwrap();
     assert_eq!((again.new_blobs, again.known_blobs, again.images[0].unchanged), (0, 3, true));
 }

@@ -1,5 +1,6 @@
 """The clients: each can pull, remove, and say what it now holds. None of them can reach anything but the mirror."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -16,30 +17,42 @@ def _expect(name, found, wanted):
         raise AssertionError(f"{name}: {found} is not {wanted}")
 
 
-def registries_conf(path, mirrors):
-    """Writes a registries.conf: for each registry one mirror, and a primary that is nowhere."""
+def registries_conf(path, mirrors, authority=None):
+    """Writes a registries.conf: for each registry one mirror, and a primary that is nowhere. With an `authority` mirrors speak
+    TLS, and it alone is believed."""
+    insecure = "false" if authority else "true"
     entries = [
         f'[[registry]]\nprefix = "{registry}"\nlocation = "{NOWHERE}"\ninsecure = true\n'
-        f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n' for registry, location in mirrors.items()]
+        f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = {insecure}\n' for registry, location in mirrors.items()]
     path.write_text("unqualified-search-registries = []\nshort-name-mode = \"disabled\"\n" + "\n".join(entries))
-    return {"CONTAINERS_REGISTRIES_CONF": str(path)}
+    return {"CONTAINERS_REGISTRIES_CONF": str(path)} | ({"SSL_CERT_FILE": str(authority)} if authority else {})
+
+
+def _auth(folder, mirrors, login):
+    """Options that have containers/image sign in to the mirrors: a login on the command line is for the registry alone."""
+    if not login:
+        return []
+    auth = base64.b64encode(login.encode()).decode()
+    path = folder / "auth.json"
+    path.write_text(json.dumps({"auths": {location: {"auth": auth} for location in mirrors.values()}}))
+    return ["--authfile", path]
 
 
 class Skopeo:
     """`skopeo copy` to a folder: the bytes as they came, every platform of an index."""
 
-    def __init__(self, folder, mirrors):
+    def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
-        self._folder = folder
+        self._folder, self._mirrors = folder, mirrors
         self._registries_conf = folder / "registries.conf"
-        registries_conf(self._registries_conf, mirrors)
+        self._environment = registries_conf(self._registries_conf, mirrors, authority)
 
     def pull(self, image, registry="docker.io", into="image", timeout=180, login=None):
         target = self._folder / into
         shutil.rmtree(target, ignore_errors=True)
-        login = [f"--src-creds={login}"] if login else ["--src-no-creds"]
-        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all", *login,
-             "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], timeout=timeout)
+        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all",
+             "--preserve-digests", *_auth(self._folder, self._mirrors, login), f"docker://{image.reference(registry)}", f"dir:{target}"],
+            env=self._environment, timeout=timeout)
 
     def wants(self, image):
         return image.blobs
@@ -65,9 +78,10 @@ class _Store:
 
     command = ""
 
-    def __init__(self, folder, mirrors):
+    def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
-        environment = registries_conf(folder / "registries.conf", mirrors)
+        self._folder, self._mirrors = folder, mirrors
+        environment = registries_conf(folder / "registries.conf", mirrors, authority)
         self._environment = environment | {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
         (folder / "run").mkdir()
         self._options = ["--root", folder / "root", "--runroot", folder / "run", "--storage-driver", "vfs"]
@@ -76,8 +90,7 @@ class _Store:
         return run([self.command, *self._options, *words], env=self._environment, timeout=timeout)
 
     def pull(self, image, registry="docker.io", timeout=180, login=None):
-        login = [f"--creds={login}"] if login else []
-        self._run("pull", "--quiet", *login, image.reference(registry), timeout=timeout)
+        self._run("pull", "--quiet", *_auth(self._folder, self._mirrors, login), image.reference(registry), timeout=timeout)
 
     def wants(self, image):
         return image.for_host().blobs
@@ -91,8 +104,8 @@ class Podman(_Store):
 
     command = "podman"
 
-    def __init__(self, folder, mirrors):
-        super().__init__(folder, mirrors)
+    def __init__(self, folder, mirrors, authority=None):
+        super().__init__(folder, mirrors, authority)
         self._options += ["--tmpdir", folder / "run" / "libpod", "--events-backend", "none", "--cgroup-manager", "cgroupfs"]
 
     def check(self, image, registry="docker.io"):
@@ -141,11 +154,14 @@ content_sharing_policy = "isolated"
         self.process = Process(name, ["containerd", "--config", config])
         wait_until(self._answers, "containerd answers", process=self.process)
 
-    def set_host(self, registry, url, override_path=False):
+    def set_host(self, registry, url, override_path=False, authority=None, header=None):
         (self._hosts / registry).mkdir(parents=True, exist_ok=True)
         (self._hosts / registry / "hosts.toml").write_text(
             f'server = "http://{NOWHERE}"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
-            + ("override_path = true\n" if override_path else ""))
+            + ("override_path = true\n" if override_path else "")
+            + (f'ca = "{authority}"\n' if authority else "")
+            + (f'[host."{url}".header]\n' if header else "")
+            + "".join(f"{name} = {json.dumps(value)}\n" for name, value in (header or {}).items()))
 
     @property
     def socket(self):
@@ -163,8 +179,8 @@ content_sharing_policy = "isolated"
             return False
         return True
 
-    def pull(self, image, registry="docker.io", namespace=None, timeout=180):
-        self._ctr("images", "pull", "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
+    def pull(self, image, registry="docker.io", namespace=None, timeout=180, options=()):
+        self._ctr("images", "pull", *options, "--snapshotter", "native", "--hosts-dir", self._hosts, image.reference(registry),
                   namespace=namespace, timeout=timeout)
 
     def wants(self, image):
@@ -190,7 +206,7 @@ content_sharing_policy = "isolated"
 class Docker:
     """A dockerd of its own with `registry-mirrors`; Docker mirrors docker.io only."""
 
-    def __init__(self, name, folder, mirror, containerd):
+    def __init__(self, name, folder, mirror, containerd, authority=None):
         folder.mkdir(parents=True)
         self._socket = folder / "docker.sock"
         # Neither a user's context nor a user's credentials.
@@ -201,7 +217,8 @@ class Docker:
             "pidfile": str(folder / "docker.pid"), "hosts": [f"unix://{self._socket}"], "containerd": str(containerd.socket),
             "iptables": False, "bridge": "none", "storage-driver": "vfs",
         }))
-        self.process = Process(name, ["dockerd", "--config-file", config], env=_NO_WAY_OUT)
+        self.process = Process(name, ["dockerd", "--config-file", config],
+                               env=_NO_WAY_OUT | ({"SSL_CERT_FILE": str(authority)} if authority else {}))
         wait_until(self._answers, "dockerd answers", timeout=60, process=self.process)
 
     def _docker(self, *words, timeout=180):

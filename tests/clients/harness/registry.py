@@ -7,7 +7,7 @@ from .process import Process, free_port, listens, run, wait_until
 
 USER, PASSWORD = "puller", "s3cret-of-the-tests"
 # bcrypt of PASSWORD, made once by `htpasswd -nbB`.
-_HTPASSWD = f"{USER}:$2y$04$nnULjcs.LRXxzwr6vP22veWSBzyi89SULAKuKhc4IZCox9tuoDANC\n"
+HTPASSWD = f"{USER}:$2y$04$nnULjcs.LRXxzwr6vP22veWSBzyi89SULAKuKhc4IZCox9tuoDANC\n"
 
 
 class Registry:
@@ -25,10 +25,10 @@ class Registry:
             "http": {"addr": f"127.0.0.1:{self.port}"},
         }
         if password:
-            (folder / "htpasswd").write_text(_HTPASSWD)
+            (folder / "htpasswd").write_text(HTPASSWD)
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
         if tls:
-            self.authority, certificate, key = _certificates(folder)
+            self.authority, certificate, key = certificates(folder)
             config["http"]["tls"] = {"certificate": str(certificate), "key": str(key)}
         (folder / "config.yml").write_text(json.dumps(config))
         self.process = Process(name, ["docker-registry", "serve", folder / "config.yml"])
@@ -42,7 +42,7 @@ class Registry:
         return image
 
 
-def _certificates(folder):
+def certificates(folder):
     """An authority, and a certificate for 127.0.0.1 that it signed: (authority, certificate, key)."""
     def openssl(*words):
         subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)

@@ -126,7 +126,7 @@ impl Sim {
         let (visibility, verdict_for) = (site.visibility, site.verdict_for);
         let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone(), visibility, verdict_for };
         let pull = Pull::new(BTreeMap::from([(hub(), site)]), cache, fills, metrics.clone());
-        Self { pull, policy: Policy::new(&config.upstreams), metrics, upstream, folder, maintained }
+        Self { pull, policy: Policy::new(&config, metrics.clone()).unwrap(), metrics, upstream, folder, maintained }
     }
 
     /// An upstream with these images, and a mirror that has their manifests.
@@ -150,7 +150,10 @@ impl Sim {
     pub async fn get(&self, repository: &str, wanted: Wanted) -> Got {
         let headers = HeaderMap::new();
         let caller = Caller { peer: &Peer::default(), headers: &headers };
-        let permit = self.policy.admit(&caller, &hub(), &repository.parse().unwrap()).expect("allowed");
+        let permit = self
+            .policy
+            .admit(&self.policy.identify(&caller, None).await.unwrap(), &hub(), &repository.parse().unwrap())
+            .expect("allowed");
         let request = pull::Request { head: false, headers: &headers, path: "/", namespace: None, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();
         let mut body = Vec::new();

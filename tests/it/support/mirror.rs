@@ -1,7 +1,7 @@
 //! The mirror under test, in this process, on free ports, with a cache folder of its own.
 
 mod files;
-mod process;
+pub mod process;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -113,9 +113,21 @@ impl Mirror {
         files
     }
 
+    /// Hands it a changed configuration, as SIGHUP does.
+    pub async fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), app::ReloadError> {
+        change(&mut self.settings);
+        let config = Config::parse(&self.settings.text(), "test").expect("a configuration");
+        within("the configuration to be taken", self.running.reload(config)).await
+    }
+
     /// Where clients pull.
     pub fn address(&self) -> SocketAddr {
         self.running.addresses()[0]
+    }
+
+    /// All addresses at which clients pull.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.addresses()
     }
 
     /// Where health, metrics and the switches are.

@@ -2,5 +2,7 @@
 
 #![cfg(loom)]
 
+#[path = "../../../src/fill/extents.rs"]
+pub mod extents;
 #[path = "../../../src/fill/progress.rs"]
 pub mod progress;

@@ -77,6 +77,23 @@ impl Process {
         Killed { settings: self.settings, folder: self.folder, cache: self.cache }
     }
 
+    /// Writes another configuration file; nobody is told.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        std::fs::write(self.folder.path().join("config.toml"), self.settings.text()).expect("the configuration is written");
+    }
+
+    /// Writes something as the configuration file.
+    pub fn configure_badly(&self, text: &str) {
+        std::fs::write(self.folder.path().join("config.toml"), text).expect("the configuration is written");
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let id = rustix::process::Pid::from_raw(i32::try_from(self.id()).expect("a process id")).expect("a process id");
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
+    }
+
     /// Where clients pull.
     pub fn address(&self) -> SocketAddr {
         self.address

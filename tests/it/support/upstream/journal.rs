@@ -32,11 +32,18 @@ impl Request {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
-    /// Where a single, open-ended `Range` begins; 0 without one.
+    /// Where a single `Range` begins; 0 without one.
     pub fn from(&self) -> u64 {
-        let Some(range) = self.header("range") else { return 0 };
-        let from = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
-        from.and_then(|from| from.parse().ok()).unwrap_or_else(|| panic!("no open-ended range: {range}"))
+        self.range().map_or(0, |(from, _)| from)
+    }
+
+    /// A single `Range`: its first byte, and its last unless it is open-ended. `None` without one.
+    pub fn range(&self) -> Option<(u64, Option<u64>)> {
+        let range = self.header("range")?;
+        let ends = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+        let parsed =
+            ends.and_then(|(from, to)| Some((from.parse().ok()?, if to.is_empty() { None } else { Some(to.parse().ok()?) })));
+        Some(parsed.unwrap_or_else(|| panic!("not a single range: {range}")))
     }
 
     /// A value from the query, percent-decoded.

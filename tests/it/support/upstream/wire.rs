@@ -177,7 +177,9 @@ async fn body(socket: &mut dyn Socket, reply: &Reply, act: &Act, gate: Option<&G
         let Ok(()) = write(socket, reply, position..end).await else { return After::Gone };
         entry.sent(end - position);
         position = end;
+        // Not after the last one: the next request may come before the pause is over, and would be taken for a farewell.
         if let Some((_, pause)) = act.drip
+            && position < limit
             && unless_gone(socket, tokio::time::sleep(pause)).await.is_none()
         {
             return After::Gone;

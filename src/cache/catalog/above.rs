@@ -1,0 +1,117 @@
+//! From an object upwards: what names it, where it is, and what has lost its meaning.
+
+use std::collections::HashSet;
+use std::time::SystemTime;
+
+use super::{CHUNK, Catalog};
+use crate::cache::evict::Id;
+use crate::cache::index::seconds;
+use crate::oci::{Digest, Scope};
+
+/// Manifests of an object that are looked at for its repositories.
+const OWNERS: usize = 10_000;
+
+/// So long, in seconds, a manifest may be on its way to the disk after it was noted.
+const ON_ITS_WAY: u32 = 120;
+
+impl Catalog {
+    /// The repositories that have an object: their manifests, or what is part of them.
+    pub fn repositories_of(&self, digest: &Digest, limit: usize) -> Vec<Scope> {
+        let inner = self.lock();
+        let Some(id) = self.index.lock().objects.find(digest) else { return Vec::new() };
+        // An index's parts have their own manifests in the same repository, so one step up is enough.
+        let mut seen = HashSet::new();
+        let homes = std::iter::once(id).chain(inner.owners.of(id).take(OWNERS)).flat_map(|owner| inner.homes.of(owner));
+        let names = homes.filter(|number| seen.insert(*number)).filter_map(|number| inner.home(number));
+        let mut scopes: Vec<Scope> = names.take(limit).map(|repo| repo.scope.clone()).collect();
+        scopes.sort_by_cached_key(ToString::to_string);
+        scopes
+    }
+
+    /// The manifests here, among those whose files are here, that name an object; at most `limit`.
+    pub fn owners_of(&self, digest: &Digest, limit: usize) -> Vec<Digest> {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let Some(id) = state.objects.find(digest) else { return Vec::new() };
+        let owners = inner.owners.of(id).filter(|own| state.objects.get(*own).present);
+        owners.take(limit).map(|own| state.objects.digest(own)).collect()
+    }
+
+    /// How many manifests whose files are here name an object; not counted beyond `most`.
+    pub fn count_owners(&self, digest: &Digest, most: usize) -> usize {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let Some(id) = state.objects.find(digest) else { return 0 };
+        inner.owners.of(id).filter(|own| state.objects.get(*own).present).take(most).count()
+    }
+
+    /// Which of `parts` no manifest here needs, once `gone` are: what may go with them.
+    pub fn unshared(&self, parts: &[Digest], gone: &HashSet<Digest>) -> Vec<Digest> {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let gone: HashSet<Id> = gone.iter().filter_map(|digest| state.objects.find(digest)).collect();
+        let is_needed = |id: Id| inner.owners.of(id).any(|own| state.objects.get(own).present && !gone.contains(&own));
+        parts.iter().filter(|digest| state.objects.find(digest).is_none_or(|id| !is_needed(id))).copied().collect()
+    }
+
+    /// Forgets images whose manifests are gone, some at a time; the records that have lost their meaning, and whether
+    /// there are more.
+    pub fn prune(&self) -> (Vec<(Scope, Digest)>, bool) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut state = self.index.lock();
+        let (now, mut records) = (seconds(SystemTime::now()), Vec::new());
+        let from = state.orphans.len().saturating_sub(CHUNK);
+        let more = from > 0;
+        for (id, noted) in state.orphans.split_off(from) {
+            let entry = state.objects.get_mut(id);
+            if entry.present || !entry.manifest {
+                continue;
+            }
+            if now.saturating_sub(noted) < ON_ITS_WAY {
+                state.waiting.push((id, noted));
+                continue;
+            }
+            entry.manifest = false;
+            let digest = state.objects.digest(id);
+            let homes: Vec<Id> = inner.homes.of(id).collect();
+            for number in homes {
+                let Some(repo) = inner.names.get(&number).and_then(|name| inner.repos.get_mut(name)) else { continue };
+                let Some(slot) = repo.manifests.remove(&id) else { continue };
+                records.push((repo.scope.clone(), digest));
+                let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
+                inner.homes.remove(id, slot);
+                state.release(id);
+                if is_empty {
+                    inner.forget_repo(number);
+                }
+            }
+            if let Some(image) = inner.images.remove(&id) {
+                for part in image.parts {
+                    inner.owners.remove(part.id, part.slot);
+                    state.release(part.id);
+                }
+                state.release(id);
+            }
+        }
+        if !more {
+            // Looked at again the next time.
+            let waiting = std::mem::take(&mut state.waiting);
+            state.orphans.extend(waiting);
+        }
+        (records, more)
+    }
+
+    /// How many records [`Catalog::prune`] would find without meaning.
+    pub fn count_prunable(&self) -> u64 {
+        let inner = self.lock();
+        let state = self.index.lock();
+        let now = seconds(SystemTime::now());
+        let gone = state.orphans.iter().filter(|(id, noted)| {
+            let entry = state.objects.get(*id);
+            !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY
+        });
+        let gone: HashSet<Id> = gone.map(|(id, _)| *id).collect();
+        gone.into_iter().map(|id| inner.homes.of(id).count() as u64).sum()
+    }
+}

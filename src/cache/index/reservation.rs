@@ -1,0 +1,71 @@
+//! Room in the disk tier: what is asked for, and what has been granted.
+//!
+//! A [`Reservation`] counts against the limit until it becomes an object or a leftover, or is dropped (I8).
+
+use std::sync::Arc;
+
+use super::{Class, Found, Index, Place, Victim};
+use crate::oci::Digest;
+
+/// What has to happen before a claim can be granted.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is granted.
+    Granted(Reservation),
+    /// This must be unlinked first; then [`Index::left`] is called and the claim made again.
+    Evict(Victim),
+    /// Others are unlinking: make the claim again in a moment.
+    Wait,
+    /// It cannot be granted, whatever is evicted.
+    Impossible,
+}
+
+/// Bytes set aside for one fill; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    pub(super) index: Arc<Index>,
+    pub(super) bytes: u64,
+    pub(super) class: Class,
+}
+
+impl Reservation {
+    /// How many bytes are set aside.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes over another reservation of the same index and quota.
+    pub fn absorb(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.index, &other.index) && self.class == other.class);
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Sets `bytes` of it apart, as far as it goes.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { index: self.index.clone(), bytes, class: self.class }
+    }
+
+    /// The fill has been published as an object of `size` bytes, in a file of this [`super::super::store::stamp`].
+    pub fn published(mut self, digest: Digest, size: u64, stamp: u32) {
+        let mut state = self.index.lock();
+        state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
+        state.insert(&digest, self.class, Found::now(size, stamp));
+    }
+
+    /// The fill stopped and left `size` bytes that can be resumed.
+    pub fn left_over(mut self, digest: Digest, size: u64) {
+        let mut state = self.index.lock();
+        state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
+        state.add_spare(Place::Ingest, digest, size);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.index.lock().share(self.class).reserved -= self.bytes;
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The one task a cache has: it reads the tree, then writes down recency and keeps house, and looks at what readers
+//! could not read, all for as long as the mirror runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use super::{Cache, NoRoom, Scan, scan};
+
+/// How long a tree that cannot be read is left alone: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Uses written down at a time; the index's lock is held for as long as it takes to list them.
+const USES: usize = 1024;
+
+impl Cache {
+    /// Reads the tree into the index, then keeps recency and names on disk up to date for ever. One task a mirror.
+    pub async fn maintain(self: Arc<Self>) {
+        tokio::join!(self.live(), self.clone().watch());
+    }
+
+    async fn live(self: &Arc<Self>) {
+        self.read_tree().await;
+        // Before anything can be evicted.
+        let this = self.clone();
+        let _ = spawn_blocking(move || this.survey_pins()).await;
+        self.scanned.send_replace(Scan::Complete);
+        // The limit may be lower than it was in the last process's time.
+        match self.reserve(0).await {
+            Ok(_) | Err(NoRoom::Full { .. }) => {}
+            Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
+        }
+        let this = self.clone();
+        let _ = spawn_blocking(move || this.survey()).await;
+        self.surveyed.send_replace(true);
+        let mut every = tokio::time::interval(Duration::from_secs(60));
+        loop {
+            every.tick().await;
+            self.flush().await;
+            self.keep_house().await;
+        }
+    }
+
+    /// Reads the tree, as often as it takes. Meanwhile what is in it is served, and what is not passes through.
+    async fn read_tree(self: &Arc<Self>) {
+        let (mut pause, longest) = PAUSES;
+        loop {
+            let this = self.clone();
+            let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
+            match scan.map_err(std::io::Error::other).and_then(|scan| scan) {
+                Ok(found) => {
+                    tracing::info!(
+                        objects = found.objects,
+                        size_bytes = found.bytes,
+                        leftovers = found.leftovers,
+                        duration_ms = found.took.as_millis() as u64,
+                        "cache index is complete"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%error, retry_s = pause.as_secs(),
+                        "the cache folder cannot be read; what is in it is served, nothing is added");
+                    self.scanned.send_replace(Scan::Failed(Arc::new(error)));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Writes down recency and makes published names durable.
+    pub async fn flush(self: &Arc<Self>) {
+        let this = self.clone();
+        let flushed = spawn_blocking(move || {
+            this.write_uses();
+            this.store.sync_names()
+        })
+        .await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "cannot sync the cache folder");
+        }
+    }
+
+    fn write_uses(&self) {
+        loop {
+            let used = self.index.take_used(USES);
+            let last = used.len() < USES;
+            for used in &used {
+                let _stamping = self.stamping.lock();
+                // Evicted meanwhile, or a file system without times: recency is only a hint.
+                if let Ok(stamp) = self.store.set_used(used) {
+                    self.index.set_stamp(&used.digest, stamp);
+                }
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the index has seen the whole tree; an error while it cannot be read. Cancel-safe.
+    pub async fn until_scanned(&self) -> Result<(), NoRoom> {
+        let mut scanned = self.scanned.subscribe();
+        let scan = scanned.wait_for(|scan| !matches!(scan, Scan::Running)).await;
+        match scan.as_deref() {
+            Ok(Scan::Failed(error)) => Err(NoRoom::Disk(error.clone())),
+            // The sender lives in `self`.
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down what is only in memory, and lets another process have the folder. The last call a mirror makes.
+    pub async fn close(self: &Arc<Self>) {
+        self.flush().await;
+        self.store.release();
+    }
+}

@@ -1,0 +1,144 @@
+//! Room on disk: what is set aside for a fill, what goes for it, and how a file gets in.
+//!
+//! The account is the index's; here its victims are unlinked and its promises kept (I8). Called by the fills, by
+//! `transfer`, and by [`super::survey`] every minute.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
+use super::store::{Verified, stamp};
+use super::{Cache, NoRoom, SMALL, read};
+use crate::oci::{Digest, Scope};
+
+impl Cache {
+    /// Sets `bytes` of disk aside, evicting what was not used for longest (I8). Waits until the index is complete.
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
+        self.reserve_for(bytes, 0).await
+    }
+
+    /// As [`Cache::reserve`], within the quota of `class`.
+    pub async fn reserve_for(self: &Arc<Self>, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
+        self.until_scanned().await?;
+        let this = self.clone();
+        spawn_blocking(move || this.make_room(bytes, class)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
+    }
+
+    /// Blocks; see [`Cache::reserve_for`], which also waits until the index is complete.
+    pub fn make_room(&self, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
+        loop {
+            let space = self.store.space()?;
+            match self.index.claim(bytes, class, space) {
+                Claim::Granted(reservation) => return Ok(reservation),
+                Claim::Evict(victim) => self.evict(victim)?,
+                Claim::Wait => std::thread::sleep(Duration::from_millis(1)),
+                Claim::Impossible => {
+                    let Limits { max_size, min_free } = self.index.limits();
+                    return Err(NoRoom::Full { wanted: bytes, max_size, min_free, free: space.free });
+                }
+            }
+        }
+    }
+
+    pub(super) fn evict(&self, victim: Victim) -> io::Result<()> {
+        let removed = self.unlink(&victim);
+        if let Err(error) = removed {
+            self.index.stayed(victim);
+            return Err(error);
+        }
+        self.index.left(victim);
+        self.count_eviction(&victim, "space");
+        Ok(())
+    }
+
+    pub(super) fn unlink(&self, victim: &Victim) -> io::Result<()> {
+        match victim.place {
+            Place::Ingest => self.store.remove_ingest(&victim.digest),
+            Place::Quarantine => self.store.remove_quarantined(&victim.digest),
+            Place::Blobs => {
+                self.memory.forget_file(&victim.digest);
+                self.store.remove(&victim.digest)
+            }
+        }
+    }
+
+    pub(super) fn count_eviction(&self, victim: &Victim, reason: &str) {
+        self.metrics.evictions_total.with_label_values(&[reason]).inc();
+        self.metrics.evicted_bytes_total.inc_by(victim.size);
+        tracing::debug!(digest = %victim.digest, size_bytes = victim.size, place = ?victim.place, reason, "evicted");
+    }
+
+    /// Blocks. Looks whether the file system still has `min_free`; other writers may have taken it since a fill
+    /// reserved its room. Evicts until it has, or until nothing is left to evict.
+    pub fn keep_free(&self) -> Result<(), NoRoom> {
+        loop {
+            let space = self.store.space()?;
+            let Limits { max_size, min_free } = self.index.limits();
+            if space.free >= min_free {
+                return Ok(());
+            }
+            match self.index.shortage(space) {
+                Some(victim) => self.evict(victim)?,
+                None => return Err(NoRoom::Full { wanted: 0, max_size, min_free, free: space.free }),
+            }
+        }
+    }
+
+    /// Which quota content of a repository counts for.
+    pub fn class(&self, scope: &Scope) -> Class {
+        if self.quotas.is_empty() {
+            return 0;
+        }
+        let name = scope.to_string();
+        // The configuration has at most 254.
+        self.quotas.iter().position(|quota| quota.is_match(&name)).map_or(0, |at| (at + 1) as Class)
+    }
+
+    /// Hands what an earlier fill of `digest` left over to the caller. Waits until the index is complete.
+    pub async fn take_leftover(&self, digest: &Digest, class: Class) -> Result<Reservation, NoRoom> {
+        self.until_scanned().await?;
+        Ok(self.index.take_leftover(digest, class))
+    }
+
+    /// Blocks. Gives a verified file its name (I1) and takes it into the account and, if small, into memory.
+    pub fn publish(&self, verified: Verified, reservation: Reservation) -> io::Result<()> {
+        let (digest, size) = (*verified.digest(), verified.size());
+        if let Err(error) = self.store.publish(&verified) {
+            verified.discard();
+            return Err(error);
+        }
+        // One that is not known makes the next reader hash the file.
+        let stamp = verified.file().metadata().map_or(0, |meta| stamp(&meta));
+        reservation.published(digest, size, stamp);
+        if size > SMALL {
+            self.memory.insert_file(digest, verified.file().clone(), size);
+        } else if let Ok(bytes) = read::whole(verified.file(), size) {
+            // Not its file: a small object that is read again is hashed again.
+            self.memory.insert(digest, bytes);
+        }
+        Ok(())
+    }
+
+    /// Stores content that is whole in memory and has been found to match `digest`: manifests. Where the disk tier
+    /// cannot take it, it is kept in memory alone.
+    pub async fn put(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
+        self.memory.insert(digest, bytes.clone());
+        let reservation = self.reserve(bytes.len() as u64).await?;
+        let this = self.clone();
+        let stored = spawn_blocking(move || {
+            let mut ingest = this.store.ingest_whole(&digest)?;
+            if let Err(error) = ingest.append(&[bytes]) {
+                ingest.discard();
+                return Err(error);
+            }
+            let verified = ingest.verify().map_err(io::Error::other)?;
+            this.publish(verified, reservation)
+        })
+        .await;
+        Ok(stored.map_err(io::Error::other)??)
+    }
+}

@@ -1,0 +1,190 @@
+//! A disk that fails in the middle of things, and files that somebody else has changed.
+
+use std::future::poll_fn;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::cache::read::Reader;
+
+const EIO: i32 = 5;
+
+/// A cache without its maintenance, of which a test runs the parts it is about.
+fn idle(dir: &std::path::Path) -> Arc<Cache> {
+    let config = config::Cache {
+        dir: dir.into(),
+        max_size: Amount::Bytes(1 << 30),
+        min_free: Amount::Bytes(0),
+        ..config::Cache::default()
+    };
+    Cache::open(&config, Arc::new(Metrics::new())).unwrap()
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+fn path(dir: &std::path::Path, digest: &Digest) -> std::path::PathBuf {
+    dir.join("blobs/sha256").join(digest.hex())
+}
+
+/// A tree that cannot be read makes nobody wait: what is in it is served, the rest passes through, and it is tried again.
+#[tokio::test]
+async fn a_scan_that_fails_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (digest, content) = large(1);
+    let cache = idle(dir.path());
+    cache.scanned.send_replace(Scan::Complete);
+    cache.put(digest, content.clone()).await.unwrap();
+    drop(cache);
+
+    // Whichever of its calls fails.
+    let cache = idle(dir.path());
+    cache.store.faults().arm(u32::MAX, EIO, false);
+    scan::scan(&cache.store, &cache.index).unwrap();
+    let calls = cache.store.faults().disarm();
+    assert!(calls > 4, "{calls}");
+    drop(cache);
+    for call in 0..calls {
+        let cache = idle(dir.path());
+        cache.store.faults().arm(call, EIO, false);
+        let maintenance = tokio::spawn(cache.clone().maintain());
+        assert!(matches!(cache.until_scanned().await, Err(NoRoom::Disk(_))), "call {call}");
+        assert!(matches!(cache.reserve(1).await, Err(NoRoom::Disk(_))), "call {call}");
+        assert!(cache.take_leftover(&digest, 0).await.is_err());
+        assert_eq!(bytes(&cache.get(&digest).await.unwrap()), content, "what is here is served");
+        until("the next scan", || cache.is_scanned()).await;
+        assert_eq!(cache.disk_totals(), (SMALL + 1, 1));
+        cache.reserve(1).await.unwrap();
+        maintenance.abort();
+        let _ = maintenance.await;
+    }
+}
+
+/// Names that could not be made durable are tried again by the next flush.
+#[tokio::test]
+async fn a_folder_that_cannot_be_synced_is_synced_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    let (digest, content) = large(1);
+    cache.put(digest, content).await.unwrap();
+    let store = &cache.store;
+    for call in 0..2 {
+        store.faults().arm(call, EIO, false);
+        assert!(store.sync_names().is_err());
+    }
+    store.faults().arm(u32::MAX, EIO, false);
+    store.sync_names().unwrap();
+    assert_eq!(store.faults().disarm(), 2, "both folders are synced");
+    store.faults().arm(u32::MAX, EIO, false);
+    store.sync_names().unwrap();
+    assert_eq!(store.faults().disarm(), 0, "nothing has changed since");
+    assert!(cache.get(&digest).await.is_some());
+}
+
+/// A record that cannot be read is as good as none, and is there again when the disk is.
+#[tokio::test]
+async fn a_record_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    cache.until_scanned().await.unwrap();
+    until("the survey", || cache.is_surveyed()).await;
+    let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
+    let tag = "3.20".parse().unwrap();
+    let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Timestamp(5), imported: false };
+    cache.set_tag(&scope, &tag, record.clone()).await;
+    cache.records.reread();
+    cache.store.faults().arm(0, EIO, false);
+    assert_eq!(cache.tag(&scope, &tag).await, None);
+    // Nor can it be written: it is kept in memory.
+    let newer = TagRecord { checked_at: Timestamp(6), ..record.clone() };
+    cache.store.faults().arm(0, EIO, true);
+    cache.set_tag(&scope, &tag, newer.clone()).await;
+    cache.store.faults().disarm();
+    assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&newer));
+    cache.records.reread();
+    assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record));
+}
+
+/// EIO in the midst of a read: that reader fails, and nobody is given the file until it has been looked at. A sound
+/// file is served again then; a wrong one never is.
+#[tokio::test]
+async fn what_cannot_be_read_is_looked_at_before_it_is_served_again() {
+    for damaged in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = idle(dir.path());
+        cache.scanned.send_replace(Scan::Complete);
+        let (digest, content) = large(7);
+        cache.put(digest, content.clone()).await.unwrap();
+        // A put keeps small content in memory; this one is as a fill publishes it.
+        cache.memory.forget(&digest);
+        let Some(Hit { content: Content::File(file), size, .. }) = cache.get(&digest).await else { panic!("no file") };
+        let mut reader = Reader::new(file).with_alarm(cache.alarm(&digest));
+        let first = poll_fn(|cx| reader.poll_read(cx, 0, size)).await.unwrap();
+        assert!(!first.is_empty());
+        if damaged {
+            let mut wrong = content.to_vec();
+            wrong[1000] ^= 1;
+            std::fs::write(path(dir.path(), &digest), wrong).unwrap();
+        }
+        cache.store.faults().arm(0, EIO, false);
+        let broken = poll_fn(|cx| reader.poll_read(cx, first.len() as u64, size)).await;
+        assert_eq!(broken.unwrap_err().raw_os_error(), Some(EIO));
+        cache.store.faults().disarm();
+
+        // Whoever asks now waits: nobody has looked yet.
+        let mut asked = std::pin::pin!(cache.get(&digest));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut asked).await.is_err());
+        let watching = tokio::spawn(cache.clone().watch());
+        let found = asked.await;
+        assert_eq!(found.as_ref().map(bytes), (!damaged).then_some(content));
+        assert_eq!(cache.get(&digest).await.is_some(), !damaged);
+        assert_eq!(cache.open_sound(&digest).is_some(), !damaged, "nor is it a fill's to find");
+        watching.abort();
+    }
+}
+
+/// A large file that somebody has written to, or has cut off, is not served as it is; one that was only touched, is.
+#[tokio::test]
+async fn a_large_file_that_somebody_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    cache.until_scanned().await.unwrap();
+    let yesterday = SystemTime::now() - Duration::from_secs(86_400);
+    for (n, change) in ["touched", "flipped", "cut"].into_iter().enumerate() {
+        let (digest, content) = large(n as u8);
+        cache.put(digest, content.clone()).await.unwrap();
+        let path = path(dir.path(), &digest);
+        // The mirror's own writing down of uses is no change.
+        cache.get(&digest).await.unwrap();
+        cache.flush().await;
+        cache.memory.forget(&digest);
+        cache.store.faults().arm(u32::MAX, EIO, false);
+        assert!(cache.get(&digest).await.is_some());
+        assert_eq!(cache.store.faults().disarm(), 1, "opened, and not hashed again");
+
+        let mut changed = content.to_vec();
+        match change {
+            "touched" => {}
+            "flipped" => changed[SMALL as usize] ^= 1,
+            _ => changed.truncate(1000),
+        }
+        std::fs::write(&path, changed).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(yesterday).unwrap();
+        // Open files are looked at once a second.
+        let deadline = SystemTime::now() + Duration::from_secs(20);
+        while change != "touched" && cache.get(&digest).await.is_some() {
+            assert!(SystemTime::now() < deadline, "a file that was {change} is still served");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        cache.memory.forget_file(&digest);
+        assert_eq!(cache.get(&digest).await.as_ref().map(bytes), (change == "touched").then_some(content), "{change}");
+        assert_eq!(cache.known(&digest).is_some_and(|known| known.present), change == "touched");
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 2);
+}

@@ -1,0 +1,216 @@
+//! What goes by itself: what its quota has no more time for, leftovers, what the background pass finds; and what a
+//! restart does not forget.
+
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::config::{Eviction, Globs, Quota};
+
+const HOUR: u64 = 3600;
+
+fn config(dir: &std::path::Path, max_size: u64, quotas: Vec<Quota>) -> config::Cache {
+    config::Cache {
+        dir: dir.into(),
+        max_size: Amount::Bytes(max_size),
+        min_free: Amount::Bytes(0),
+        quotas,
+        ..config::Cache::default()
+    }
+}
+
+/// As a process that starts, up to where the catalog is complete.
+fn start(config: &config::Cache) -> Arc<Cache> {
+    let cache = Cache::open(config, Arc::new(Metrics::new())).unwrap();
+    scan::scan(&cache.store, &cache.index).unwrap();
+    cache.scanned.send_replace(Scan::Complete);
+    cache.survey();
+    cache.surveyed.send_replace(true);
+    cache
+}
+
+fn scope(repository: &str) -> Scope {
+    Scope { upstream: "docker.io".parse().unwrap(), repository: repository.parse().unwrap() }
+}
+
+/// Publishes a manifest with one layer of 1000 bytes in a repository, as a pull does.
+async fn publish(cache: &Arc<Cache>, repository: &str, seed: u8) -> (Digest, Digest) {
+    let layer = Bytes::from(vec![seed; 1000]);
+    let digest = Digest::of(Algorithm::Sha256, &layer);
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":2}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":1000}}]}}"#,
+        Digest::of(Algorithm::Sha256, b"{}")
+    );
+    let manifest = Digest::of(Algorithm::Sha256, text.as_bytes());
+    cache.note_parts(&manifest, &Manifest::parse(text.as_bytes(), None).unwrap());
+    cache.put(manifest, text.into()).await.unwrap();
+    let record = ManifestRecord { media_type: MediaType::OCI_MANIFEST };
+    cache.set_manifest_record(&scope(repository), &manifest, &record).await;
+    let reservation = cache.reserve_for(1000, cache.class(&scope(repository))).await.unwrap();
+    let mut ingest = cache.store.ingest(&digest).unwrap();
+    ingest.append(&[layer]).unwrap();
+    cache.publish(ingest.verify().unwrap(), reservation).unwrap();
+    (manifest, digest)
+}
+
+fn age(cache: &Cache, digest: &Digest, seconds: u64) {
+    let path = cache.store.root().join("blobs/sha256").join(digest.hex());
+    std::fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+}
+
+/// `unused_for`: what was not used for so long goes with its records, a dry run says so before, pins hold it, and other
+/// content stays.
+#[tokio::test]
+async fn what_was_unused_for_too_long_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = |pattern: &str, hours| Quota {
+        pattern: Globs::new([pattern]).unwrap(),
+        max_size: None,
+        unused_for: Some(Duration::from_secs(hours * HOUR)),
+    };
+    let config = config(dir.path(), 1 << 30, vec![quota("docker.io/team/*", 2)]);
+    let cache = start(&config);
+    let old = publish(&cache, "team/old", 1).await;
+    let new = publish(&cache, "team/new", 2).await;
+    let other = publish(&cache, "other/old", 3).await;
+    let kept = publish(&cache, "team/kept", 4).await;
+    let target = (scope("team/kept"), crate::oci::Reference::Digest(kept.0));
+    cache.pin(&[target], &[], Timestamp(0)).unwrap();
+    for digest in [old.0, old.1, other.0, other.1, kept.0, kept.1] {
+        age(&cache, &digest, 3 * HOUR);
+    }
+    drop(cache);
+
+    let cache = start(&config);
+    cache.survey_pins();
+    let told = cache.collect(0, true).await;
+    assert_eq!((told.expired, told.records), (2, 0), "its record has lost its meaning only when it has gone");
+    let size = cache.known(&old.0).unwrap().size;
+    assert_eq!(told.bytes, 1000 + size);
+    cache.keep_house().await;
+    let here = |digest: &Digest| cache.known(digest).is_some_and(|known| known.present);
+    assert_eq!([old.0, old.1].map(|digest| here(&digest)), [false; 2]);
+    assert_eq!([new.0, new.1, other.0, other.1, kept.0, kept.1].map(|digest| here(&digest)), [true; 6]);
+    assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 6);
+    assert!(!cache.records.manifest_path(&scope("team/old"), &old.0).exists());
+    assert!(cache.records.manifest_path(&scope("team/kept"), &kept.0).exists());
+    assert_eq!(cache.collect(0, true).await.expired, 0);
+    assert_eq!(cache.catalog.totals().2, 3);
+}
+
+/// A quota's content makes room for itself: the rest stays, whatever is oldest.
+#[tokio::test]
+async fn a_quota_makes_room_in_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota =
+        Quota { pattern: Globs::new(["docker.io/team/*"]).unwrap(), max_size: Some(Amount::Bytes(3500)), unused_for: None };
+    let config = config(dir.path(), 1 << 30, vec![quota]);
+    let cache = start(&config);
+    let other = publish(&cache, "other/one", 99).await;
+    let mut team = Vec::new();
+    for seed in 0..5 {
+        team.push(publish(&cache, "team/one", seed).await);
+        assert!(cache.account().1[0].1 <= 3500, "{:?}", cache.account().1);
+    }
+    let here = |digest: &Digest| cache.known(digest).is_some_and(|known| known.present);
+    assert!(here(&other.0) && here(&other.1));
+    assert!(here(&team[4].1) && !here(&team[0].1));
+    let refused = cache.reserve_for(4000, 1).await.unwrap_err();
+    assert!(matches!(refused, NoRoom::Full { .. }), "{refused}");
+    cache.reserve_for(4000, 0).await.unwrap();
+    // After a restart the files count for it again.
+    let before = cache.account().1[0].1;
+    drop(cache);
+    assert_eq!(start(&config).account().1[0].1, before);
+}
+
+/// What a killed process left: temporary files go at the start, unfinished fills are kept, counted, told and collected.
+#[tokio::test]
+async fn leftovers_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), 1 << 20, Vec::new());
+    drop(start(&config));
+    let ingest = dir.path().join("ingest");
+    let digest = Digest::of(Algorithm::Sha256, b"unfinished");
+    for (name, size) in [("whole.0", 10), ("record.3", 10), ("scratch.1", 10), (&*format!("sha256-{}", digest.hex()), 5000)] {
+        std::fs::write(ingest.join(name), vec![0; size]).unwrap();
+    }
+    let cache = start(&config);
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 1);
+    assert_eq!(cache.disk_totals().0, 5000);
+    let told = cache.collect(0, true).await;
+    assert_eq!((told.leftovers, told.spare_bytes), (1, 5000));
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 1, "a dry run removes nothing");
+    cache.collect(0, false).await;
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 0);
+    assert_eq!(cache.disk_totals().0, 0);
+    // Room that is wanted for a fill is taken from a leftover first.
+    std::fs::write(ingest.join(format!("sha256-{}", digest.hex())), vec![0; 1 << 19]).unwrap();
+    drop(cache);
+    let cache = start(&config);
+    cache.reserve(3 << 18).await.unwrap();
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 0);
+}
+
+/// A pass of the verification that a restart cuts off goes on where it was.
+#[tokio::test]
+async fn the_scrubber_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), 1 << 30, Vec::new());
+    let objects: Vec<Bytes> = (0..200u8).map(|n| Bytes::from(vec![n; 100])).collect();
+    let cache = start(&config);
+    for object in &objects {
+        cache.put(Digest::of(Algorithm::Sha256, object), object.clone()).await.unwrap();
+    }
+    let every = Duration::from_millis(1);
+    // 20 kB at 10 kB a second.
+    let scrubbing = tokio::spawn(cache.clone().scrub(every, 10_000));
+    while cache.scrubbing.progress().objects < 50 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    scrubbing.abort();
+    let _ = scrubbing.await;
+    let done = cache.scrubbing.progress().objects;
+    drop(cache);
+    let text = std::fs::read_to_string(dir.path().join("verified")).unwrap();
+    assert!(!text.contains("\"next\":0,") && text.contains("\"ended\":0"), "{text}");
+
+    let cache = start(&config);
+    let scrubbing = tokio::spawn(cache.clone().scrub(every, 0));
+    while !std::fs::read_to_string(dir.path().join("verified")).unwrap().contains("\"next\":0,") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    scrubbing.abort();
+    let rest = cache.scrubbing.progress().objects;
+    // The share at hand is done again; the next pass may have begun.
+    assert!(done >= 50 && (200 - done..=200 - done + 10).contains(&rest) || rest == 0, "{done} and {rest}");
+}
+
+/// What is often used is known to be so after a restart, though it was not used last.
+#[tokio::test]
+async fn frequency_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config::Cache { eviction: Eviction::S3Fifo, memory: 0, ..config(dir.path(), 20_000, Vec::new()) };
+    let content = |n: u8| Bytes::from(vec![n; 1000]);
+    let digest = |n: u8| Digest::of(Algorithm::Sha256, &content(n));
+    let cache = start(&config);
+    for n in 0..20 {
+        cache.put(digest(n), content(n)).await.unwrap();
+    }
+    for _ in 0..3 {
+        for n in 0..5 {
+            cache.get(&digest(n)).await.unwrap();
+        }
+    }
+    // Used once, and last.
+    for n in 5..20 {
+        cache.get(&digest(n)).await.unwrap();
+    }
+    cache.flush().await;
+    drop(cache);
+    let cache = start(&config);
+    for n in 20..35 {
+        cache.put(digest(n), content(n)).await.unwrap();
+    }
+    let kept: Vec<u8> = (0..20).filter(|n| cache.index.contains(&digest(*n))).collect();
+    assert_eq!(kept, [0, 1, 2, 3, 4]);
+}

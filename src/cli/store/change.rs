@@ -1,0 +1,143 @@
+//! `roadstead purge`, `pin`, `unpin`, `gc`: what becomes of what is in a cache.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use bytesize::ByteSize;
+use clap::Args;
+use http::Method;
+use serde_json::Value;
+
+use super::REFERENCE;
+use super::table::{ago, list, row, show, size, table, text};
+use crate::cli::remote::Remote;
+
+/// Remove images, with all that no other image needs
+///
+/// Pinned images, and layers that other images need, stay. Readers of what is removed keep it until they are done.
+#[derive(Debug, Args)]
+#[command(after_help = REFERENCE)]
+pub(in crate::cli) struct Purge {
+    /// What to remove
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Keep an image, with all that it needs, whatever happens to the rest
+///
+/// A pinned tag is followed: what it stands for is kept. Nothing is downloaded by pinning.
+#[derive(Debug, Args)]
+#[command(after_help = REFERENCE)]
+pub(in crate::cli) struct Pin {
+    /// What to keep; without it, the pins are listed
+    #[arg(value_name = "REF")]
+    reference: Option<String>,
+    /// Of a multi-platform image only these, as linux/amd64
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    platform: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Remove pins
+#[derive(Debug, Args)]
+#[command(after_help = REFERENCE)]
+pub(in crate::cli) struct Unpin {
+    /// Whose pins
+    #[arg(value_name = "REF")]
+    reference: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Clean up: unfinished downloads, damaged files, what its quota has no more time for; and make room
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Gc {
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Evict until so many more bytes fit, as 10GiB
+    #[arg(long, value_name = "SIZE", default_value = "0B")]
+    free: ByteSize,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Purge {
+    pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
+        let dry_run = if self.dry_run { "true" } else { "" };
+        let document = self.remote.ask(Method::POST, "purge", &[("ref", &self.reference), ("dry_run", dry_run)])?;
+        show(&self.remote, &document, |document| {
+            let verb = if self.dry_run { "would remove" } else { "removed" };
+            let mut text = format!("{verb} {} objects, {}\n", document["objects"], size(&document["bytes"]));
+            let names = |name: &str| list(document, name).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+            for image in names("images") {
+                let _ = writeln!(text, "  {image}");
+            }
+            for image in names("pinned") {
+                let _ = writeln!(text, "  {image}: pinned, left alone");
+            }
+            match document["shared"].as_u64().unwrap_or_default() {
+                0 => {}
+                1 => text.push_str("1 object stays because other images need it\n"),
+                shared => {
+                    let _ = writeln!(text, "{shared} objects stay because other images need them");
+                }
+            }
+            text
+        })
+    }
+}
+
+fn pins(document: &Value, name: &str) -> String {
+    let mut rows = vec![row(["IMAGE", "PLATFORMS", "SINCE"])];
+    rows.extend(list(document, name).iter().map(|pin| {
+        let platforms: Vec<&str> = list(pin, "platforms").iter().filter_map(Value::as_str).collect();
+        let platforms = if platforms.is_empty() { "all".to_owned() } else { platforms.join(" ") };
+        row([text(&pin["image"]), &platforms, &ago(&Value::from(pin["since"].as_u64().unwrap_or_default() / 1000))])
+    }));
+    table(&rows)
+}
+
+impl Pin {
+    pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
+        let document = match &self.reference {
+            None => self.remote.ask(Method::GET, "pins", &[])?,
+            Some(reference) => {
+                self.remote.ask(Method::POST, "pin", &[("ref", reference), ("platform", &self.platform.join(","))])?
+            }
+        };
+        show(&self.remote, &document, |document| pins(document, "pins"))
+    }
+}
+
+impl Unpin {
+    pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
+        let document = self.remote.ask(Method::POST, "unpin", &[("ref", &self.reference)])?;
+        show(&self.remote, &document, |document| pins(document, "unpinned"))
+    }
+}
+
+impl Gc {
+    pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
+        let (method, free) = (if self.dry_run { Method::GET } else { Method::POST }, self.free.as_u64().to_string());
+        let document = self.remote.ask(method, "gc", &[("free", &free)])?;
+        show(&self.remote, &document, |document| {
+            let verb = if self.dry_run { "would remove" } else { "removed" };
+            let evicted = list(document, "evicted");
+            table(&[
+                row([verb, &size(&document["bytes"])]),
+                row(["  unfinished downloads", &document["leftovers"].to_string()]),
+                row(["  damaged files", &document["quarantined"].to_string()]),
+                row(["  unused for too long", &document["expired"].to_string()]),
+                row(["  evicted", &evicted.len().to_string()]),
+                row(["  records of what is gone", &document["records"].to_string()]),
+            ])
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! One part of a fill: asks, receives, writes where it belongs, tells the readers.
+//!
+//! Runs in a task of its own beside the other parts. Holds at most two batches in memory (I7). It is never cut while a
+//! write is under way: told to stop, it ends after that. Begun and judged by [`super::parts`] alone.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::plan::{Id, Plan};
+use super::run::{Incoming, stopped};
+use super::{Fill, FillError, Source};
+use crate::cache::store::Scatter;
+use crate::upstream::{BlobAnswer, Class, Lead};
+
+/// Received bytes that wait for the disk at most; then the upstream is read no further.
+const BATCH: usize = 1 << 20;
+
+/// What the parts of one fill share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub fill: Arc<Fill>,
+    pub source: Source,
+    pub scatter: Scatter,
+    pub plan: Mutex<Plan>,
+    pub known: Mutex<Known>,
+    /// Something was written, or a part was answered.
+    pub moved: Notify,
+    /// Turns true when all parts have to end.
+    pub stop: watch::Sender<bool>,
+}
+
+/// What the answers so far have said.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub total: u64,
+    /// Where the last redirect led.
+    pub lead: Option<Arc<Lead>>,
+    /// The content's validator, by whether it came from where a redirect led.
+    pub etag: Option<(bool, http::HeaderValue)>,
+    /// Parts that were answered as they should be.
+    pub answered: usize,
+}
+
+impl Shared {
+    pub fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a part ended before its end.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    /// No answer, or one that broke off.
+    Fill(FillError),
+    /// An answer that does not fit those before it, in a word: this upstream's parts are not to be trusted.
+    Odd(&'static str),
+}
+
+/// What a part begins with.
+pub(super) enum Start {
+    /// An answer that has come already.
+    Answer(Incoming),
+    /// A question for these bytes; as one more part than are needed, or as the only one.
+    Ask { part: std::ops::Range<u64>, spare: bool },
+    /// A question for all from this byte on.
+    AskRest(u64),
+}
+
+/// How a part ended.
+pub(super) struct Ended {
+    pub id: Id,
+    /// Bytes that it has brought.
+    pub bytes: u64,
+    /// Another answer had brought them before.
+    pub void: bool,
+    pub trouble: Option<Trouble>,
+}
+
+/// Runs a part to its end. Its claim is kept; the caller releases it.
+pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
+    let mut stop = shared.stop.subscribe();
+    let body = tokio::select! {
+        body = open(&shared, id, start) => body,
+        () = stopped(&mut stop) => Err(Trouble::Fill(FillError::Stopping)),
+    };
+    match body {
+        Ok(Some(body)) => receive(&shared, id, body).await,
+        Ok(None) => Ended { id, bytes: 0, trouble: None, void: true },
+        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false },
+    }
+}
+
+/// `None`: the bytes have come by another way.
+async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>, Trouble> {
+    let Source { upstream, repository, .. } = &shared.source;
+    let digest = &shared.fill.digest;
+    let fail = |error| Trouble::Fill(FillError::Upstream(error));
+    match start {
+        Start::Answer(body) => Ok(Some(body)),
+        Start::AskRest(from) => {
+            let answer = upstream.blob(repository, digest, from).await.map_err(fail)?;
+            Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))
+        }
+        Start::Ask { part, spare } => {
+            let lead = shared.known().lead.clone();
+            let asked = upstream.blob_part(repository, digest, part.clone(), lead.as_deref(), spare).await;
+            let answer = asked.map_err(|error| match error.class() {
+                Class::Invalid => Trouble::Odd("it does not answer to a range as it should"),
+                _ => fail(error),
+            })?;
+            agrees(shared, &part, &answer).map_err(Trouble::Odd)?;
+            upstream.part_served();
+            if !shared.plan().answered(id) {
+                // An open answer has brought it in the meantime.
+                return Ok(None);
+            }
+            shared.known().answered += 1;
+            shared.moved.notify_one();
+            Ok(Some(Incoming { skip: 0, body: answer.body }))
+        }
+    }
+}
+
+/// Whether an answer is the part that was asked for, of the same content as the parts before.
+fn agrees(shared: &Shared, part: &std::ops::Range<u64>, answer: &BlobAnswer) -> Result<(), &'static str> {
+    let mut known = shared.known();
+    if !answer.ranges || (answer.start, answer.end) == (0, Some(known.total)) {
+        return Err("it ignores Range");
+    }
+    if answer.start != part.start || answer.end.is_none_or(|end| end > part.end) {
+        return Err("it sends other ranges than are asked for");
+    }
+    if answer.total.is_some_and(|total| total != known.total) {
+        return Err("its parts do not agree on the size");
+    }
+    let led = answer.lead.is_some();
+    if let (Some((before, etag)), Some(now)) = (&known.etag, &answer.etag)
+        && *before == led
+        && etag != now
+    {
+        return Err("its parts have different ETags");
+    }
+    if known.etag.is_none() {
+        known.etag = answer.etag.clone().map(|etag| (led, etag));
+    }
+    known.lead.clone_from(&answer.lead);
+    Ok(())
+}
+
+/// Batches on their way to the disk.
+#[derive(Default)]
+struct Lane {
+    pending: Vec<(u64, Bytes)>,
+    pending_bytes: usize,
+    writing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Lane {
+    fn start(&mut self, shared: &Arc<Shared>) {
+        if self.writing.is_none() && !self.pending.is_empty() {
+            let (batch, shared) = (std::mem::take(&mut self.pending), shared.clone());
+            self.pending_bytes = 0;
+            self.writing = Some(spawn_blocking(move || write(&shared, batch)));
+        }
+    }
+
+    /// Waits for the batch under way. Cancel-safe.
+    async fn written(&mut self) -> io::Result<()> {
+        let Some(job) = &mut self.writing else { return Ok(()) };
+        let done = job.await;
+        self.writing = None;
+        done.map_err(io::Error::other)?
+    }
+}
+
+/// Blocks. Neighbours are written together.
+fn write(shared: &Shared, batch: Vec<(u64, Bytes)>) -> io::Result<()> {
+    let mut batch = batch.into_iter().peekable();
+    while let Some((at, first)) = batch.next() {
+        let mut end = at + first.len() as u64;
+        let mut chunks = vec![first];
+        while let Some((_, chunk)) = batch.next_if(|(next, _)| *next == end) {
+            end += chunk.len() as u64;
+            chunks.push(chunk);
+        }
+        shared.scatter.write(at, &chunks)?;
+        shared.plan().wrote(at..end);
+        shared.fill.progress.fill(at..end);
+        shared.moved.notify_one();
+    }
+    Ok(())
+}
+
+/// Moves bytes from the answer to the file, to the end of the part. What has come is written, whatever comes then.
+async fn receive(shared: &Arc<Shared>, id: Id, body: Incoming) -> Ended {
+    let (mut lane, mut bytes, mut trouble) = (Lane::default(), 0, None);
+    let mut body = Some(body);
+    let mut stop = shared.stop.subscribe();
+    while body.is_some() || lane.writing.is_some() {
+        tokio::select! {
+            written = lane.written(), if lane.writing.is_some() => {
+                if let Err(error) = written {
+                    (body, trouble) = (None, Some(Trouble::Fill(error.into())));
+                    lane.pending.clear();
+                }
+                lane.start(shared);
+            }
+            chunk = chunk_of(&mut body), if body.is_some() && lane.pending_bytes < BATCH => match chunk {
+                Some(Ok(chunk)) => {
+                    let at = shared.plan().position(id);
+                    let (pieces, on) = shared.plan().take(id, chunk.len() as u64);
+                    for piece in pieces {
+                        // Within the chunk, whose length is a usize.
+                        let slice = chunk.slice((piece.start - at) as usize..(piece.end - at) as usize);
+                        bytes += slice.len() as u64;
+                        lane.pending_bytes += slice.len();
+                        lane.pending.push((piece.start, slice));
+                    }
+                    if !on {
+                        body = None;
+                    }
+                    lane.start(shared);
+                }
+                Some(Err(error)) => (body, trouble) = (None, Some(Trouble::Fill(error.into()))),
+                None => body = None,
+            },
+            () = stopped(&mut stop), if body.is_some() => {
+                (body, trouble) = (None, Some(Trouble::Fill(FillError::Stopping)));
+            }
+        }
+    }
+    Ended { id, bytes, trouble, void: false }
+}
+
+/// Cancel-safe.
+async fn chunk_of(body: &mut Option<Incoming>) -> Option<Result<Bytes, crate::upstream::UpstreamError>> {
+    match body {
+        Some(body) => body.chunk().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,286 @@
+//! A large blob in parts: several requests at one time, one fill (I3).
+//!
+//! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte. If it says
+//! that ranges are served, a second part is asked for, and each that is answered as it should be permits one more, up to
+//! `fill.parallel`. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
+//! too many: from then on there are fewer, at the least the one. The hash follows the frontier and reads back what was
+//! written out of order. Called by [`super::run`].
+
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::FillError;
+use super::extents::Extents;
+use super::part::{self, Ended, Shared, Start, Trouble};
+use super::plan::{self, Plan};
+use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, stopped};
+use crate::cache::NoRoom;
+use crate::cache::index::Reservation;
+use crate::cache::store::Ingest;
+use crate::config::Abandoned;
+use crate::hop;
+use crate::upstream::{Class, Reason, UpstreamError};
+
+/// Hashed in one go: so long the blocking pool is held at once.
+const HASHED: u64 = 8 << 20;
+
+/// The parts of one fill, and who decides about them.
+struct Parts<'a> {
+    run: &'a mut Run,
+    shared: Arc<Shared>,
+    running: JoinSet<Ended>,
+    /// So many at one time at the most: lowered where the upstream pushes back.
+    most: usize,
+    /// The upstream serves no parts after all: one request for all that is missing.
+    whole: bool,
+    /// Attempts in a row that brought no byte.
+    fruitless: u32,
+    hash: Hash,
+}
+
+/// The hashing half: the file, or the job that has it.
+enum Hash {
+    Idle(Box<Ingest>),
+    Busy(JoinHandle<(Box<Ingest>, io::Result<()>)>),
+    Lost,
+}
+
+impl Hash {
+    /// Hashes on, up to the frontier, unless that is being done.
+    fn follow(&mut self, frontier: u64) {
+        match std::mem::replace(self, Self::Lost) {
+            Self::Idle(mut ingest) if ingest.len() < frontier => {
+                let until = frontier.min(ingest.len() + HASHED);
+                *self = Self::Busy(spawn_blocking(move || {
+                    let absorbed = ingest.absorb(until);
+                    (ingest, absorbed)
+                }));
+            }
+            other => *self = other,
+        }
+    }
+
+    /// Bytes hashed; `None` while some are being hashed.
+    fn len(&self) -> Option<u64> {
+        match self {
+            Self::Idle(ingest) => Some(ingest.len()),
+            Self::Busy(_) | Self::Lost => None,
+        }
+    }
+
+    /// Waits for what is under way. Cancel-safe.
+    async fn done(&mut self) -> io::Result<()> {
+        let Self::Busy(job) = self else { return Ok(()) };
+        let done = job.await;
+        *self = Self::Lost;
+        let (ingest, absorbed) = done.map_err(io::Error::other)?;
+        *self = Self::Idle(ingest);
+        absorbed
+    }
+}
+
+impl Run {
+    /// Receives all that is missing in `ingest`, beginning with the answer in `opened`.
+    pub(super) async fn download_parts(
+        &mut self,
+        mut ingest: Ingest,
+        reservation: Reservation,
+        total: u64,
+        opened: Opened,
+    ) -> Download {
+        let scattered = spawn_blocking(move || ingest.scatter().map(|scatter| (scatter, ingest))).await;
+        let (scatter, ingest) = match scattered.map_err(io::Error::other).and_then(|scattered| scattered) {
+            Ok(scattered) => scattered,
+            Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+        };
+        let mut written = Extents::prefix(ingest.len());
+        ingest.beyond().iter().for_each(|range| written.insert(range.clone()));
+        let step = plan::step(total, self.fills.config.parallel_threshold);
+        let shared = Arc::new(Shared {
+            fill: self.fill.clone(),
+            source: self.source.clone(),
+            scatter,
+            plan: Mutex::new(Plan::new(total, step, written.clone())),
+            known: Mutex::new(part::Known { total, ..opened.known }),
+            moved: Notify::new(),
+            stop: watch::Sender::new(false),
+        });
+        self.fill.begin(ingest.file().clone(), Some(total), written);
+        let most = if opened.ranges { self.parts(total) } else { 1 };
+        let (from, hash) = (ingest.len(), Hash::Idle(Box::new(ingest)));
+        let mut parts = Parts { run: self, shared, running: JoinSet::new(), most, whole: !opened.ranges, fruitless: 0, hash };
+        let id = match opened.end {
+            Some(end) if end < total => parts.shared.plan().claim(from..end.max(from)),
+            _ if parts.whole => parts.shared.plan().claim_whole(from),
+            _ => parts.shared.plan().claim_open(from),
+        };
+        parts.spawn(id, Start::Answer(opened.incoming));
+        let ended = parts.drive(total).await;
+        let (ingest, ended) = parts.end(ended).await;
+        Download { ingest, reservation, ended }
+    }
+}
+
+impl Parts<'_> {
+    fn spawn(&mut self, id: plan::Id, start: Start) {
+        self.run.fills.metrics.fill_parts_in_flight.inc();
+        self.running.spawn(hop::carried(part::run(self.shared.clone(), id, start)));
+    }
+
+    /// Runs parts until all is here and hashed.
+    async fn drive(&mut self, total: u64) -> Result<(), FillError> {
+        let abort = self.run.fills.config.abandoned == Abandoned::Abort;
+        // Nobody reading at four looks in a row is nobody reading for `abandon_after`.
+        let mut look = interval((self.run.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut unread, mut checked) = (0, self.shared.plan().bytes());
+        let (shared, mut stopping) = (self.shared.clone(), self.run.stopping.clone());
+        loop {
+            self.begin_more();
+            let (frontier, bytes) = {
+                let plan = shared.plan();
+                (plan.frontier(), plan.bytes())
+            };
+            if bytes - checked.min(bytes) >= CHECK {
+                checked = bytes;
+                let cache = self.run.fills.cache.clone();
+                spawn_blocking(move || cache.keep_free()).await.map_err(io::Error::other)??;
+            }
+            self.hash.follow(frontier);
+            if self.running.is_empty() && self.hash.len() == Some(total) {
+                return Ok(());
+            }
+            tokio::select! {
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    self.run.fills.metrics.fill_parts_in_flight.dec();
+                    self.settle(ended.map_err(io::Error::other)?).await?;
+                }
+                hashed = self.hash.done(), if self.hash.len().is_none() => hashed?,
+                () = shared.moved.notified() => {}
+                _ = look.tick(), if abort => {
+                    unread = if self.run.fill.progress.readers() == 0 { unread + 1 } else { 0 };
+                    if unread > 4 {
+                        return Err(FillError::Abandoned);
+                    }
+                }
+                () = stopped(&mut stopping) => return Err(FillError::Stopping),
+            }
+        }
+    }
+
+    /// Begins the parts that may be: the first that is missing always, more as far as upstream and limits let them.
+    fn begin_more(&mut self) {
+        loop {
+            let (running, answered) = (self.running.len(), self.shared.known().answered);
+            // The first answer permits a second part, each part that came as asked one more.
+            let allowed = self.most.min(answered + 2);
+            let spare = running > 0;
+            if running >= allowed || (spare && !self.run.source.upstream.has_room()) {
+                return;
+            }
+            if self.whole {
+                let from = self.shared.plan().frontier();
+                if running > 0 || !self.shared.plan().has_gap() {
+                    return;
+                }
+                let id = self.shared.plan().claim_whole(from);
+                return self.spawn(id, Start::AskRest(from));
+            }
+            let wanted = self.run.fill.progress.wanted();
+            let Some((id, part)) = self.shared.plan().claim_next(&wanted) else { return };
+            self.spawn(id, Start::Ask { part, spare });
+        }
+    }
+
+    /// Decides what follows from the end of a part.
+    async fn settle(&mut self, ended: Ended) -> Result<(), FillError> {
+        let missing = {
+            let mut plan = self.shared.plan();
+            plan.release(ended.id);
+            plan.has_gap()
+        };
+        if ended.bytes > 0 {
+            self.fruitless = 0;
+        }
+        let alone = self.running.is_empty();
+        let upstream = self.run.source.upstream.clone();
+        let broken = match ended.trouble {
+            // An upstream may send less than it was asked for; the rest is asked for anew.
+            None if ended.bytes > 0 || ended.void || !missing => return Ok(()),
+            None => self.run.wrong_length(self.shared.known().total, self.shared.plan().bytes()),
+            Some(Trouble::Odd(why)) => {
+                upstream.part_refused(why);
+                (self.most, self.whole) = (1, true);
+                return Ok(());
+            }
+            Some(Trouble::Fill(FillError::Upstream(error))) => {
+                if !alone {
+                    self.push_back(&error, ended.bytes > 0);
+                    return Ok(());
+                }
+                if !error.retry() {
+                    return Err(error.into());
+                }
+                error.into()
+            }
+            Some(Trouble::Fill(FillError::NoRoom(full))) if is_full(&full) => {
+                drop(self.run.fills.cache.reserve(STEP).await?);
+                FillError::NoRoom(full)
+            }
+            Some(Trouble::Fill(error)) => return Err(error),
+        };
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS {
+            return Err(broken);
+        }
+        let received = self.shared.plan().bytes();
+        tracing::debug!(digest = %self.run.fill.digest, received_bytes = received, error = %broken, fruitless = self.fruitless, "resuming");
+        let fruitless = self.fruitless;
+        self.run.pause(fruitless, &broken).await?;
+        self.run.fills.metrics.fill_resumes_total.with_label_values(&[upstream.name().as_str()]).inc();
+        Ok(())
+    }
+
+    /// A part failed while others go on: what it left goes to them.
+    fn push_back(&mut self, error: &UpstreamError, useful: bool) {
+        let upstream = &self.run.source.upstream;
+        // Nothing is wrong with a part for which there is no place just now, or whose connection broke on its way.
+        let passing =
+            error.was_not_asked() || (useful && error.class() == Class::Broken && !matches!(error.reason(), Reason::Stalled(_)));
+        if useful {
+            self.run.fills.metrics.fill_resumes_total.with_label_values(&[upstream.name().as_str()]).inc();
+        }
+        if passing && error.retry_in().is_none() {
+            return;
+        }
+        tracing::debug!(digest = %self.run.fill.digest, %error, parts = self.running.len(), "one part fewer");
+        self.most = self.running.len().max(1);
+        if matches!(error.reason(), Reason::RateLimited { .. } | Reason::Failing(_)) {
+            upstream.part_refused("it answers a second request with an error");
+        }
+    }
+
+    /// Ends what still runs, waiting for the disk: nothing is written to the file after this.
+    async fn end(mut self, ended: Result<(), FillError>) -> (Option<Ingest>, Result<(), FillError>) {
+        self.shared.stop.send_replace(true);
+        while self.running.join_next().await.is_some() {
+            self.run.fills.metrics.fill_parts_in_flight.dec();
+        }
+        let hashed = self.hash.done().await.map_err(FillError::from);
+        match self.hash {
+            Hash::Idle(ingest) => (Some(*ingest), ended.and(hashed)),
+            Hash::Busy(_) | Hash::Lost => (None, ended.and(hashed)),
+        }
+    }
+}
+
+/// The disk has filled up behind the reservation's back, which eviction may help against.
+fn is_full(error: &NoRoom) -> bool {
+    matches!(error, NoRoom::Disk(error) if error.kind() == io::ErrorKind::StorageFull)
+}

@@ -1,0 +1,165 @@
+//! Blobs, whole or in parts: what is asked for, and what the answer means.
+//!
+//! The parts of a blob share what a redirect led to ([`Lead`]) as long as it works: a presigned URL is made once, not
+//! once a part. Where the upstream's limits are full, a part that is one more does not wait for its turn.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::time::Instant;
+use url::Url;
+
+use super::blob::{self, Body};
+use super::breaker::Need;
+use super::error::{Reason, UpstreamError};
+use super::queue::Lane;
+use super::request::{Answer, Ask, Origin};
+use super::{ANY, BlobAnswer, BlobBody, Upstream};
+use crate::metrics::Kind;
+use crate::oci::{ContentRange, Digest, Repository};
+
+/// Where a redirect for a blob has led. Holds for minutes, for this blob alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Lead {
+    /// The address that sent the redirect.
+    pub(super) home: Url,
+    /// A presigned URL, mostly, and so a credential (I9).
+    pub(super) url: Url,
+}
+
+impl fmt::Debug for Lead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lead")
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Default)]
+struct Wanted<'a> {
+    from: u64,
+    /// To the end, where it is `None`.
+    to: Option<u64>,
+    lead: Option<&'a Lead>,
+    /// Only if there is a place at once.
+    spare: bool,
+}
+
+impl Upstream {
+    /// GET of a blob, from byte `from` on; waits for a free download slot first.
+    ///
+    /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins. To resume after
+    /// a break, call it again: a redirect is asked for anew each time, because presigned URLs expire.
+    pub async fn blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
+        self.get_blob(repository, digest, Wanted { from, ..Wanted::default() }).await
+    }
+
+    /// GET of a part of a blob, where `lead` led, as long as it does, else from the beginning.
+    ///
+    /// `spare`: this part is one more, and has to be no burden: it fails as busy where it would have to wait for a slot.
+    /// Each part holds a slot of its own, as a download does.
+    pub async fn blob_part(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Range<u64>,
+        lead: Option<&Lead>,
+        spare: bool,
+    ) -> Result<BlobAnswer, UpstreamError> {
+        self.get_blob(repository, digest, Wanted { from: part.start, to: Some(part.end), lead, spare }).await
+    }
+
+    async fn get_blob(&self, repository: &Repository, digest: &Digest, wanted: Wanted<'_>) -> Result<BlobAnswer, UpstreamError> {
+        let Wanted { from, to, lead, spare } = wanted;
+        let range = match to {
+            Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
+            None => (from > 0).then(|| format!("bytes={from}-")),
+        };
+        let ask = Ask {
+            kind: Kind::Blob,
+            method: Method::GET,
+            repository,
+            path: format!("blobs/{digest}"),
+            query: None,
+            accept: ANY,
+            // Digits and ASCII only: always a valid header.
+            range: range.and_then(|range| HeaderValue::try_from(range).ok()),
+            need: Need::Content,
+            lead,
+            spare,
+        };
+        let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
+        self.judge(origin, answer, from)
+    }
+
+    fn judge(&self, origin: &Origin, mut answer: Answer, from: u64) -> Result<BlobAnswer, UpstreamError> {
+        let slot = answer.slot.take();
+        let lead = answer.foreign.then(|| Arc::new(Lead { home: origin.url().clone(), url: answer.url.clone() }));
+        let etag = etag(answer.response.headers());
+        let whole = |body| BlobBody::new(body, slot, Arc::clone(origin.health()), self.pace.clone());
+        let invalid = |problem: &str| origin.client.error(&answer.url, Reason::Invalid(problem.into()));
+        blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
+        let status = answer.response.status();
+        let range = blob::content_range(answer.response.headers());
+        match (status, range) {
+            (StatusCode::OK, _) => {
+                let ranges = accepts_ranges(answer.response.headers());
+                let body = Body::new(&origin.client, &answer.url, answer.response);
+                let total = body.left();
+                Ok(BlobAnswer { total, start: 0, end: total, ranges, etag, lead, body: whole(body) })
+            }
+            (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { range, total })) if range.start == from => {
+                let length = range.end - range.start;
+                let mut body = Body::new(&origin.client, &answer.url, answer.response);
+                if body.left().is_some_and(|left| left != length) {
+                    return Err(origin
+                        .client
+                        .error(&answer.url, Reason::Invalid("Content-Length and Content-Range differ".into())));
+                }
+                body.expect(length);
+                Ok(BlobAnswer { total, start: from, end: Some(range.end), ranges: true, etag, lead, body: whole(body) })
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => Err(invalid("it sent another range than the one asked for")),
+            _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
+        }
+    }
+
+    /// How many requests a large blob may be split into at one time, where `default` is everybody's number: one where
+    /// the upstream has shown lately that it does not serve parts.
+    pub fn parts(&self, default: usize) -> usize {
+        let allowed = self.ranges.lock().unwrap_or_else(PoisonError::into_inner).allowed(Instant::now());
+        if allowed { self.config.parallel.unwrap_or(default) } else { 1 }
+    }
+
+    /// Whether it has served parts before, so that the first request of a large blob can be one.
+    pub fn serves_parts(&self) -> bool {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).proven()
+    }
+
+    /// Whether one more download could begin at once.
+    pub fn has_room(&self) -> bool {
+        self.queue.has_room(Lane::Layer)
+    }
+
+    /// A part came as it was asked for.
+    pub fn part_served(&self) {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).served(Instant::now());
+    }
+
+    /// A part did not: `why` says what came instead. Blobs are asked for in one piece for a while.
+    pub fn part_refused(&self, why: &str) {
+        if self.ranges.lock().unwrap_or_else(PoisonError::into_inner).refused(Instant::now()) {
+            tracing::info!(upstream = %self.name, why, "blobs are downloaded in one piece for the next hour");
+        }
+    }
+}
+
+fn accepts_ranges(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"))
+}
+
+/// A strong validator: the same bytes as long as it is the same (RFC 9110 §8.8.1).
+fn etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(header::ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
+}

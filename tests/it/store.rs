@@ -1,0 +1,6 @@
+//! The store on a disk that nobody looks at: full, shared with others, rotting; and what operators can ask of it.
+
+mod full;
+mod upkeep;
+
+const REPOSITORY: &str = "library/alpine";

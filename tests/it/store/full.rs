@@ -1,0 +1,252 @@
+//! A real file system, small enough to be full. Needs root, to mount it; says so where it is skipped.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::REPOSITORY;
+use crate::support::client;
+use crate::support::image::{Blob, Builder, Image};
+use crate::support::mirror::Mirror;
+use crate::support::until;
+use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
+
+const MIB: u64 = 1 << 20;
+
+/// A file system of its own in memory, unmounted when dropped.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    /// `None` where it cannot be mounted.
+    fn new(test: &str, mebibytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "roadstead-test"]).arg(folder.path()).output();
+        match mounted {
+            Ok(done) if done.status.success() => Some(Self { folder }),
+            other => {
+                // Past the harness, which hides what passing tests print.
+                let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no file system can be mounted here (not root?): {other:?}");
+                None
+            }
+        }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.folder.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Another writer, who leaves `free` bytes.
+    fn fill_up(&self, free: u64) {
+        let other = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("other")).unwrap();
+        let (page, mut at) = (vec![1; 4096], other.metadata().unwrap().len());
+        while self.free() >= free + 4096 {
+            match other.write_all_at(&page, at) {
+                Ok(()) => at += 4096,
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn make_free(&self) {
+        fs::remove_file(self.folder.path().join("other")).unwrap();
+    }
+
+    async fn mirror(&self, up: &Upstream, min_free: &str) -> Mirror {
+        Mirror::with(up, |settings| {
+            settings.set("cache", "dir", self.cache().to_str().unwrap()).set("cache", "max_size", "1GiB");
+            settings.set("cache", "min_free", min_free).set("cache", "memory", "1MiB");
+        })
+        .await
+    }
+
+    /// The published files; fails unless each is what its name says (I1).
+    fn published(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.cache().join("blobs/sha256")).unwrap();
+        let check = |path: PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(Blob::new("", fs::read(&path).unwrap()).digest.hex(), name, "{} is wrong", path.display());
+            name
+        };
+        entries.map(|entry| check(entry.unwrap().path())).collect()
+    }
+
+    fn has(&self, blob: &Blob) -> bool {
+        self.cache().join("blobs/sha256").join(blob.digest.hex()).exists()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+/// Everything of an image, each part asked for until it comes; never a wrong body on the way.
+async fn pull(mirror: &Mirror, image: &Image) {
+    let paths = image.blobs().map(|blob| (blob_path(REPOSITORY, blob), blob));
+    for (path, blob) in std::iter::once((manifest_path(REPOSITORY, "latest"), &image.manifest)).chain(paths) {
+        let mut whole = false;
+        for _ in 0..6 {
+            let answer = mirror.get(&path).await;
+            answer.assert_not_wrong(blob);
+            whole = answer.status() == 200 && !answer.end.is_broken();
+            if whole {
+                answer.assert_is(blob);
+                break;
+            }
+        }
+        assert!(whole, "{path} never came");
+    }
+}
+
+/// ENOSPC at every step: however much is free, in whatever call it ends, clients get the image, no wrong file gets a
+/// name, and all is as usual once there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_i4_a_disk_that_fills_up_at_any_step() {
+    // Nothing at all; a record; a config; the small layer; half of the large one; nearly all.
+    for (seed, free) in (1..).zip([0, 4096, 8192, 16_384, 65_536, 200_000, MIB, 2 * MIB, 3 * MIB]) {
+        for act in [Act::honest(), Act::honest().chunked()] {
+            let Some(disk) = Disk::new("a disk that fills up at any step", 12) else { return };
+            let up = Upstream::start().await;
+            let image = Builder::new(seed).layer(3 << 20).layer(100_000).build();
+            up.push_image(REPOSITORY, "latest", &image);
+            up.on("/v2/*/blobs/*").always(act);
+            let mirror = disk.mirror(&up, "0B").await;
+            disk.fill_up(free);
+            pull(&mirror, &image).await;
+            disk.published();
+            assert_eq!(mirror.admin("/healthz").await.status(), 200);
+            disk.make_free();
+            for blob in image.blobs() {
+                mirror.pull_blob(REPOSITORY, blob).await;
+                until("the blob to be kept", || disk.has(blob)).await;
+            }
+            disk.published();
+        }
+    }
+}
+
+/// What is cached makes room when others have taken what was free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cached_makes_room_on_a_full_disk() {
+    let Some(disk) = Disk::new("what is cached makes room", 12) else { return };
+    let up = Upstream::start().await;
+    let blobs: Vec<Blob> = (0..4).map(|seed| Blob::random(seed, 2 << 20)).collect();
+    blobs.iter().for_each(|blob| up.push_blob(REPOSITORY, blob));
+    let mirror = disk.mirror(&up, "0B").await;
+    for blob in &blobs[..3] {
+        mirror.pull_blob(REPOSITORY, blob).await;
+        until("the blob to be kept", || disk.has(blob)).await;
+    }
+    // Open files would hold their space for a while.
+    let mirror = mirror.restart().await;
+    disk.fill_up(0);
+    let mut whole = false;
+    for _ in 0..10 {
+        let answer = mirror.get(&blob_path(REPOSITORY, &blobs[3])).await;
+        answer.assert_not_wrong(&blobs[3]);
+        whole = answer.status() == 200 && !answer.end.is_broken() && disk.has(&blobs[3]);
+        if whole {
+            break;
+        }
+    }
+    assert!(whole, "evicting made no room");
+    assert!(disk.published().len() < 4);
+}
+
+/// A mirror starts and serves on a disk that is full to the last byte, and refuses to pin rather than lose the pins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_full_disk() {
+    let Some(disk) = Disk::new("a start on a full disk", 12) else { return };
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = disk.mirror(&up, "0B").await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    let pin = |mirror: &Mirror, name: &str| {
+        let address = mirror.admin_address();
+        let path = format!("/api/v1/pin?ref={name}");
+        async move { client::request(address, "POST", &path, &[]).await.status() }
+    };
+    assert_eq!(pin(&mirror, "alpine:latest").await, 200);
+    let pins = fs::read(disk.cache().join("pins.json")).unwrap();
+    disk.fill_up(0);
+    let mirror = mirror.restart().await;
+    up.down().await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    assert_eq!(pin(&mirror, "alpine:other").await, 500);
+    assert_eq!(fs::read(disk.cache().join("pins.json")).unwrap(), pins);
+    let listed = mirror.admin("/api/v1/pins").await.json();
+    assert_eq!(listed["pins"].as_array().unwrap().len(), 1, "{listed}");
+    disk.make_free();
+    assert_eq!(pin(&mirror, "alpine:other").await, 200);
+    disk.published();
+}
+
+/// I8: another writer takes the room in the middle of a fill. The fill looks on its way, and older content goes, so that
+/// `min_free` stays free; where nothing is left to go, it gives up, and the next client's bytes pass through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i8_min_free_is_kept_during_a_fill() {
+    for hopeless in [false, true] {
+        let Some(disk) = Disk::new("min_free is kept during a fill", 160) else { return };
+        let up = Upstream::start().await;
+        let old: Vec<Blob> = (0..2).map(|seed| Blob::random(seed, 8 << 20)).collect();
+        let blob = Blob::random(9, 72 << 20);
+        old.iter().chain([&blob]).for_each(|blob| up.push_blob(REPOSITORY, blob));
+        let mirror = disk.mirror(&up, "24MiB").await;
+        for blob in &old {
+            mirror.pull_blob(REPOSITORY, blob).await;
+            until("the blob to be kept", || disk.has(blob)).await;
+        }
+        let mirror = mirror.restart().await;
+        let path = blob_path(REPOSITORY, &blob);
+        let gate = up.gate(&path);
+        gate.pass(MIB);
+        let mut download = mirror.open(&path).await;
+        assert!(download.read(1000).await == blob.bytes[..1000]);
+        assert_eq!(old.iter().filter(|blob| disk.has(blob)).count(), 2);
+        // 160 − 16 − 72 = 72 are free now. With one of the old blobs gone, 18 + 8 stay; with both, 0 + 16.
+        disk.fill_up(if hopeless { 0 } else { 18 * MIB });
+        gate.open();
+        let rest = download.rest().await;
+        if hopeless {
+            assert!(rest.end.is_broken() && rest.body == blob.bytes[1000..1000 + rest.body.len()]);
+            disk.make_free();
+            disk.fill_up(4 * MIB);
+            let again = mirror.get(&path).await;
+            again.assert_is(&blob);
+            assert!(!disk.has(&blob));
+        } else {
+            assert!(!rest.end.is_broken() && rest.body == blob.bytes[1000..]);
+            until("the blob to be kept", || disk.has(&blob)).await;
+            assert!(disk.free() >= 24 * MIB, "{} bytes are free", disk.free());
+            assert_eq!(old.iter().filter(|blob| disk.has(blob)).count(), 1);
+        }
+        disk.published();
+    }
+}
+
+/// An empty folder on a full disk is told at the start, by its name.
+#[tokio::test]
+async fn no_cache_can_be_made_on_a_full_disk() {
+    let Some(disk) = Disk::new("no cache can be made on a full disk", 1) else { return };
+    disk.fill_up(0);
+    let text = format!("cache.dir = {:?}\nadmin.listen = \"127.0.0.1:0\"\nserver.listen = \"127.0.0.1:0\"\n", disk.cache());
+    let config = roadstead::config::Config::parse(&text, "test").unwrap();
+    let Err(error) = roadstead::app::Mirror::start(config).await else { panic!("it started") };
+    let told = format!("{error:#}");
+    assert!(told.contains(disk.cache().to_str().unwrap()), "{told}");
+    assert!(!Path::new(&disk.cache()).join("VERSION").exists());
+    drop(File::open(disk.folder.path()));
+}
