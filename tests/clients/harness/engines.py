@@ -1,5 +1,6 @@
 """The clients: each can pull, remove, and say what it now holds. None of them can reach anything but the mirror."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -27,21 +28,31 @@ def registries_conf(path, mirrors, authority=None):
     return {"CONTAINERS_REGISTRIES_CONF": str(path)} | ({"SSL_CERT_FILE": str(authority)} if authority else {})
 
 
+def _auth(folder, mirrors, login):
+    """Options that have containers/image sign in to the mirrors: a login on the command line is for the registry alone."""
+    if not login:
+        return []
+    auth = base64.b64encode(login.encode()).decode()
+    path = folder / "auth.json"
+    path.write_text(json.dumps({"auths": {location: {"auth": auth} for location in mirrors.values()}}))
+    return ["--authfile", path]
+
+
 class Skopeo:
     """`skopeo copy` to a folder: the bytes as they came, every platform of an index."""
 
     def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
-        self._folder = folder
+        self._folder, self._mirrors = folder, mirrors
         self._registries_conf = folder / "registries.conf"
         self._environment = registries_conf(self._registries_conf, mirrors, authority)
 
     def pull(self, image, registry="docker.io", into="image", timeout=180, login=None):
         target = self._folder / into
         shutil.rmtree(target, ignore_errors=True)
-        login = [f"--src-creds={login}"] if login else ["--src-no-creds"]
-        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all", *login,
-             "--preserve-digests", f"docker://{image.reference(registry)}", f"dir:{target}"], env=self._environment, timeout=timeout)
+        run(["skopeo", "--insecure-policy", "--registries-conf", self._registries_conf, "copy", "--quiet", "--all",
+             "--preserve-digests", *_auth(self._folder, self._mirrors, login), f"docker://{image.reference(registry)}", f"dir:{target}"],
+            env=self._environment, timeout=timeout)
 
     def wants(self, image):
         return image.blobs
@@ -69,6 +80,7 @@ class _Store:
 
     def __init__(self, folder, mirrors, authority=None):
         folder.mkdir(parents=True)
+        self._folder, self._mirrors = folder, mirrors
         environment = registries_conf(folder / "registries.conf", mirrors, authority)
         self._environment = environment | {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder / "run")}
         (folder / "run").mkdir()
@@ -78,8 +90,7 @@ class _Store:
         return run([self.command, *self._options, *words], env=self._environment, timeout=timeout)
 
     def pull(self, image, registry="docker.io", timeout=180, login=None):
-        login = [f"--creds={login}"] if login else []
-        self._run("pull", "--quiet", *login, image.reference(registry), timeout=timeout)
+        self._run("pull", "--quiet", *_auth(self._folder, self._mirrors, login), image.reference(registry), timeout=timeout)
 
     def wants(self, image):
         return image.for_host().blobs
