@@ -67,7 +67,7 @@ pub(super) enum Trouble {
 /// What a part begins with.
 pub(super) enum Start {
     /// An answer that has come already.
-    Answer(Incoming),
+    Answer(Box<Incoming>),
     /// A question for these bytes; as one more part than are needed, or as the only one.
     Ask { part: std::ops::Range<u64>, spare: bool },
     /// A question for all from this byte on.
@@ -104,7 +104,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
     let digest = &shared.fill.digest;
     let fail = |error| Trouble::Fill(FillError::Upstream(error));
     match start {
-        Start::Answer(body) => Ok(Some(body)),
+        Start::Answer(body) => Ok(Some(*body)),
         Start::AskRest(from) => {
             let answer = upstream.blob(repository, digest, from).await.map_err(fail)?;
             Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))

@@ -120,7 +120,7 @@ impl Run {
             _ if parts.whole => parts.shared.plan().claim_whole(from),
             _ => parts.shared.plan().claim_open(from),
         };
-        parts.spawn(id, Start::Answer(opened.incoming));
+        parts.spawn(id, Start::Answer(Box::new(opened.incoming)));
         let ended = parts.drive(total).await;
         let (ingest, ended) = parts.end(ended).await;
         Download { ingest, reservation, ended }

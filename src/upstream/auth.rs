@@ -83,7 +83,7 @@ pub(super) enum Grant {
     /// User and password.
     Basic(HeaderValue),
     /// A token, and what it was asked for with.
-    Bearer(Token, Wanted),
+    Bearer(Token, Box<Wanted>),
 }
 
 impl Grant {
@@ -142,7 +142,7 @@ impl Auth {
                 let credential = self.credential_for(client, &realm, repository).await?;
                 let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
                 match self.token(client, &wanted, repository).await {
-                    Ok(token) => Ok(Grant::Bearer(token, wanted)),
+                    Ok(token) => Ok(Grant::Bearer(token, Box::new(wanted))),
                     Err(error) => {
                         // Perhaps the realm has moved; then the next request shall hear so from a new challenge. That a
                         // guest's login is wrong says nothing of it.
@@ -230,7 +230,7 @@ impl Auth {
         let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
         let token = self.token(client, &wanted, repository).await?;
         self.learn(client, kind, repository, &wanted);
-        Ok(Grant::Bearer(token, wanted))
+        Ok(Grant::Bearer(token, Box::new(wanted)))
     }
 
     fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
