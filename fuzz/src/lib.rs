@@ -16,8 +16,11 @@ pub use bundles::import;
 pub use parsers::{challenge, config, manifest, range, route};
 pub use traffic::{answer, request};
 
+/// What is done with the bytes that a fuzzer makes up.
+pub type Body = fn(&[u8]);
+
 /// All of them, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("route", route),
     ("range", range),
     ("challenge", challenge),

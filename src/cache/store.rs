@@ -108,7 +108,7 @@ impl Store {
         }
         let path = root.join("LOCK");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fail("open", &path))?;
-        match lock.try_lock() {
+        match take(&lock) {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked(root.into())),
             Err(fs::TryLockError::Error(error)) => return Err(fail("lock", &path)(error)),
@@ -636,6 +636,19 @@ pub struct Mismatch {
     pub wanted: Digest,
     /// The digest of what came.
     pub found: Digest,
+}
+
+/// Locks the folder. Tries for a moment: whatever process has just been started holds what is open here until it has
+/// become the other program, and a mirror that is on its way out its folder.
+fn take(lock: &File) -> Result<(), fs::TryLockError> {
+    const EVERY: Duration = Duration::from_millis(50);
+    for _ in 0..10 {
+        match lock.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(EVERY),
+            done => return done,
+        }
+    }
+    lock.try_lock()
 }
 
 #[cfg(test)]

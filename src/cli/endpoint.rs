@@ -45,8 +45,8 @@ impl FromStr for Place {
 
     /// `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
-            return Ok(Self::Unix(path.into()));
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err("unix: is followed by a path".into()) } else { Ok(Self::Unix(path.into())) };
         }
         let host = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {

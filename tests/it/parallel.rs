@@ -216,7 +216,7 @@ async fn sha512_in_parts() {
     let (up, mirror, ..) = with_blob(|_| {}).await;
     let image = Builder::new(3).sha512().layer(SIZE as usize).build();
     up.push_untagged(REPOSITORY, &image);
-    let manifest = mirror.get(&manifest_path(REPOSITORY, &image.manifest.digest)).await;
+    let manifest = mirror.get(&manifest_path(REPOSITORY, image.manifest.digest)).await;
     assert_eq!(manifest.status(), 200);
     mirror.pull_blob(REPOSITORY, &image.layers[0]).await;
     mirror.files().get(&image.layers[0]).await;

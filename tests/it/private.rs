@@ -89,8 +89,11 @@ fn referrers(repository: &str, subject: &Blob) -> String {
     format!("/v2/{repository}/referrers/{}", subject.digest)
 }
 
-/// Every form of request there is for an image: method, path and further headers.
-fn forms(repository: &str, image: &Image) -> Vec<(&'static str, String, Vec<(&'static str, String)>)> {
+/// Method, path and further headers.
+type Form = (&'static str, String, Vec<(&'static str, String)>);
+
+/// Every form of request there is for an image.
+fn forms(repository: &str, image: &Image) -> Vec<Form> {
     let (manifest, layer) = (image.manifest.digest, &image.layers[0]);
     let (tag, digest) = (manifest_path(repository, "latest"), manifest_path(repository, manifest));
     let blob = blob_path(repository, layer);

@@ -11,9 +11,12 @@ use super::Upstream;
 use super::act::Reply;
 use super::journal::Request;
 
+/// A name and a password.
+type User = (String, String);
+
 /// Users, their passwords and the repositories that each may read. Clones are the same list, which can change.
 #[derive(Clone, Debug, Default)]
-pub struct Accounts(Arc<Mutex<HashMap<(String, String), Vec<String>>>>);
+pub struct Accounts(Arc<Mutex<HashMap<User, Vec<String>>>>);
 
 impl Accounts {
     /// Lets a user read these repositories, and no others.
@@ -29,7 +32,7 @@ impl Accounts {
     }
 
     /// What a user may read; `None` for a user or password that is wrong.
-    fn of(&self, user: &(String, String)) -> Option<Vec<String>> {
+    fn of(&self, user: &User) -> Option<Vec<String>> {
         self.0.lock().expect("no test thread died with it").get(user).cloned()
     }
 }
