@@ -181,9 +181,14 @@ mod tests {
         let (sender, receiver) = mpsc::sync_channel(0);
         let (writer, guard) = Writer::start(Slow(sender)).unwrap();
         let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
-        // The thread has the first batch in its hands, whatever that holds; as much again waits behind it.
-        let lines = 3 * BEHIND / line.len();
-        (0..lines).for_each(|_| writer.take(&line));
+        writer.take(&line);
+        // The thread has that one in its hands, and nobody takes it. Until then it would take what is lost for told.
+        while !writer.0.lock().waiting.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let more = 3 * BEHIND / line.len();
+        (0..more).for_each(|_| writer.take(&line));
+        let lines = more + 1;
         let lost = writer.0.lock().lost as usize;
         assert!(lost >= lines - 2 * BEHIND / line.len(), "{lost} of {lines} are lost");
         assert!(writer.0.lock().waiting.len() <= BEHIND);

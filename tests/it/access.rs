@@ -375,7 +375,9 @@ async fn users_come_and_go_while_the_mirror_runs() {
     // bob is out, alice has another password, dave is new.
     let alice = format!("alice:{}\n", bcrypt::hash("another", 4).unwrap());
     users.write(&format!("{alice}{}", users_of(&["dave"])));
-    becomes(&login("dave"), 200).await;
+    // Looked for by a token: wrong passwords are counted against the address.
+    becomes(&alices, 401).await;
+    assert_eq!(get(&mirror, TEAM, Some(&login("dave"))).await.status(), 200);
     assert_eq!(get(&mirror, TEAM, Some(&basic("alice", "another"))).await.status(), 200);
     for ended in [login("alice"), login("bob"), alices, bobs] {
         assert_eq!(get(&mirror, TEAM, Some(&ended)).await.status(), 401, "{ended}");
