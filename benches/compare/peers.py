@@ -14,10 +14,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
-    """One running server: `port`, and the cost of its processes, children included."""
+    """One running server: `port`, and the cost of its processes, children included. `secure`: the same one over TLS."""
 
-    def __init__(self, port, process, stop=None):
-        self.port = port
+    secure = None
+
+    def __init__(self, port, process, stop=None, scheme="http"):
+        self.port, self.scheme = port, scheme
         self.address = f"127.0.0.1:{port}"
         self.process = process
         self.stop = stop or process.stop
@@ -48,26 +50,44 @@ class Server:
         return total
 
 
+def certificate(folder):
+    """(certificate, key) of 127.0.0.1 in `folder`, made once: both servers show the same one."""
+    paths = folder / "tls.pem", folder / "tls.key"
+    if paths[1].exists():
+        return paths
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                    "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", paths[0], "-keyout", paths[1]],
+                   check=True, capture_output=True)
+    return paths
+
+
 def roadstead(binary, folder, upstream):
-    """As shipped: defaults, but for the addresses, the cache's folder and what one client may hold. The log goes to a file, as nginx's does."""
+    """As shipped: defaults, but for the addresses, the cache's folder and what one client may hold. The log goes to a file,
+    as nginx's does."""
+    port, secure = free_port(), free_port()
+    cert, key = certificate(folder.parent)
     mirror = Mirror(binary, "roadstead", folder, {"docker.io": {"url": f"http://127.0.0.1:{upstream}"}},
-                    server={"listen": f"127.0.0.1:{(port := free_port())}", "max_connections_per_client": 20_000}, cache={"dir": str(folder / "cache")},
-                    freshness={"fresh_for": "1m"}, port=port)
+                    server={"listen": [f"plain:127.0.0.1:{port}", f"127.0.0.1:{secure}"],
+                            "tls": {"cert": str(cert), "key": str(key)}, "max_connections_per_client": 20_000},
+                    cache={"dir": str(folder / "cache")}, freshness={"fresh_for": "1m"}, port=port)
     server = Server(port, mirror.process, mirror.stop)
+    server.secure = Server(secure, mirror.process, scheme="https")
     server.requests = lambda: mirror.metric("roadstead_requests_total")
     return server
 
 
 def nginx(folder, upstream):
-    """proxy_cache with two ports on one cache: `port` writes no access log, `logging.port` writes one."""
+    """proxy_cache with three ports on one cache: `port` writes no access log, `logging.port` writes one, `secure.port` is TLS."""
     folder.mkdir()
-    ports = free_port(), free_port()
-    logs = zip(ports, ("off", folder / "access.log"))
+    ports = free_port(), free_port(), free_port()
+    cert, key = certificate(folder.parent)
+    tls = f"ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.3; ssl_session_cache shared:s:10m;"
+    kinds = zip(ports, ("", "", "ssl"), ("", "", tls), ("off", folder / "access.log", "off"))
     servers = "".join(f"""
-  server {{ listen 127.0.0.1:{port} backlog=4096; access_log {log};
+  server {{ listen 127.0.0.1:{port} backlog=4096 {ssl}; access_log {log}; {more}
     location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_cache z; proxy_cache_lock on; proxy_cache_lock_age 1h;
       proxy_cache_lock_timeout 1h; proxy_cache_valid 200 1h; proxy_cache_key $uri$http_accept;
-      proxy_read_timeout 1h; }} }}""" for port, log in logs)
+      proxy_read_timeout 1h; }} }}""" for port, ssl, more, log in kinds)
     temporary = "".join(f"  {kind}_temp_path {folder}/{kind};\n"
                         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (folder / "nginx.conf").write_text(f"""
@@ -81,6 +101,7 @@ http {{
     wait_until(lambda: listens(ports[0]), "nginx listens", process=process)
     server = Server(ports[0], process)
     server.logging = Server(ports[1], process)
+    server.secure = Server(ports[2], process, scheme="https")
     return server
 
 
