@@ -185,7 +185,7 @@ impl Mirror {
         config.check_exposure()?;
         let (listeners, admin, tls) = sockets(&config, passed, &metrics).await?;
         // Of sockets that the service manager passes, only now it is known where they are.
-        config.access.check_exposure(listeners.iter().filter_map(|listener| listener.place().address()))?;
+        config.check_exposure_at(listeners.iter().filter_map(|listener| listener.place().address()))?;
         let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
         let admin_place = admin.first().map(|listener| listener.place().clone());
 

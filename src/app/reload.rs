@@ -32,7 +32,7 @@ impl Running {
     /// `allow` and `deny` of upstreams. What else is different from the
     /// configuration that holds is logged, and waits for the next start. All or nothing.
     pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
-        config.access.check_exposure(self.addresses().into_iter())?;
+        config.check_exposure_at(self.addresses().into_iter())?;
         let held = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(tls), Some(wanted)) = (self.tls.clone(), config.server.tls.clone())
             && spawn_blocking(move || tls.reload(Some(&wanted))).await??

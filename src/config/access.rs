@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::value::Value;
-use super::{Config, ConfigError, Globs, Listen, Secret};
+use super::{Config, ConfigError, Globs, Listen, Secret, Upstream, Visibility};
 
 /// More than this takes a minute a password, and a file that says so is a mistake.
 const MAX_COST: u32 = 16;
@@ -42,15 +42,6 @@ impl Access {
     /// Whether the operator has said who may pull, be it everybody.
     pub fn is_chosen(&self) -> bool {
         self.open || !self.rules.is_empty()
-    }
-
-    /// Fails if one of these addresses is reached by clients of other machines, and nothing says who may pull: a mirror
-    /// must not become an open proxy by accident.
-    pub fn check_exposure(&self, mut addresses: impl Iterator<Item = SocketAddr>) -> Result<(), ConfigError> {
-        match addresses.find(|address| !is_local(*address)).filter(|_| !self.is_chosen()) {
-            Some(address) => Err(ConfigError::Exposed { address: address.to_string() }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -201,10 +192,24 @@ pub fn is_local(address: SocketAddr) -> bool {
 }
 
 impl Config {
-    /// [`Access::check_exposure`] of the addresses that `server.listen` names. Those of sockets that the service manager
+    /// [`Config::check_exposure_at`] the addresses that `server.listen` names. Those of sockets that the service manager
     /// passes are known at the start only.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        self.access.check_exposure(self.server.listen.iter().filter_map(Listen::address))
+        self.check_exposure_at(self.server.listen.iter().filter_map(Listen::address))
+    }
+
+    /// Fails if one of these addresses is reached by clients of other machines, and nothing says who may pull: a mirror
+    /// must not become an open proxy by accident, nor hand everybody what its credentials can read.
+    pub fn check_exposure_at(&self, mut addresses: impl Iterator<Item = SocketAddr>) -> Result<(), ConfigError> {
+        let Some(address) = addresses.find(|address| !is_local(*address)) else { return Ok(()) };
+        if !self.access.is_chosen() {
+            return Err(ConfigError::Exposed { address: address.to_string() });
+        }
+        let operators = |upstream: &Upstream| upstream.visibility == Visibility::Operator;
+        match self.upstreams.iter().find(|(_, upstream)| self.access.open && operators(upstream)) {
+            Some((name, _)) => Err(ConfigError::ExposedUpstream { address: address.to_string(), upstream: name.to_string() }),
+            None => Ok(()),
+        }
     }
 }
 

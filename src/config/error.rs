@@ -35,6 +35,18 @@ pub enum ConfigError {
         /// The address, as configured.
         address: String,
     },
+    /// Other machines reach the mirror, everybody may pull, and an upstream is not for everybody.
+    #[error(
+        "[upstream.{upstream:?}]: other machines reach {address}, access.open lets all of them pull, and this upstream is read with \
+         credentials: write rules ([[access.rule]]) in the place of open = true, or visibility = \"public\" here if everybody may \
+         have what the credentials can read, or visibility = \"caller\""
+    )]
+    ExposedUpstream {
+        /// The address, as configured.
+        address: String,
+        /// Its name.
+        upstream: String,
+    },
     /// A flag and the file contradict each other.
     #[error(
         "--open lets everybody pull everything, and yet there are [[access.rule]] in the configuration; leave out one of the two"

@@ -95,6 +95,26 @@ fn an_open_mirror_is_a_choice() {
 }
 
 #[test]
+fn what_credentials_can_read_is_not_opened_by_accident() {
+    let exposed = |listen: &str, access: &str, visibility: &str| {
+        let upstream = "[upstream.\"ghcr.io\"]\ncredentials = { username = \"u\", password = \"p\" }";
+        let text = format!("server.listen = \"{listen}\"\n{access}\n{upstream}\n{visibility}");
+        Config::parse(&text, "test").unwrap().check_exposure().map_err(|error| error.to_string())
+    };
+    let (open, rule) = ("[access]\nopen = true", "[[access.rule]]\nwho = \"anyone\"");
+    let error = exposed("0.0.0.0:5000", open, "").unwrap_err();
+    for word in ["[upstream.\"ghcr.io\"]", "0.0.0.0:5000", "[[access.rule]]", "visibility = \"public\""] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    assert!(exposed("0.0.0.0:5000", open, "visibility = \"operator\"").is_err());
+    for visibility in ["visibility = \"public\"", "visibility = \"caller\""] {
+        assert_eq!(exposed("0.0.0.0:5000", open, visibility), Ok(()));
+    }
+    assert_eq!(exposed("127.0.0.1:5000", open, ""), Ok(()), "only this machine");
+    assert_eq!(exposed("0.0.0.0:5000", rule, ""), Ok(()), "rules say who");
+}
+
+#[test]
 fn what_does_not_go_together_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
