@@ -2,6 +2,7 @@
 
 from statistics import median
 
+LOGGING = "nginx, access_log on"
 
 class Row:
     """One measured quantity. `ratio`: whether Roadstead's is also given as a share of nginx's.
@@ -28,8 +29,8 @@ class Row:
         spread = self.form.format(min(values)), self.form.format(max(values))
         return text if len(values) == 1 or spread[0] == spread[1] else f"{text} ({spread[0]} to {spread[1]})"
 
-    def share(self):
-        ours, theirs = self.median("Roadstead"), self.median("nginx")
+    def share(self, of="nginx"):
+        ours, theirs = self.median("Roadstead"), self.median(of)
         return ours / theirs if self.ratio and ours is not None and theirs else None
 
     def verdict(self):
@@ -80,10 +81,12 @@ class Table:
         for section, rows in self.sections.items():
             used = [name for name in self.columns if any(name in row.values or name in row.failures for row in rows.values())]
             used += [name for name in self.missing if name not in used]
-            grid = [["", *used, "Roadstead ÷ nginx", "target", ""]]
+            # As shipped nginx writes an access log, as Roadstead does; the targets are to the one without.
+            grid = [["", *used, f"÷ {LOGGING}", "Roadstead ÷ nginx", "target", ""]]
             for row in rows.values():
-                share = row.share()
+                share, logging = row.share(), row.share(LOGGING)
                 grid.append([row.label, *(self.missing.get(name) or row.cell(name) for name in used),
+                             f"{logging:.2f}" if logging is not None else "",
                              f"{share:.2f}" if share is not None else "", *row.verdict()])
             keep = [index for index, title in enumerate(grid[0]) if index == 0 or any(line[index] for line in grid[1:])]
             grid = [[line[index] for index in keep] for line in grid]

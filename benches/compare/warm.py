@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from client import Failed, held
+from table import LOGGING
 
 DRAIN = Path(__file__).resolve().parent / "drain.py"
 ACCEPT = "application/vnd.oci.image.manifest.v1+json"
@@ -191,7 +192,7 @@ class Warm:
         print(f"  {title}", flush=True)
         columns = list((servers or self.servers).items())
         if with_log and "nginx" in self.servers:
-            columns.append(("nginx, access_log on", self.servers["nginx"].logging))
+            columns.append((LOGGING, self.servers["nginx"].logging))
         for number in range(self._options.rounds):
             shift = number % len(columns)
             for column, server in columns[shift:] + columns[:shift]:
