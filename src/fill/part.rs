@@ -117,7 +117,6 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
                 _ => fail(error),
             })?;
             agrees(shared, &part, &answer).map_err(Trouble::Odd)?;
-            upstream.part_served();
             if !shared.plan().answered(id) {
                 // An open answer has brought it in the meantime.
                 return Ok(None);

@@ -195,9 +195,17 @@ impl Run {
         let answer = match self.first_part(ingest) {
             Some(part) => {
                 let Source { upstream, repository, .. } = &self.source;
-                tokio::select! {
-                    answer = upstream.blob_part(repository, &self.fill.digest, part, None, false) => answer?,
+                let answer = tokio::select! {
+                    answer = upstream.blob_part(repository, &self.fill.digest, part, None, false) => answer,
                     () = stopped(&mut self.stopping) => return Err(FillError::Stopping),
+                };
+                match answer {
+                    // It may have been the range that it did not like.
+                    Err(error) if error.class() == Class::Invalid => {
+                        upstream.part_refused("it does not answer to a range as it should");
+                        self.ask(ingest.len()).await?
+                    }
+                    answer => answer?,
                 }
             }
             None => self.ask(ingest.len()).await?,
@@ -225,14 +233,14 @@ impl Run {
         if total > config.parallel_threshold { self.source.upstream.parts(config.parallel) } else { 1 }
     }
 
-    /// What to ask for first, where it is known before the first answer that the blob comes in parts: not more than a
-    /// part, so that nothing is sent that another part brings.
+    /// What to ask for first, where a manifest has told that the blob is large: not more than a part, so that nothing is
+    /// sent that another part brings (I3).
     fn first_part(&self, ingest: &Ingest) -> Option<std::ops::Range<u64>> {
         let total = self.source.size.filter(|total| self.parts(*total) > 1 && *total > ingest.len())?;
         let step = plan::step(total, self.fills.config.parallel_threshold);
         let hole = ingest.beyond().first().map_or(total, |range| range.start.min(total));
         let end = hole.min((ingest.len() / step + 1) * step);
-        self.source.upstream.serves_parts().then_some(ingest.len()..end)
+        Some(ingest.len()..end)
     }
 
     /// Whether to go on in parts: where there are several to come, and where an earlier fill has left holes.

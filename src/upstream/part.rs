@@ -132,22 +132,12 @@ impl Upstream {
         if allowed { self.config.parallel.unwrap_or(default) } else { 1 }
     }
 
-    /// Whether it has served parts before, so that the first request of a large blob can be one.
-    pub fn serves_parts(&self) -> bool {
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).proven()
-    }
-
     /// Whether one more download could begin at once.
     pub fn has_room(&self) -> bool {
         self.queue.has_room(Lane::Layer)
     }
 
-    /// A part came as it was asked for.
-    pub fn part_served(&self) {
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).served(Instant::now());
-    }
-
-    /// A part did not: `why` says what came instead. Blobs are asked for in one piece for a while.
+    /// A part did not come as it was asked for: `why` says what came instead. Blobs are asked for in one piece for a while.
     pub fn part_refused(&self, why: &str) {
         if self.ranges.lock().unwrap_or_else(PoisonError::into_inner).refused(Instant::now()) {
             tracing::info!(upstream = %self.name, why, "blobs are downloaded in one piece for the next hour");

@@ -363,7 +363,8 @@ class Metrics(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         source = (ROOT / "src" / "metrics.rs").read_text()
-        declared = re.findall(r"^    (\w+): ((?:Int|Histogram)\w*)(?: \[(.*?)\])?,$", source, flags=re.M)
+        table = source.partition("\nmetrics! {")[2].partition("\n}\n")[0]
+        declared = re.findall(r"^    (\w+): ((?:Int|Histogram)\w*)(?: \[(.*?)\])?,$", table, flags=re.M)
         cls.metrics = {}
         for name, kind, labels in declared:
             labels = set(re.findall(r'"(\w+)"', labels))
