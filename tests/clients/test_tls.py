@@ -3,7 +3,7 @@
 import hashlib
 
 from harness.engines import Containerd, Docker, Podman, Skopeo
-from harness.process import Process, free_port, run
+from harness.process import Process, free_port, run, wait_until
 from harness.registry import certificates
 from harness.site import BINARY, SITE, ClientTest
 
@@ -93,6 +93,8 @@ url = "http://127.0.0.1:{self.upstream().port}"
         process = Process(f"{self.name}.activated", ["systemd-socket-activate", f"--listen=127.0.0.1:{port}", "--fdname=pull",
                                                      BINARY, "serve", "--config", config])
         self.addCleanup(process.stop)
+        # Its word, since a connection to try it would be the first one.
+        wait_until(lambda: f"Listening on 127.0.0.1:{port}" in process.log.read_text(), "the socket is there", process=process)
         skopeo = Skopeo(self.folder / "skopeo", {"docker.io": f"127.0.0.1:{port}"})
         skopeo.pull(SITE.oci)
         skopeo.check(SITE.oci)
