@@ -1,7 +1,7 @@
 //! A large blob in parts: several requests at one time, one fill (I3).
 //!
-//! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte. If it says
-//! that ranges are served, a second part is asked for, and each that is answered as it should be permits one more, up to
+//! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte; it is a part
+//! where the size was known before, and open where not. If it says that ranges are served, a second part is asked for, and each that is answered as it should be permits one more, up to
 //! `fill.parallel`. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
 //! too many: from then on there are fewer, at the least the one. The hash follows the frontier and reads back what was
 //! written out of order. Called by [`super::run`].

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.process import LOGS
 from harness.site import BINARY
 
-NEEDED = ("skopeo", "docker-registry", "podman", "buildah", "containerd", "ctr", "dockerd", "docker", "openssl")
+NEEDED = ("skopeo", "docker-registry", "podman", "buildah", "containerd", "ctr", "dockerd", "docker", "openssl", "curl")
 
 
 def flatten(suite):
