@@ -87,7 +87,7 @@ class Cold:
     def _crowd(self, section, limited, killed, prefix):
         print(f"  cold, {CROWD} clients at once, {killed} killed", flush=True)
         gets = self._table.row(section, f"{prefix}upstream GETs", "{:.0f}")
-        sent = self._table.row(section, f"{prefix}upstream bytes ÷ size", "{:.2f}", False, ("<=", 1.005))
+        sent = self._table.row(section, f"{prefix}upstream bytes ÷ size", "{:.2f}", False, ("<=", 1.0))
         if not killed:
             first = self._table.row(section, "first byte of the first client, ms", "{:.0f}")
             behind = self._table.row(section, "first byte of the last client after that, ms", "{:.0f}", False, ("<=", 50))
