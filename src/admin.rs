@@ -77,7 +77,7 @@ impl Admin {
                 continue;
             };
             let this = self.clone();
-            let standing = Standing { local: listener.place().address().is_none(), ..Standing::default() };
+            let standing = Standing { local: listener.place().address().is_none() };
             tokio::spawn(async move {
                 this.serve(accepted.into_stream(), standing).await;
                 drop(slot);

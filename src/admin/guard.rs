@@ -48,8 +48,6 @@ impl Refused {
 /// How far the connection itself vouches for who is at its other end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// A client certificate was checked: as good as the token.
-    pub certified: bool,
     /// No browser can have opened it (a unix socket), so that names do not matter.
     pub local: bool,
 }
@@ -69,13 +67,12 @@ impl Guard {
             return Ok(());
         }
         let proven = self.token.is_some_and(|token| bearer(&head.headers).is_some_and(|shown| same(&token, shown)));
-        // A page has no token, but it has the user's certificate: that one does not excuse a strange name.
         if !proven && !standing.local && !self.knows_host(head) {
             return Err(Refused::Host);
         }
         // The page itself says nothing; it asks for the token and sends it along.
         let page = reads && path == "/";
-        if self.token.is_some() && !proven && !standing.certified && !page {
+        if self.token.is_some() && !proven && !page {
             return Err(Refused::Token);
         }
         if !reads && is_foreign(&head.headers) {
