@@ -2,7 +2,9 @@
 
 #![cfg(loom)]
 
-#[path = "../../../src/fill/extents.rs"]
-pub mod extents;
-#[path = "../../../src/fill/progress.rs"]
-pub mod progress;
+// The folder is named, not the files: a file named by `path` would look for its own modules beside itself.
+#[path = "../../../src/fill"]
+pub mod fill {
+    pub mod extents;
+    pub mod progress;
+}
