@@ -1,0 +1,40 @@
+//! Costs at several sizes, taken in turns: whatever makes the machine slow for a while makes it slow for all of them.
+
+/// Costs of one operation in microseconds, by size, one of each round.
+pub struct Rounds(Vec<Vec<f64>>);
+
+/// What may be called the same cost.
+const FLAT: f64 = 0.10;
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+impl Rounds {
+    pub fn new(sizes: usize) -> Self {
+        Self(vec![Vec::new(); sizes])
+    }
+
+    pub fn add(&mut self, size: usize, microseconds: f64) {
+        self.0[size].push(microseconds);
+    }
+
+    /// What it costs at one size: the median of the rounds.
+    pub fn cost(&self, size: usize) -> f64 {
+        median(self.0[size].clone())
+    }
+
+    /// Its ratio to the smallest size: the median of the ratios in each round.
+    pub fn ratio(&self, size: usize) -> f64 {
+        median(self.0[size].iter().zip(&self.0[0]).map(|(cost, first)| cost / first).collect())
+    }
+
+    /// As cells of a table, and whether it is flat.
+    pub fn cells(&self, digits: usize) -> String {
+        let cells: Vec<String> =
+            (0..self.0.len()).map(|size| format!("{:.digits$} ({:.2})", self.cost(size), self.ratio(size))).collect();
+        let flat = (0..self.0.len()).all(|size| self.ratio(size) <= 1.0 + FLAT);
+        format!("{} | {}", cells.join(" | "), if flat { "yes" } else { "NO" })
+    }
+}
