@@ -129,13 +129,17 @@ impl Gc {
         let document = self.remote.ask(method, "gc", &[("free", &free)])?;
         show(&self.remote, &document, |document| {
             let verb = if self.dry_run { "would remove" } else { "removed" };
-            let evicted = list(document, "evicted");
+            let more = match document["evicted_more_bytes"].as_u64() {
+                Some(0) | None => String::new(),
+                Some(_) => format!(", and {} more", size(&document["evicted_more_bytes"])),
+            };
+            let evicted = format!("{}{more}", list(document, "evicted").len());
             table(&[
                 row([verb, &size(&document["bytes"])]),
                 row(["  unfinished downloads", &document["leftovers"].to_string()]),
                 row(["  damaged files", &document["quarantined"].to_string()]),
                 row(["  unused for too long", &document["expired"].to_string()]),
-                row(["  evicted", &evicted.len().to_string()]),
+                row(["  evicted", &evicted]),
                 row(["  records of what is gone", &document["records"].to_string()]),
             ])
         })
