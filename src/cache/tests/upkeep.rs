@@ -81,7 +81,7 @@ async fn what_was_unused_for_too_long_goes() {
     drop(cache);
 
     let cache = start(&config);
-    cache.survey_pins();
+    cache.survey_pins().unwrap();
     let told = cache.collect(0, true).await;
     assert_eq!((told.expired, told.records), (2, 0), "its record has lost its meaning only when it has gone");
     let size = cache.known(&old.0).unwrap().size;
