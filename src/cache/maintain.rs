@@ -1,5 +1,5 @@
-//! The one task a cache has: it reads the tree, then writes down recency and keeps house, and looks at what readers
-//! could not read, all for as long as the mirror runs.
+//! The one task a cache has: it reads the tree, then writes down recency and keeps house, looks at what readers
+//! could not read and at what they were the first to read, all for as long as the mirror runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const USES: usize = 1024;
 impl Cache {
     /// Reads the tree into the index, then keeps recency and names on disk up to date for ever. One task a mirror.
     pub async fn maintain(self: Arc<Self>) {
-        tokio::join!(self.live(), self.clone().watch());
+        tokio::join!(self.live(), self.clone().watch(), self.clone().follow_readers());
     }
 
     async fn live(self: &Arc<Self>) {
