@@ -142,11 +142,7 @@ impl Cache {
             let owners = self.catalog.count_owners(&part.digest, MOST_OWNERS) as u32;
             PartRow {
                 digest: part.digest,
-                kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) {
-                    "manifest"
-                } else {
-                    "blob"
-                },
+                kind: if part.is_manifest { "manifest" } else { "blob" },
                 platform: part.platform.map(|platform| platform.to_string()),
                 bytes: size,
                 cached: present,

@@ -94,7 +94,10 @@ impl Purge {
     }
 }
 
-fn pins(document: &Value, name: &str) -> String {
+fn pins(document: &Value, name: &str, none: &str) -> String {
+    if list(document, name).is_empty() {
+        return format!("{none}\n");
+    }
     let mut rows = vec![row(["IMAGE", "PLATFORMS", "SINCE"])];
     rows.extend(list(document, name).iter().map(|pin| {
         let platforms: Vec<&str> = list(pin, "platforms").iter().filter_map(Value::as_str).collect();
@@ -112,14 +115,14 @@ impl Pin {
                 self.remote.ask(Method::POST, "pin", &[("ref", reference), ("platform", &self.platform.join(","))])?
             }
         };
-        show(&self.remote, &document, |document| pins(document, "pins"))
+        show(&self.remote, &document, |document| pins(document, "pins", "nothing is pinned"))
     }
 }
 
 impl Unpin {
     pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
         let document = self.remote.ask(Method::POST, "unpin", &[("ref", &self.reference)])?;
-        show(&self.remote, &document, |document| pins(document, "unpinned"))
+        show(&self.remote, &document, |document| pins(document, "unpinned", "no pin matches"))
     }
 }
 
