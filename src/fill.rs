@@ -9,6 +9,7 @@ mod part;
 mod parts;
 mod plan;
 pub mod progress;
+mod rate;
 pub mod reader;
 mod run;
 pub mod table;
