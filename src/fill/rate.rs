@@ -10,6 +10,10 @@ use tokio::time::Instant;
 /// Bytes a second that are enough: what a good disk writes, and four times what a link of 1 Gbit/s brings.
 const ENOUGH: f64 = 500e6;
 
+/// What was enough is enough until it has become so many times slower: a machine that is busy for a moment, or an average
+/// around the bound, makes no connections, and an answer that comes well is not cut for them.
+const TOLERANCE: f64 = 4.0;
+
 /// So much has come, or so long it has taken, before anything is said.
 const SAMPLE: u64 = 1 << 20;
 const LONGEST: Duration = Duration::from_millis(50);
@@ -20,12 +24,14 @@ pub struct Rate {
     began: Instant,
     /// Bytes that were there before.
     before: u64,
+    /// It was enough when last asked.
+    enough: bool,
 }
 
 impl Rate {
     /// Begins now, with so many bytes in the file.
     pub fn new(before: u64) -> Self {
-        Self { began: Instant::now(), before }
+        Self { began: Instant::now(), before, enough: false }
     }
 
     /// Whether it can be told, with so many bytes in the file.
@@ -39,9 +45,14 @@ impl Rate {
     }
 
     /// Whether it is fast enough, or not known to be slow yet.
-    pub fn is_enough(&self, bytes: u64, now: Instant) -> bool {
+    pub fn is_enough(&mut self, bytes: u64, now: Instant) -> bool {
+        if !self.is_known(bytes, now) {
+            return true;
+        }
         let (came, took) = (bytes - self.before.min(bytes), now - self.began);
-        !self.is_known(bytes, now) || came as f64 >= ENOUGH * took.as_secs_f64()
+        let bound = if self.enough { ENOUGH / TOLERANCE } else { ENOUGH };
+        self.enough = came as f64 >= bound * took.as_secs_f64();
+        self.enough
     }
 }
 
@@ -50,14 +61,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_is_said_late_and_taken_back() {
-        let rate = Rate::new(10);
-        let at = |milliseconds| rate.began + Duration::from_millis(milliseconds);
+    fn slow_is_said_late() {
+        let mut rate = Rate::new(10);
+        let began = rate.began;
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
         assert!(rate.is_enough(10, at(49)), "not known");
         assert!(!rate.is_enough(10, at(50)), "nothing has come");
-        assert!(rate.is_enough(10 + SAMPLE, at(2)), "524 MB/s");
         assert!(!rate.is_enough(10 + SAMPLE, at(3)), "350 MB/s");
+        assert!(rate.is_enough(10 + SAMPLE, at(2)), "524 MB/s");
+    }
+
+    #[test]
+    fn enough_stays_enough_until_it_is_much_less() {
+        let mut rate = Rate::new(0);
+        let began = rate.began;
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
         assert!(rate.is_enough(600_000_000, at(1000)));
-        assert!(!rate.is_enough(600_000_000, at(1300)), "it came fast, and then it did not");
+        assert!(rate.is_enough(600_000_000, at(4000)), "150 MB/s: it came fast, and then it did not");
+        assert!(!rate.is_enough(600_000_000, at(5000)));
+        assert!(!rate.is_enough(700_000_000, at(5000)), "140 MB/s");
+        assert!(rate.is_enough(3_000_000_000, at(6000)));
     }
 }
