@@ -13,6 +13,7 @@ mod rate;
 pub mod reader;
 mod run;
 pub mod table;
+mod whole;
 mod writer;
 
 use std::any::Any;
