@@ -97,9 +97,7 @@ pub fn measure(sizes: &[u64]) {
         let new = batch((0..BATCH).map(|n| objects + first + n));
         timed(rounds, size, &new, |digest| replace(index, digest));
     });
-    println!(
-        "The index alone: CPU microseconds an operation, median of {ROUNDS} rounds of {BATCH} at each size; in brackets the"
-    );
+    println!("The index alone: CPU microseconds an operation, the cheapest tenth of {ROUNDS} rounds of {BATCH}; in brackets the");
     println!("ratio to {} objects.\n", sizes[0]);
     super::head("operation", sizes, " within 10 % |");
     println!("| a hit is noted | {} |", hit.cells(2));

@@ -103,7 +103,9 @@ async fn i8_a_pin_that_cannot_be_read_at_first() {
         work();
         faults.disarm()
     };
-    let scan = calls(&|| drop(scan::scan(&cache.store, &cache.index).unwrap()));
+    let scan = calls(&|| {
+        scan::scan(&cache.store, &cache.index).unwrap();
+    });
     let pins = calls(&|| cache.survey_pins().unwrap());
     let survey = calls(&|| cache.survey());
     assert!(pins >= 2 && survey >= 4, "{pins} {survey}");

@@ -193,6 +193,9 @@ async fn explain_knows_the_upstream() {
     })
     .await;
     mirror.pull(REPOSITORY, "latest", &image).await;
+    for blob in image.blobs() {
+        mirror.files().get(blob).await;
+    }
     let explain = async |reference: &str| mirror.admin(&format!("/api/v1/explain?ref={reference}")).await.json();
     let told = explain("alpine").await;
     assert_eq!(told["upstream_state"], "up");
