@@ -163,6 +163,8 @@ impl Refused {
 /// What `/token` gives.
 #[derive(Debug)]
 pub struct Issued {
+    /// Whose it is.
+    pub identity: Identity,
     /// Opaque to whoever gets it.
     pub token: String,
     /// For how long it is good.
@@ -379,10 +381,10 @@ impl Policy {
         let hash = |user: &Arc<str>| rules.access.htpasswd.as_ref().and_then(|file| file.hash(user));
         let user = identity.user.as_ref().and_then(|user| Some((user.to_string(), token::mark(hash(user)?))));
         let lifetime = rules.access.token_lifetime;
-        let claims = Claims { user, login: identity.login, expires: self.clock.now().after(lifetime) };
+        let claims = Claims { user, login: identity.login.clone(), expires: self.clock.now().after(lifetime) };
         let why = "the system gives no random numbers";
         let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait: LOOK, why })?;
-        Ok(Issued { token, lifetime })
+        Ok(Issued { identity, token, lifetime })
     }
 
     /// The challenge of a 401 (RFC 6750; distribution's token specification). `host`: as the client called the mirror.
