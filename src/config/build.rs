@@ -33,7 +33,7 @@ type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Config, ConfigError> {
     let mut builder = Builder { document, env };
     let server = builder.server(raw.server);
-    let access = builder.access(raw.access);
+    let access = builder.access(raw.access, &server);
     let admin = builder.admin(raw.admin, &server);
     let cache = builder.cache(raw.cache);
     let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"]);
@@ -92,7 +92,7 @@ impl Builder<'_> {
         {
             self.document.problem(&["server", "listen"], format!("{twice} is named twice"));
         }
-        let tls = raw.tls.and_then(|raw| self.tls(raw));
+        let tls = raw.tls.and_then(|raw| self.tls(raw, "server"));
         Server {
             listen,
             socket_mode: raw.socket_mode.map_or(default.socket_mode, |One(mode)| mode.0),
@@ -119,8 +119,14 @@ impl Builder<'_> {
             self.document.problem_among(&[&["admin", "listen"], &["server", "listen"]], message);
         }
         let default = Admin::default();
+        let tls = raw.tls.and_then(|raw| self.tls(raw, "admin"));
+        if let (Some(_), Some(listen @ (Listen::Plain(_) | Listen::Unix(_)))) = (&tls, &listen) {
+            let message = format!("nobody would speak it at {listen}; leave it out, or listen on an address: IP:PORT");
+            self.document.problem(&["admin", "tls"], message);
+        }
         let admin = Admin {
             listen,
+            tls,
             token: self.admin_token(raw.token, raw.token_file),
             hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
             metrics_open: raw.metrics_open.unwrap_or(default.metrics_open),
@@ -149,28 +155,29 @@ impl Builder<'_> {
         Some(self.secret(&path, token))
     }
 
-    fn tls(&mut self, raw: raw::Tls) -> Option<Tls> {
+    /// The `tls` of a `section`.
+    fn tls(&mut self, raw: raw::Tls, section: &str) -> Option<Tls> {
         let mut certificates = Vec::new();
         match (raw.cert, raw.key) {
             (Some(One(cert)), Some(One(key))) => certificates.push(KeyPair { cert, key }),
             (None, None) => {}
-            _ => self.document.problem(&["server", "tls"], "cert and key belong together; one of them is missing"),
+            _ => self.document.problem(&[section, "tls"], "cert and key belong together; one of them is missing"),
         }
         certificates.extend(raw.certificates.into_iter().map(|pair| KeyPair { cert: pair.cert.0, key: pair.key.0 }));
         if certificates.is_empty() {
-            self.document.problem(&["server", "tls"], "TLS needs a certificate: cert = \"FILE.pem\" and key = \"FILE.pem\"");
+            self.document.problem(&[section, "tls"], "TLS needs a certificate: cert = \"FILE.pem\" and key = \"FILE.pem\"");
             return None;
         }
         if raw.client_ca.is_none() && raw.client_auth.is_some() {
             let message = "it says whether clients need a certificate, and client_ca, which says of whom, is missing";
-            self.document.problem(&["server", "tls", "client_auth"], message);
+            self.document.problem(&[section, "tls", "client_auth"], message);
         }
         let required = raw.client_auth.is_none_or(|One(required)| required.0);
         let clients = raw.client_ca.map(|One(ca)| ClientAuth { ca, required });
         if let Some(clients) = &clients
             && let Err(reason) = check_authorities(&clients.ca)
         {
-            self.document.problem(&["server", "tls", "client_ca"], reason);
+            self.document.problem(&[section, "tls", "client_ca"], reason);
         }
         Some(Tls { certificates, clients, min_version: one(raw.min_version, TlsVersion::V1_2) })
     }

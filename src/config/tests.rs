@@ -79,6 +79,9 @@ fn example_in_full() -> toml::Table {
             full.insert_str(0, &format!("{line}\n"));
         }
         seen.extend(of_many_forms);
+        if line.starts_with('[') {
+            seen.clear();
+        }
     }
     full.parse().unwrap()
 }
@@ -149,11 +152,15 @@ fn the_commented_settings_of_the_example_are_right() {
             Some("platforms" | "with_referrers" | "every") => ("[[prefetch]]\nimages = \"x\"", "[[prefetch]]\nimages = \"x\""),
             Some("token" | "token_file") => ("[admin]", "[admin]"),
             Some("verify_key") => ("[import]", "[import]"),
+            Some("tls") if line.contains("admin.crt") => ("[admin]", "[admin]"),
             Some("tls") => ("[server]", "[server]"),
             Some("htpasswd") => ("[[access.rule]]\nwho = \"anyone\"\n[access]", "[[access.rule]]\nwho = \"anyone\""),
             Some("token_key_file" | "token_url" | "requests_per_second" | "max_fills_per_client") => ("[access]", "[access]"),
             Some("burst") => ("[access]\nrequests_per_second = 9", "[access]\nrequests_per_second = 9\nburst = 1"),
-            Some("who") => ("[access]\nhtpasswd = \"users\"\n[[access.rule]]", "[server]"),
+            Some("who") => (
+                "[server]\ntls = { cert = \"a\", key = \"b\", client_ca = \"/etc/ssl/registry-ca.pem\" }\n[access]\nhtpasswd = \"users\"\n[[access.rule]]",
+                "[server]",
+            ),
             Some("pull" | "deny") => ("[[access.rule]]\nwho = \"anyone\"", "[[access.rule]]\nwho = \"anyone\""),
             _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
             _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
@@ -529,7 +536,8 @@ fn tls_needs_what_belongs_together() {
 
 #[test]
 fn an_admin_interface_for_other_machines_has_a_token() {
-    let beyond = "set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1";
+    let beyond =
+        "set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or admin.tls with a client_ca, or listen on 127.0.0.1";
     for address in ["0.0.0.0:5001", "[::]:5001", "10.0.0.1:5001", "[::ffff:10.0.0.1]:5001"] {
         let problem = wrong(&format!("[admin]\nlisten = \"{address}\"\n"));
         assert!(problem.starts_with(&format!("t.toml:2:10: admin.listen: {address} can be reached")), "{problem}");
@@ -550,6 +558,41 @@ fn an_admin_interface_for_other_machines_has_a_token() {
     );
     let both = wrong("[admin]\ntoken = \"0123456789abcdef\"\ntoken_file = \"/x\"\n");
     assert_eq!(both, "t.toml:2:9: admin.token: token and token_file are both set; one is enough");
+}
+
+#[test]
+fn an_admin_interface_may_have_certificates_for_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
+    let admin =
+        |listen: &str, more: &str| format!("[admin]\nlisten = \"{listen}\"\ntls = {{ cert = \"a\", key = \"b\"{more} }}\n");
+    let with_ca = format!(", client_ca = {ca:?}");
+    let config = good(&admin("0.0.0.0:5001", &with_ca));
+    assert!(config.admin.wants_certificates() && config.admin.tls.is_some_and(|tls| tls.clients.unwrap().required));
+    good(&admin("0.0.0.0:5001", &format!("{with_ca}, client_auth = \"optional\"")));
+    let open = wrong(&admin("0.0.0.0:5001", ""));
+    assert!(open.contains("admin.listen: 0.0.0.0:5001 can be reached from other machines"), "TLS alone is no lock: {open}");
+    for listen in ["unix:/run/x", "plain:127.0.0.1:5001"] {
+        let nobody = wrong(&admin(listen, &with_ca));
+        assert!(nobody.starts_with(&format!("t.toml:3:1: admin.tls: nobody would speak it at {listen}")), "{nobody}");
+    }
+    let missing = wrong(&admin("127.0.0.1:5001", ", client_ca = \"/nonexistent/ca.pem\""));
+    assert!(missing.contains("admin.tls.client_ca: cannot read /nonexistent/ca.pem"), "{missing}");
+}
+
+#[test]
+fn rules_for_certificates_need_somebody_who_asks_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
+    let rule = "[[access.rule]]\nwho = [\"address:10.0.0.0/8\", \"cert:ci-*\"]\n";
+    for tls in ["", "[server.tls]\ncert = \"a\"\nkey = \"b\"\n"] {
+        let error = wrong(&format!("{tls}{rule}"));
+        assert!(error.contains("access.rule: a rule is for client certificates, and nobody is asked for one"), "{error}");
+        assert!(error.contains("client_ca = \"FILE.pem\" in server.tls"), "{error}");
+    }
+    good(&format!("[server.tls]\ncert = \"a\"\nkey = \"b\"\nclient_ca = {ca:?}\n{rule}"));
 }
 
 #[test]
