@@ -97,7 +97,7 @@ async fn a_client_that_opens_no_window_is_let_go() {
     mirror.pull_blob(REPOSITORY, &large).await;
     let mut raw = Raw::open(mirror.address(), &[(4, 0)]).await;
     raw.send(&frames::request(1, &blob_path(REPOSITORY, &large))).await;
-    while raw.next().await.expect("the stream is reset").kind != RST_STREAM {}
+    within("the stream to be reset", async { while raw.next().await.expect("the stream is reset").kind != RST_STREAM {} }).await;
     refused(&mirror, "stalled", 1.0).await;
     assert_eq!(raw.end().await, Some(NO_ERROR));
     all_closed(&mirror).await;
@@ -135,6 +135,7 @@ async fn a_stalled_stream_is_reset_and_the_others_go_on() {
             body.flow_control().release_capacity(data.unwrap().len()).unwrap();
         }
         answered += 1;
+        assert!(answered < 20_000, "the stalled stream is never reset");
         if answered % 4 == 0 && taken < large.bytes.len() {
             let data = within("the slow answer", slow.data()).await.unwrap().unwrap();
             slow.flow_control().release_capacity(data.len()).unwrap();
