@@ -9,9 +9,11 @@ mod part;
 mod parts;
 mod plan;
 pub mod progress;
+mod rate;
 pub mod reader;
 mod run;
 pub mod table;
+mod whole;
 mod writer;
 
 use std::any::Any;

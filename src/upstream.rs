@@ -47,7 +47,7 @@ use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -80,9 +80,6 @@ use queue::{Lane, Limits, Queue, Slot};
 use ranges::Ranges;
 use request::{Answer, Ask, Origin};
 use standing::Allowance;
-
-/// Anything: what blobs are asked for with.
-const ANY: &str = "*/*";
 
 /// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
 /// is lengthened by up to its own length, so that many who failed together do not come back together.
@@ -188,18 +185,8 @@ impl Upstream {
     /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
     /// download slot.
     pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let ask = Ask {
-            kind: Kind::Blob,
-            method: Method::GET,
-            repository,
-            path: format!("blobs/{digest}"),
-            query: None,
-            accept: ANY,
-            range: Some(HeaderValue::from_static("bytes=0-0")),
-            need: Need::Content,
-            lead: None,
-            spare: false,
-        };
+        let range = Some(HeaderValue::from_static("bytes=0-0"));
+        let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         // An empty blob has no first byte.
         let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;

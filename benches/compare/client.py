@@ -1,11 +1,26 @@
-"""Runs `load`, the client of the cold cases and the crowds."""
+"""Runs the clients of the cold cases and the crowds: `pull.py` for one, `load` for many."""
 
 import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
+
+_PULL = Path(__file__).resolve().parent / "pull.py"
 
 
 class Failed(Exception):
     """A server did not do what was asked of it; the table says what."""
+
+
+def pull(address, path, digest, size):
+    """Seconds that one client takes for a blob, which must be the right one."""
+    ran = subprocess.run([sys.executable, _PULL, address, path], capture_output=True, text=True, timeout=240, check=False)
+    if ran.returncode:
+        raise Failed(ran.stderr.strip().splitlines()[-1])
+    took, received, found = ran.stdout.split()
+    if int(received) != size or f"sha256:{found}" != digest:
+        raise Failed(f"{received} of {size} bytes, with sha256:{found}")
+    return float(took)
 
 
 def pulls(load, address, path, reference, clients=1, killed=0, after=0, timeout=240):

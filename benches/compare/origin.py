@@ -1,7 +1,8 @@
 """The upstream of the cold cases: a small registry over one image, that counts what it sends and can be slow.
 
 It sends files with sendfile, so that it costs little beside the mirrors; a thread a connection, which is for tens of
-connections. `rate` limits each connection, as a registry's object store does, not all of them together.
+connections. `rate` limits each connection, as a registry's object store does, or, if `shared`, all of them together, as a
+slow link does.
 """
 
 import os
@@ -14,7 +15,7 @@ from collections import Counter
 _ANSWERS = {200: "OK", 206: "Partial Content", 404: "Not Found", 405: "Method Not Allowed", 416: "Range Not Satisfiable"}
 _TARGET = re.compile(r"/v2/.+/(manifests|blobs)/([^/?]+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
-_PART = 512 * 1024
+_PART = 128 * 1024
 _UNLIMITED_PART = 8 * 1024 * 1024
 
 
@@ -22,7 +23,9 @@ class Origin:
     """Serves `image` on `port`. `gets` and `sent` count GETs and body bytes by digest."""
 
     def __init__(self, image, media_type):
-        self.rate = None  # bytes a second for each connection
+        self.rate = None  # bytes a second
+        self.shared = False  # for all connections together, not for each
+        self._free = 0.0  # when the shared link has sent what it was given
         self._lock = threading.Lock()
         self._objects = {}
         for digest in image.blobs:
@@ -94,6 +97,8 @@ class Origin:
             at += count
             with self._lock:
                 self.sent[digest] += count
-            # Against the clock of the whole body, so that short sleeps that last longer do not add up.
-            if rate and (ahead := (at - start) / rate - (time.monotonic() - began)) > 0:
+                self._free = max(self._free, time.monotonic() - 0.1) + (count / rate if rate else 0)
+            # Against the clock of the whole, so that short sleeps that last longer do not add up.
+            due = self._free if self.shared else began + (at - start) / rate if rate else 0
+            if rate and (ahead := due - time.monotonic()) > 0:
                 time.sleep(ahead)

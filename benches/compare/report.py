@@ -36,25 +36,27 @@ one is given and else for its own figure. This run: {tally}.
 ## How it is measured
 
 **Cached objects.** Every server fetches every object, and each body's sha256 is checked, before the measurement and after it.
-Then a client (wrk for small objects; for large ones `drain.py`, which has the kernel drop the bodies, as a client that copied them
-would be what is measured; {seconds} s a round, {rounds} rounds) asks each server in turn, and each round begins with another one, so that a slow
-minute of the machine hits all of them. The client has one thread; servers and client share the {cores} cores, so a server that uses less
+Then wrk ({seconds} s a round, {rounds} rounds), which reads every byte as clients do, asks each server in turn, and each round begins
+with another one, so that a slow minute of the machine hits all of them. It has one thread, which for large blobs is what limits;
+so they are also asked for by `drain.py`, which has the kernel drop the bodies: what the servers can do at the most, and without a
+target, as no client is like that. Servers and client share the {cores} cores, so a server that uses less
 CPU leaves more to the client, and throughput here is the cost of both ends. *Server CPU* is user and system time of the server's own
 processes, as the kernel counts it in ticks of 10 ms: that is what a real network card makes the limit. Bytes are counted as
 they arrive, so that a blob that takes longer than the round counts too.
 
 **As shipped.** Roadstead runs with its defaults: metrics on, its log at `info` into a file, tags believed for a minute. nginx
 has sendfile, tcp_nopush, two workers, tags for an hour, and a cache lock that waits as long as it takes (by default it gives up
-after 5 s and goes upstream); its access log is off in the column "nginx", to which the ratios are, and on in the column beside
-it (small objects alone). docker-registry and drayage run with their defaults, docker-registry with its access log off; it asks
-the upstream for each tag.
+after 5 s and goes upstream). As shipped it writes an access log, as Roadstead does: for small objects, where a line counts, the
+targets are to that column, and the ratio to an nginx without a log stands beside; elsewhere it writes none. docker-registry and
+drayage run with their defaults, docker-registry with its access log off; it asks the upstream for each tag.
 
-**Cold objects.** The upstream is a small registry that counts requests and bytes, sends files with sendfile, and can limit each
-connection's rate, as object stores do. Each measurement starts its server with an empty cache; those with a limited upstream
-have {cold_rounds} rounds, the fifty clients one for docker-registry and drayage, and the killed ones one for all. *Direct* is
-the same client against the upstream itself. The client (`load.rs`) compares every byte with the original as it arrives. Fifty
-of them cost CPU too: where nothing is limited by the upstream, client, mirror and upstream share the cores. The time of a
-mirror at loopback speed against a direct download holds writing and hashing the blob, for which a direct download has no need.
+**Cold objects.** The upstream is a small registry that counts requests and bytes, sends files with sendfile, and can limit the rate
+of each connection, as object stores do, or of all together, as a slow link does. Each measurement starts its server with an empty
+cache, and pulls the manifest first, as every client does; those with a limited upstream have {cold_rounds} rounds, the fifty clients
+one for docker-registry and drayage, and the killed ones one for all. One client is `pull.py`, which hashes what it receives, as every
+container engine does; *direct* is the same client against the upstream itself. Fifty are `load.rs`, which compares every byte with
+the original, and their upstream is limited in all, so that it is what limits. At loopback speed nothing is limited by the upstream:
+client, mirror and upstream share the cores, and what a mirror takes longer is the CPU time of receiving, hashing, writing and sending.
 
 **Killed.** {killed} of the fifty clients close their connection after a quarter of the blob. The last one must get all of it.
 

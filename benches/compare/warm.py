@@ -1,5 +1,5 @@
-"""What is in the cache: requests and bytes a second, latency and the server's CPU time, under wrk and drain.py; and many clients
-at once."""
+"""What is in the cache: requests and bytes a second, latency and the server's CPU time, under wrk and drain.py; and many
+clients at once."""
 
 import hashlib
 import http.client
@@ -25,6 +25,7 @@ ATTEMPTS = 3
 SLOW = 64 << 10  # bytes a second of a slow stream
 _SMALL = f"Small objects, cached, {SMALL_CONNECTIONS} connections"
 _LARGE = "Large blobs, cached, plain HTTP"
+_DRAINED = "The same, by a client whose kernel drops the bodies"
 _TLS = "Cached, TLS 1.3 (HTTP/1.1)"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
@@ -129,20 +130,10 @@ class Warm:
                 self._shares.append(spent / took)
 
             self._rounds(name, small, rate, True)
-        for size, connections in self._options.large:
-            path, _ = self.blobs[size]
-            speed_target, cost_target = _TARGETS.get(size, (None, None))
-            plural = "connection" if connections == 1 else "connections"
-            speed = self._table.row(_LARGE, f"{size}, {connections} {plural}, GB/s", "{:.2f}", True, speed_target)
-            cost = self._table.row(_LARGE, f"{size}, {connections} {plural}, server CPU-s per GB", "{:.3f}", True, cost_target)
-
-            def large(server, column):
-                _, rate, _, used, spent, took = self._load(drain, server, path, connections)
-                speed.add(column, rate / 1e9)
-                cost.add(column, used / (rate * took / 1e9))
-                self._shares.append(spent / took)
-
-            self._rounds(f"{size} blob, {connections} {plural}", large, speed, False)
+        both = {name: self.servers[name] for name in ("Roadstead", "nginx") if name in self.servers}
+        for section, client, servers, targets in ((_LARGE, wrk, self.servers, _TARGETS), (_DRAINED, drain, both, {})):
+            for size, connections in self._options.large:
+                self._large(section, client, servers, size, connections, targets.get(size, (None, None)))
         self._run_secure()
         memory = self._table.row("Memory", "RSS after all of this, MiB", "{:.0f}")
         for name, server in self.servers.items():
@@ -154,6 +145,19 @@ class Warm:
             f"In these rounds, everything else on the machine took {median(self._others):.0%} of its CPU time in the "
             f"median and {max(self._others):.0%} at most, the kernel's own threads included; rounds in which it was more than "
             f"{OTHERS:.0%} were done again: {self._repeated} repetitions, at most {ATTEMPTS - 1} a round.")
+
+    def _large(self, section, client, servers, size, connections, targets):
+        plural = "connection" if connections == 1 else "connections"
+        speed = self._table.row(section, f"{size}, {connections} {plural}, GB/s", "{:.2f}", True, targets[0])
+        cost = self._table.row(section, f"{size}, {connections} {plural}, server CPU-s per GB", "{:.3f}", True, targets[1])
+
+        def measure(server, column):
+            _, rate, _, used, spent, took = self._load(client, server, self.blobs[size][0], connections)
+            speed.add(column, rate / 1e9)
+            cost.add(column, used / (rate * took / 1e9))
+            self._shares.append(spent / took)
+
+        self._rounds(f"{size} blob, {connections} {plural}, {client.__name__}", measure, speed, False, servers)
 
     def _run_secure(self):
         """The same objects over TLS, by the servers that have it here."""

@@ -504,12 +504,16 @@ impl Ingest {
             return Err(error);
         }
         scatter::write_vectored(&self.file, self.len, chunks)?;
-        // Hashed only once all is written, so that `len`, hash and file never disagree.
+        // Only once all is written, so that `len`, hash and file never disagree.
+        self.hash(chunks);
+        Ok(())
+    }
+
+    fn hash(&mut self, chunks: &[Bytes]) {
         for chunk in chunks {
             self.hasher.update(chunk);
             self.len += chunk.len() as u64;
         }
-        Ok(())
     }
 
     /// From now on the file is written by parts, in any order.
@@ -517,6 +521,14 @@ impl Ingest {
         self.faults.check()?;
         self.scattered = true;
         Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone())
+    }
+
+    /// Hashes on with chunks that have just been written from byte `at` on, if that is where the hash stands; else they
+    /// are read back ([`Ingest::absorb`]).
+    pub fn follow(&mut self, at: u64, chunks: &[Bytes]) {
+        if self.len == at {
+            self.hash(chunks);
+        }
     }
 
     /// Hashes on, up to byte `until`. All before that has been written: by parts, so that it is read back.

@@ -13,11 +13,14 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::plan::{Id, Plan};
 use super::run::{Incoming, stopped};
 use super::{Fill, FillError, Source};
-use crate::cache::store::Scatter;
+use crate::cache::store::{Ingest, Scatter};
 use crate::upstream::{BlobAnswer, Class, Lead};
 
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
 const BATCH: usize = 1 << 20;
+
+/// Bytes that are read back and hashed in one go: so long the blocking pool is held at once.
+const HASHED: u64 = 8 << 20;
 
 /// What the parts of one fill share.
 #[derive(Debug)]
@@ -25,12 +28,49 @@ pub(super) struct Shared {
     pub fill: Arc<Fill>,
     pub source: Source,
     pub scatter: Scatter,
+    pub hash: Hash,
     pub plan: Mutex<Plan>,
     pub known: Mutex<Known>,
     /// Something was written, or a part was answered.
     pub moved: Notify,
     /// Turns true when all parts have to end.
     pub stop: watch::Sender<bool>,
+}
+
+/// The hash, and how far it is. Held while something is hashed, so it is never waited for outside the blocking pool.
+#[derive(Debug)]
+pub(super) struct Hash(Mutex<Option<Box<Ingest>>>);
+
+impl Hash {
+    pub fn new(ingest: Ingest) -> Self {
+        Self(Mutex::new(Some(Box::new(ingest))))
+    }
+
+    /// Bytes hashed; `None` while some are being hashed.
+    pub fn len(&self) -> Option<u64> {
+        Some(self.0.try_lock().ok()?.as_ref()?.len())
+    }
+
+    /// Takes in what has just been written, if that is what comes next and the hash is free: then nothing has to be
+    /// read back. Blocks as long as hashing takes.
+    fn offer(&self, at: u64, chunks: &[Bytes]) {
+        if let Ok(mut ingest) = self.0.try_lock()
+            && let Some(ingest) = ingest.as_mut()
+        {
+            ingest.follow(at, chunks);
+        }
+    }
+
+    /// Reads back and hashes up to byte `until`, or as far as one go takes. Blocks.
+    pub fn catch_up(&self, until: u64) -> io::Result<()> {
+        let mut ingest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ingest.as_mut().map_or(Ok(()), |ingest| ingest.absorb(until.min(ingest.len() + HASHED)))
+    }
+
+    /// The file, for good.
+    pub fn take(&self) -> Option<Ingest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(|ingest| *ingest)
+    }
 }
 
 /// What the answers so far have said.
@@ -191,8 +231,10 @@ fn write(shared: &Shared, batch: Vec<(u64, Bytes)>) -> io::Result<()> {
             chunks.push(chunk);
         }
         shared.scatter.write(at, &chunks)?;
-        shared.plan().wrote(at..end);
+        // Readers first; the hash before the frontier moves, so that nobody begins to read back what is in memory here.
         shared.fill.progress.fill(at..end);
+        shared.hash.offer(at, &chunks);
+        shared.plan().wrote(at..end);
         shared.moved.notify_one();
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! A large blob in parts: several requests at one time, one fill (I3).
 //!
 //! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte; it is a part
-//! where the size was known before, and open where not. If it says that ranges are served, a second part is asked for, and each that is answered as it should be permits one more, up to
-//! `fill.parallel`. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
-//! too many: from then on there are fewer, at the least the one. The hash follows the frontier and reads back what was
-//! written out of order. Called by [`super::run`].
+//! where the size was known before, and open where not. If it says that ranges are served and does not come as fast as
+//! one could wish ([`super::rate`]), a second part is asked for, and each that is answered as it should be permits one
+//! more, up to `fill.parallel`. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
+//! too many: from then on there are fewer, at the least the one. The hash follows the frontier: from memory where a part wrote
+//! just what comes next, and else reading back what was written out of order. Called by [`super::run`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::FillError;
 use super::extents::Extents;
-use super::part::{self, Ended, Shared, Start, Trouble};
+use super::part::{self, Ended, Hash, Shared, Start, Trouble};
 use super::plan::{self, Plan};
+use super::rate::Rate;
 use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, stopped};
 use crate::cache::NoRoom;
 use crate::cache::index::Reservation;
@@ -27,8 +29,8 @@ use crate::config::Abandoned;
 use crate::hop;
 use crate::upstream::{Class, Reason, UpstreamError};
 
-/// Hashed in one go: so long the blocking pool is held at once.
-const HASHED: u64 = 8 << 20;
+/// What is asked for at once where one connection is fast enough, in parts: a question costs time, too.
+const FAST_STEPS: u64 = 4;
 
 /// The parts of one fill, and who decides about them.
 struct Parts<'a> {
@@ -41,48 +43,9 @@ struct Parts<'a> {
     whole: bool,
     /// Attempts in a row that brought no byte.
     fruitless: u32,
-    hash: Hash,
-}
-
-/// The hashing half: the file, or the job that has it.
-enum Hash {
-    Idle(Box<Ingest>),
-    Busy(JoinHandle<(Box<Ingest>, io::Result<()>)>),
-    Lost,
-}
-
-impl Hash {
-    /// Hashes on, up to the frontier, unless that is being done.
-    fn follow(&mut self, frontier: u64) {
-        match std::mem::replace(self, Self::Lost) {
-            Self::Idle(mut ingest) if ingest.len() < frontier => {
-                let until = frontier.min(ingest.len() + HASHED);
-                *self = Self::Busy(spawn_blocking(move || {
-                    let absorbed = ingest.absorb(until);
-                    (ingest, absorbed)
-                }));
-            }
-            other => *self = other,
-        }
-    }
-
-    /// Bytes hashed; `None` while some are being hashed.
-    fn len(&self) -> Option<u64> {
-        match self {
-            Self::Idle(ingest) => Some(ingest.len()),
-            Self::Busy(_) | Self::Lost => None,
-        }
-    }
-
-    /// Waits for what is under way. Cancel-safe.
-    async fn done(&mut self) -> io::Result<()> {
-        let Self::Busy(job) = self else { return Ok(()) };
-        let done = job.await;
-        *self = Self::Lost;
-        let (ingest, absorbed) = done.map_err(io::Error::other)?;
-        *self = Self::Idle(ingest);
-        absorbed
-    }
+    rate: Rate,
+    /// Reads back and hashes what was written out of order.
+    reading_back: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Run {
@@ -102,19 +65,22 @@ impl Run {
         let mut written = Extents::prefix(ingest.len());
         ingest.beyond().iter().for_each(|range| written.insert(range.clone()));
         let step = plan::step(total, self.fills.config.parallel_threshold);
+        self.fill.begin(ingest.file().clone(), Some(total), written.clone());
+        let from = ingest.len();
         let shared = Arc::new(Shared {
             fill: self.fill.clone(),
             source: self.source.clone(),
             scatter,
-            plan: Mutex::new(Plan::new(total, step, written.clone())),
+            hash: Hash::new(ingest),
+            plan: Mutex::new(Plan::new(total, step, written)),
             known: Mutex::new(part::Known { total, ..opened.known }),
             moved: Notify::new(),
             stop: watch::Sender::new(false),
         });
-        self.fill.begin(ingest.file().clone(), Some(total), written);
         let most = if opened.ranges { self.parts(total) } else { 1 };
-        let (from, hash) = (ingest.len(), Hash::Idle(Box::new(ingest)));
-        let mut parts = Parts { run: self, shared, running: JoinSet::new(), most, whole: !opened.ranges, fruitless: 0, hash };
+        let rate = Rate::new(shared.plan().bytes());
+        let (running, whole) = (JoinSet::new(), !opened.ranges);
+        let mut parts = Parts { run: self, shared, running, most, whole, fruitless: 0, rate, reading_back: None };
         let id = match opened.end {
             Some(end) if end < total => parts.shared.plan().claim(from..end.max(from)),
             _ if parts.whole => parts.shared.plan().claim_whole(from),
@@ -152,8 +118,8 @@ impl Parts<'_> {
                 let cache = self.run.fills.cache.clone();
                 spawn_blocking(move || cache.keep_free()).await.map_err(io::Error::other)??;
             }
-            self.hash.follow(frontier);
-            if self.running.is_empty() && self.hash.len() == Some(total) {
+            self.read_back(frontier);
+            if self.running.is_empty() && shared.hash.len() == Some(total) {
                 return Ok(());
             }
             tokio::select! {
@@ -161,8 +127,9 @@ impl Parts<'_> {
                     self.run.fills.metrics.fill_parts_in_flight.dec();
                     self.settle(ended.map_err(io::Error::other)?).await?;
                 }
-                hashed = self.hash.done(), if self.hash.len().is_none() => hashed?,
+                hashed = done(&mut self.reading_back), if self.reading_back.is_some() => hashed?,
                 () = shared.moved.notified() => {}
+                () = sleep_until(self.rate.known_at()), if !self.rate.is_known(bytes, Instant::now()) => {}
                 _ = look.tick(), if abort => {
                     unread = if self.run.fill.progress.readers() == 0 { unread + 1 } else { 0 };
                     if unread > 4 {
@@ -174,7 +141,16 @@ impl Parts<'_> {
         }
     }
 
-    /// Begins the parts that may be: the first that is missing always, more as far as upstream and limits let them.
+    /// Hashes on, up to the frontier, unless that is being done.
+    fn read_back(&mut self, frontier: u64) {
+        if self.reading_back.is_none() && self.shared.hash.len().is_some_and(|len| len < frontier) {
+            let shared = self.shared.clone();
+            self.reading_back = Some(spawn_blocking(move || shared.hash.catch_up(frontier)));
+        }
+    }
+
+    /// Begins the parts that may be: the first that is missing always, more as far as upstream and limits let them, and
+    /// as long as they make a difference.
     fn begin_more(&mut self) {
         loop {
             let (running, answered) = (self.running.len(), self.shared.known().answered);
@@ -193,7 +169,16 @@ impl Parts<'_> {
                 return self.spawn(id, Start::AskRest(from));
             }
             let wanted = self.run.fill.progress.wanted();
-            let Some((id, part)) = self.shared.plan().claim_next(&wanted) else { return };
+            let claimed = {
+                let mut plan = self.shared.plan();
+                let enough = self.rate.is_enough(plan.bytes(), Instant::now());
+                // However fast it comes: nobody waits for what nobody fetches.
+                if spare && enough && plan.neglected(&wanted).is_none() {
+                    return;
+                }
+                plan.claim_next(&wanted, if enough { FAST_STEPS } else { 1 })
+            };
+            let Some((id, part)) = claimed else { return };
             self.spawn(id, Start::Ask { part, spare });
         }
     }
@@ -272,12 +257,17 @@ impl Parts<'_> {
         while self.running.join_next().await.is_some() {
             self.run.fills.metrics.fill_parts_in_flight.dec();
         }
-        let hashed = self.hash.done().await.map_err(FillError::from);
-        match self.hash {
-            Hash::Idle(ingest) => (Some(*ingest), ended.and(hashed)),
-            Hash::Busy(_) | Hash::Lost => (None, ended.and(hashed)),
-        }
+        let hashed = done(&mut self.reading_back).await.map_err(FillError::from);
+        (self.shared.hash.take(), ended.and(hashed))
     }
+}
+
+/// Waits for what is being read back. Cancel-safe.
+async fn done(job: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    let Some(running) = job else { return Ok(()) };
+    let done = running.await;
+    *job = None;
+    done.map_err(io::Error::other)?
 }
 
 /// The disk has filled up behind the reservation's back, which eviction may help against.

@@ -76,19 +76,22 @@ impl Plan {
         self.add(from..self.total, Reach::Whole, true)
     }
 
-    /// Claims the next part: where somebody waits for bytes that nobody fetches, else the first that is missing.
-    pub fn claim_next(&mut self, wanted: &[u64]) -> Option<(Id, Range<u64>)> {
+    /// The first of these bytes that is neither here nor claimed.
+    pub fn neglected(&self, wanted: &[u64]) -> Option<u64> {
         let taken = self.taken();
-        let waited = wanted.iter().find(|at| **at < self.total && taken.end_from(**at).is_none());
-        let start = match waited {
-            Some(at) => *at,
-            None => taken.frontier(),
-        };
+        wanted.iter().copied().find(|at| *at < self.total && taken.end_from(*at).is_none())
+    }
+
+    /// Claims the next part, `steps` times as large as usual: where somebody waits for bytes that nobody fetches, else
+    /// the first that is missing.
+    pub fn claim_next(&mut self, wanted: &[u64], steps: u64) -> Option<(Id, Range<u64>)> {
+        let taken = self.taken();
+        let start = self.neglected(wanted).unwrap_or_else(|| taken.frontier());
         if start >= self.total {
             return None;
         }
         // To the next border of a part, so that what is steered elsewhere leaves no splinters.
-        let border = (start / self.step + 1) * self.step;
+        let border = (start / self.step + steps) * self.step;
         let border = if border - start < self.step / 2 { border + self.step } else { border };
         let end = taken.next_after(start).unwrap_or(self.total).min(border).min(self.total);
         Some((self.add(start..end, Reach::Part, false), start..end))

@@ -8,15 +8,13 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::extents::Extents;
 use super::table::{Entry, Fills};
-use super::writer::Writer;
 use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
 use crate::cache::store::Ingest;
-use crate::config::Abandoned;
 use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError, jittered};
 
@@ -171,23 +169,7 @@ impl Run {
         {
             return self.download_parts(ingest, reservation, total, opened).await;
         }
-        let Opened { incoming: body, total, .. } = opened;
-        let closed = spawn_blocking(move || ingest.close_up().map(|()| ingest)).await;
-        let ingest = match closed.map_err(std::io::Error::other).and_then(|closed| closed) {
-            Ok(ingest) => ingest,
-            Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
-        };
-        self.fill.begin(ingest.file().clone(), total, Extents::prefix(ingest.len()));
-        let mut writer = Writer::new(ingest);
-        let received = self.receive(body, total, &mut writer, &mut reservation).await;
-        let ended = match received {
-            Ok(()) => self.drain(&mut writer).await,
-            Err(error) => Err(error),
-        };
-        match writer.into_ingest().await {
-            Ok(ingest) => Download { ingest: Some(ingest), reservation, ended },
-            Err(error) => Download { ingest: None, reservation, ended: ended.and(Err(error.into())) },
-        }
+        self.download_whole(ingest, reservation, opened).await
     }
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
@@ -255,7 +237,7 @@ impl Run {
         self.fills.cache.class(&Scope { upstream: upstream.name().clone(), repository: repository.clone() })
     }
 
-    async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
+    pub(super) async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
         let Source { upstream, repository, .. } = &self.source;
         tokio::select! {
             answer = upstream.blob(repository, &self.fill.digest, from) => Ok(answer?),
@@ -263,61 +245,11 @@ impl Run {
         }
     }
 
-    async fn reserve(&self, wanted: u64, reservation: &mut Reservation) -> Result<(), FillError> {
+    pub(super) async fn reserve(&self, wanted: u64, reservation: &mut Reservation) -> Result<(), FillError> {
         if wanted > reservation.bytes() {
             reservation.absorb(self.fills.cache.reserve_for(wanted - reservation.bytes(), self.class()).await?);
         }
         Ok(())
-    }
-
-    /// Receives to the end, asking again by Range whenever the transfer breaks and as long as that brings bytes.
-    async fn receive(
-        &mut self,
-        mut body: Incoming,
-        total: Option<u64>,
-        writer: &mut Writer,
-        reservation: &mut Reservation,
-    ) -> Result<(), FillError> {
-        let mut fruitless = 0;
-        loop {
-            let before = writer.received();
-            let mut broken: FillError = match self.pump(&mut body, total, writer, reservation).await {
-                Ok(()) => match total {
-                    // An upstream may send less of a range than it was asked for; the rest is asked for anew.
-                    Some(total) if writer.received() < total => self.wrong_length(total, writer.received()),
-                    _ => return Ok(()),
-                },
-                Err(FillError::Upstream(error)) if error.retry() => error.into(),
-                Err(error) => return Err(error),
-            };
-            if writer.received() > before {
-                fruitless = 0;
-            }
-            body = loop {
-                fruitless += 1;
-                if fruitless > FRUITLESS {
-                    return Err(broken);
-                }
-                tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
-                self.pause(fruitless, &broken).await?;
-                self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
-                match self.resume(writer.received(), total).await {
-                    Ok(body) => break body,
-                    Err(FillError::Upstream(error)) if error.retry() => broken = error.into(),
-                    Err(error) => return Err(error),
-                }
-            };
-        }
-    }
-
-    async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<Incoming, FillError> {
-        let BlobAnswer { total: now, start, body, .. } = self.ask(from).await?;
-        if let (Some(total), Some(now)) = (total, now)
-            && total != now
-        {
-            return Err(self.wrong_length(total, now));
-        }
-        Ok(Incoming { body, skip: from - start })
     }
 
     /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
@@ -333,79 +265,6 @@ impl Run {
             () = sleep(pause) => Ok(()),
             () = stopped(&mut self.stopping) => Err(FillError::Stopping),
         }
-    }
-
-    /// Moves bytes from one upstream answer to the file until the answer ends.
-    async fn pump(
-        &self,
-        body: &mut Incoming,
-        total: Option<u64>,
-        writer: &mut Writer,
-        reservation: &mut Reservation,
-    ) -> Result<(), FillError> {
-        let abort = self.fills.config.abandoned == Abandoned::Abort;
-        // Nobody reading at four looks in a row is nobody reading for `abandon_after`.
-        let mut look = interval((self.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut unread = 0;
-        let mut checked = writer.received();
-        let mut stopping = self.stopping.clone();
-        loop {
-            tokio::select! {
-                written = writer.written(), if writer.is_busy() => self.announce(written, writer).await?,
-                chunk = body.chunk(), if writer.has_room() => match chunk {
-                    Some(chunk) => {
-                        let chunk = chunk?;
-                        let received = writer.received() + chunk.len() as u64;
-                        match total {
-                            Some(total) if received > total => return Err(self.wrong_length(total, received)),
-                            Some(_) => {}
-                            None => if received > reservation.bytes() {
-                                self.reserve(received + STEP, reservation).await?;
-                            }
-                        }
-                        writer.push(chunk);
-                        if received - checked >= CHECK {
-                            checked = received;
-                            let cache = self.fills.cache.clone();
-                            spawn_blocking(move || cache.keep_free()).await.map_err(std::io::Error::other)??;
-                        }
-                    }
-                    None => return Ok(()),
-                },
-                _ = look.tick(), if abort => {
-                    unread = if self.fill.progress.readers() == 0 { unread + 1 } else { 0 };
-                    if unread > 4 {
-                        return Err(FillError::Abandoned);
-                    }
-                }
-                () = stopped(&mut stopping) => return Err(FillError::Stopping),
-            }
-        }
-    }
-
-    async fn drain(&self, writer: &mut Writer) -> Result<(), FillError> {
-        while writer.is_busy() {
-            let written = writer.written().await;
-            self.announce(written, writer).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells the readers what is in the file. A disk that has filled up behind the reservation's back gets one more
-    /// chance, after eviction.
-    async fn announce(&self, written: std::io::Result<u64>, writer: &mut Writer) -> Result<(), FillError> {
-        match written {
-            Ok(written) => self.fill.progress.advance(written),
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                drop(self.fills.cache.reserve(STEP).await?);
-                writer.retry();
-                let written = writer.written().await?;
-                self.fill.progress.advance(written);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
     }
 
     /// Keeps what can be resumed; drops what can not.

@@ -108,20 +108,22 @@ impl Digest {
 
     /// The lower-case hexadecimal form after the colon.
     pub fn hex(&self) -> String {
-        self.with_hex(str::to_owned)
+        self.with_text(|text| text[self.algorithm.name().len() + 1..].to_owned())
     }
 
-    /// Hands the hexadecimal form to `take` without an allocation: every answer carries it three times.
-    fn with_hex<T>(&self, take: impl FnOnce(&str) -> T) -> T {
+    /// Hands the text to `take` without an allocation and without the formatter: every answer carries it three times.
+    pub fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 128];
-        let raw = &self.bytes[..self.algorithm.len()];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(raw) {
+        let mut text = [b':'; "sha512:".len() + 128];
+        let (name, raw) = (self.algorithm.name(), self.raw());
+        text[..name.len()].copy_from_slice(name.as_bytes());
+        let hex = &mut text[name.len() + 1..][..raw.len() * 2];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(raw) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        // Digits only.
-        take(str::from_utf8(&text[..raw.len() * 2]).unwrap_or_default())
+        // ASCII only.
+        take(str::from_utf8(&text[..name.len() + 1 + raw.len() * 2]).unwrap_or_default())
     }
 }
 
@@ -145,9 +147,7 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.algorithm.name())?;
-        f.write_str(":")?;
-        self.with_hex(|hex| f.write_str(hex))
+        self.with_text(|text| f.write_str(text))
     }
 }
 

@@ -384,7 +384,7 @@ fn boundary(digest: &Digest) -> String {
 }
 
 fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    digest.with_text(|text| ["\"", text, "\""].concat())
 }
 
 /// A value, without a copy where the text is `known` for ever. None that cannot stand in a header.

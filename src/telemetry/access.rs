@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::writer::Writer;
 use crate::config::LogFormat;
@@ -104,8 +104,8 @@ impl Line<'_> {
     fn text(&self, now: SystemTime, line: &mut String) -> fmt::Result {
         let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } =
             self;
-        write!(line, "{}  INFO access: request request_id=", humantime::format_rfc3339_micros(now))?;
-        for part in [request_id, " client="] {
+        timestamp(now, line)?;
+        for part in ["  INFO access: request request_id=", request_id, " client="] {
             line.push_str(part);
         }
         write!(line, "{client}")?;
@@ -115,13 +115,17 @@ impl Line<'_> {
         for part in [" method=", method, " kind=\"", kind, "\" upstream=", upstream, " repository=", repository, " reference="] {
             line.push_str(part);
         }
-        write!(line, "{reference} status={status} result=\"{result}\" bytes={bytes}")?;
+        write!(line, "{reference}")?;
+        let (mut code, mut count) = (itoa::Buffer::new(), itoa::Buffer::new());
+        for part in [" status=", code.format(*status), " result=\"", result, "\" bytes=", count.format(*bytes)] {
+            line.push_str(part);
+        }
         if let Some(first_byte) = self.first_byte {
             line.push_str(" first_byte_ms=");
-            milliseconds(first_byte, line)?;
+            milliseconds(first_byte, line);
         }
         line.push_str(" duration_ms=");
-        milliseconds(self.duration, line)?;
+        milliseconds(self.duration, line);
         line.push_str(if *complete { " complete=true" } else { " complete=false" });
         if let Some(error) = self.error {
             write!(line, " error={error:?}")?;
@@ -133,8 +137,9 @@ impl Line<'_> {
     fn json(&self, now: SystemTime, line: &mut String) -> fmt::Result {
         let Self { request_id, client, method, kind, upstream, repository, reference, status, result, bytes, complete, .. } =
             self;
-        write!(line, "{{\"timestamp\":\"{}\",\"level\":\"INFO\",", humantime::format_rfc3339_micros(now))?;
-        for part in ["\"message\":\"request\",\"request_id\":\"", request_id, "\",\"client\":\""] {
+        line.push_str("{\"timestamp\":\"");
+        timestamp(now, line)?;
+        for part in ["\",\"level\":\"INFO\",\"message\":\"request\",\"request_id\":\"", request_id, "\",\"client\":\""] {
             line.push_str(part);
         }
         write!(line, "{client}\"")?;
@@ -149,10 +154,10 @@ impl Line<'_> {
         write!(line, "\",\"reference\":\"{reference}\",\"status\":{status},\"result\":\"{result}\",\"bytes\":{bytes}")?;
         if let Some(first_byte) = self.first_byte {
             line.push_str(",\"first_byte_ms\":");
-            milliseconds(first_byte, line)?;
+            milliseconds(first_byte, line);
         }
         line.push_str(",\"duration_ms\":");
-        milliseconds(self.duration, line)?;
+        milliseconds(self.duration, line);
         line.push_str(if *complete { ",\"complete\":true" } else { ",\"complete\":false" });
         if let Some(error) = self.error {
             // The only text that can hold anything.
@@ -163,15 +168,49 @@ impl Line<'_> {
     }
 }
 
+/// The time as RFC 3339 has it, to the microsecond. All but the last six digits is the same for a second.
+fn timestamp(now: SystemTime, line: &mut String) -> fmt::Result {
+    thread_local! {
+        /// A second, and its text up to the point.
+        static SECOND: RefCell<(Duration, String)> = const { RefCell::new((Duration::MAX, String::new())) };
+    }
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let second = Duration::from_secs(since.as_secs());
+    SECOND.with_borrow_mut(|(known, text)| {
+        if *known != second {
+            text.clear();
+            write!(text, "{}", humantime::format_rfc3339_seconds(UNIX_EPOCH + second))?;
+            // The Z comes after the fraction.
+            text.pop();
+            *known = second;
+        }
+        line.push_str(text);
+        Ok(())
+    })?;
+    line.push('.');
+    padded(since.subsec_micros(), line);
+    line.push('Z');
+    Ok(())
+}
+
+/// Six digits.
+fn padded(number: u32, line: &mut String) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number);
+    line.push_str(&"000000"[digits.len().min(6)..]);
+    line.push_str(digits);
+}
+
 /// A time in milliseconds, to the nanosecond where there are any.
-fn milliseconds(time: Duration, line: &mut String) -> fmt::Result {
+fn milliseconds(time: Duration, line: &mut String) {
     let nanoseconds = time.as_nanos();
-    write!(line, "{}.{:06}", nanoseconds / 1_000_000, nanoseconds % 1_000_000)?;
+    line.push_str(itoa::Buffer::new().format(nanoseconds / 1_000_000));
+    line.push('.');
+    padded((nanoseconds % 1_000_000) as u32, line);
     // At least one digit stays.
     while line.ends_with('0') && !line.ends_with(".0") {
         line.pop();
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -179,7 +218,6 @@ mod tests {
     use super::*;
     use std::io;
     use std::sync::{Arc, Mutex};
-    use std::time::UNIX_EPOCH;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -261,7 +299,7 @@ mod tests {
     fn times() {
         let text = |nanoseconds| {
             let mut line = String::new();
-            milliseconds(Duration::from_nanos(nanoseconds), &mut line).unwrap();
+            milliseconds(Duration::from_nanos(nanoseconds), &mut line);
             line
         };
         assert_eq!(text(0), "0.0");
@@ -269,6 +307,16 @@ mod tests {
         assert_eq!(text(45_120), "0.04512");
         assert_eq!(text(10_000_000), "10.0");
         assert_eq!(text(123_456_789_012), "123456.789012");
-        assert_eq!(humantime::format_rfc3339_micros(UNIX_EPOCH).to_string(), "1970-01-01T00:00:00.000000Z");
+        for (after, expected) in [
+            (Duration::ZERO, "1970-01-01T00:00:00.000000Z"),
+            (Duration::from_micros(999_999), "1970-01-01T00:00:00.999999Z"),
+            (Duration::new(1_763_888_676, 42_000), "2025-11-23T09:04:36.000042Z"),
+            (Duration::ZERO, "1970-01-01T00:00:00.000000Z"),
+        ] {
+            let mut line = String::new();
+            timestamp(UNIX_EPOCH + after, &mut line).unwrap();
+            assert_eq!(line, expected);
+            assert_eq!(line, humantime::format_rfc3339_micros(UNIX_EPOCH + after).to_string());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Lists at an upstream: the tags of a repository and the referrers of a manifest.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
@@ -9,7 +9,6 @@ use url::form_urlencoded::Serializer;
 
 use super::Upstream;
 use super::blob::{self, Body};
-use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask};
 use crate::metrics::Kind;
@@ -112,18 +111,7 @@ impl Upstream {
         lacks: impl Fn(StatusCode) -> bool,
     ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
-        let ask = Ask {
-            kind,
-            method: Method::GET,
-            repository,
-            path,
-            query,
-            accept,
-            range: None,
-            need: Need::Content,
-            lead: None,
-            spare: false,
-        };
+        let ask = Ask { query, accept, ..Ask::new(kind, repository, path) };
         let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
         let headers = answer.response.headers().clone();
         if lacks(answer.response.status()) {

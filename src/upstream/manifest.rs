@@ -146,18 +146,7 @@ impl Upstream {
         accepts: impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         let path = format!("manifests/{reference}");
-        let ask = Ask {
-            kind: Kind::Manifest,
-            method,
-            repository,
-            path,
-            query: None,
-            accept: MediaType::ACCEPT,
-            range: None,
-            need,
-            lead: None,
-            spare: false,
-        };
+        let ask = Ask { method, need, accept: MediaType::ACCEPT, ..Ask::new(Kind::Manifest, repository, path) };
         self.ask(&ask, accepts).await
     }
 }

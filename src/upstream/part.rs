@@ -7,16 +7,15 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
 use super::blob::{self, Body};
-use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::queue::Lane;
 use super::request::{Answer, Ask, Origin};
-use super::{ANY, BlobAnswer, BlobBody, Upstream};
+use super::{BlobAnswer, BlobBody, Upstream};
 use crate::metrics::Kind;
 use crate::oci::{ContentRange, Digest, Repository};
 
@@ -76,19 +75,9 @@ impl Upstream {
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
-        let ask = Ask {
-            kind: Kind::Blob,
-            method: Method::GET,
-            repository,
-            path: format!("blobs/{digest}"),
-            query: None,
-            accept: ANY,
-            // Digits and ASCII only: always a valid header.
-            range: range.and_then(|range| HeaderValue::try_from(range).ok()),
-            need: Need::Content,
-            lead,
-            spare,
-        };
+        // Digits and ASCII only: always a valid header.
+        let range = range.and_then(|range| HeaderValue::try_from(range).ok());
+        let ask = Ask { range, lead, spare, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
         self.judge(origin, answer, from)
     }

@@ -49,7 +49,13 @@ pub(super) struct Ask<'a> {
     pub(super) spare: bool,
 }
 
-impl Ask<'_> {
+impl<'a> Ask<'a> {
+    /// A GET of the content at `path`, whatever its type.
+    pub(super) fn new(kind: Kind, repository: &'a Repository, path: String) -> Self {
+        let (query, range, lead) = (None, None, None);
+        Self { kind, method: Method::GET, repository, path, query, accept: "*/*", range, need: Need::Content, lead, spare: false }
+    }
+
     /// Which limit of the upstream it falls under.
     pub(super) fn temper(&self) -> Temper {
         match (&self.method, self.kind) {

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn next(plan: &mut Plan, wanted: &[u64]) -> (Id, Range<u64>) {
-    plan.claim_next(wanted).unwrap()
+    plan.claim_next(wanted, 1).unwrap()
 }
 
 #[test]
@@ -82,7 +82,7 @@ proptest! {
         let mut running: Vec<Id> = if open { vec![plan.claim_open(0)] } else { Vec::new() };
         let forced = std::iter::repeat_n((0, 1000, false, 0), 2000);
         for (which, length, breaks, wanted) in moves.into_iter().chain(forced) {
-            if running.len() < 4 && let Some((id, range)) = plan.claim_next(&[wanted]) {
+            if running.len() < 4 && let Some((id, range)) = plan.claim_next(&[wanted], 1) {
                 prop_assert!(range.start < range.end && range.end <= total);
                 running.push(id);
                 // Some are asked for only, for a while.

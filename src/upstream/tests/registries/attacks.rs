@@ -179,7 +179,7 @@ async fn i9_t37_names_that_resolve_to_private_addresses() {
     let url = format!("http://localhost:{port}/secret").parse().unwrap();
     let exchange = |url| client::Exchange {
         kind: Kind::Other,
-        method: Method::GET,
+        method: http::Method::GET,
         url,
         headers: http::HeaderMap::new(),
         body: bytes::Bytes::new(),
