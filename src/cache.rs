@@ -7,6 +7,7 @@
 
 pub mod catalog;
 pub mod confined;
+mod doubt;
 pub mod evict;
 pub mod index;
 mod lookup;
@@ -39,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::oci::{Digest, Manifest, MediaType};
 use catalog::Catalog;
 use confined::Confined;
+use doubt::Doubts;
 use index::{Index, Limits, Quota};
 use memory::Memory;
 use pins::Pins;
@@ -140,6 +142,8 @@ pub struct Cache {
     surveyed: watch::Sender<bool>,
     /// What readers could not read.
     suspects: Arc<Suspects>,
+    /// What is hashed again because it is asked for.
+    doubts: Doubts,
     /// Held while a file's modification time is set and noted, so that nobody sees one without the other.
     stamping: std::sync::Mutex<()>,
     /// What was found damaged, for whoever fetches it again.
@@ -182,6 +186,7 @@ impl Cache {
             index,
             surveyed: watch::Sender::new(false),
             suspects: Arc::new(Suspects::new(store.faults().clone())),
+            doubts: Doubts::new(config),
             stamping: std::sync::Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
             scrubbing: Verification::default(),

@@ -182,7 +182,8 @@ impl Cache {
             return;
         }
         for (scope, digest) in self.catalog.unread(|upstream| self.confined.is_private(upstream)) {
-            self.survey_manifest(&scope, &digest, None);
+            // One that cannot be read is looked for again the next time.
+            let _ = self.survey_manifest(&scope, &digest, None);
         }
         let (mut failed, mut new) = (None, 0);
         for (digest, upstream) in self.catalog.confined(|upstream| self.confined.is_private(upstream)) {

@@ -349,27 +349,28 @@ impl Index {
         (expired.len() as u64, expired.iter().map(|id| state.objects.get(*id).size).sum(), next)
     }
 
-    /// The objects that would go for `bytes` more, in that order; leftovers first. Does not look for more than it
-    /// needs: the lock is held.
-    pub fn preview(&self, bytes: u64, space: Space) -> Files {
+    /// The objects that would go for `bytes` more, in that order; leftovers first. Not more than `most` are looked for,
+    /// since the lock is held; what would have to go besides, in bytes.
+    pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
         let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
         let mut wanted = over.max(short).saturating_sub(state.spare);
         let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
         let mut files = Vec::new();
-        while wanted > 0 {
+        while wanted > 0 && files.len() < most {
             // As when evicting: the class whose next candidate was unused for longest.
             let next = orders.iter_mut().filter_map(|order| {
                 let used = state.objects.get(*order.peek()?).used;
                 Some((used, order))
             });
-            let Some(id) = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next()) else { break };
+            let next = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next());
+            let Some(id) = next else { return (files, 0) };
             let size = state.objects.get(id).size;
             wanted = wanted.saturating_sub(size);
             files.push((state.objects.digest(id), size));
         }
-        files
+        (files, wanted)
     }
 
     /// Whether pins protect an object, here or not.

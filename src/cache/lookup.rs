@@ -38,6 +38,7 @@ impl Cache {
     fn load(&self, digest: &Digest) -> Option<Hit> {
         let (file, size) = self.open_sound(digest)?;
         if size > SMALL {
+            self.doubts.opened(digest, size);
             let file = Arc::new(file);
             self.memory.insert_file(*digest, file.clone(), size);
             self.index.touch(digest);

@@ -1,5 +1,5 @@
-//! The one task a cache has: it reads the tree, then writes down recency and keeps house, and looks at what readers
-//! could not read, all for as long as the mirror runs.
+//! The one task a cache has: it reads the tree, then writes down recency and keeps house, looks at what readers
+//! could not read and at what they were the first to read, all for as long as the mirror runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,22 @@ use super::{Cache, NoRoom, Scan, scan};
 /// How long a tree that cannot be read is left alone: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How long it is waited before what pins need is read again, and how often.
+const PIN_PAUSES: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3), Duration::ZERO];
+
 /// Uses written down at a time; the index's lock is held for as long as it takes to list them.
 const USES: usize = 1024;
 
 impl Cache {
     /// Reads the tree into the index, then keeps recency and names on disk up to date for ever. One task a mirror.
     pub async fn maintain(self: Arc<Self>) {
-        tokio::join!(self.live(), self.clone().watch());
+        tokio::join!(self.live(), self.clone().watch(), self.clone().follow_readers());
     }
 
     async fn live(self: &Arc<Self>) {
         self.read_tree().await;
         // Before anything can be evicted.
-        let this = self.clone();
-        let _ = spawn_blocking(move || this.survey_pins()).await;
+        self.read_pins().await;
         self.scanned.send_replace(Scan::Complete);
         // The limit may be lower than it was in the last process's time.
         match self.reserve(0).await {
@@ -67,6 +69,22 @@ impl Cache {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Reads what pins need. A disk that fails may do so for a moment only: it is tried again before anything that may be
+    /// pinned is given up. Then what could be read has to do, since a mirror that adds nothing helps nobody.
+    async fn read_pins(self: &Arc<Self>) {
+        for pause in PIN_PAUSES {
+            let this = self.clone();
+            match spawn_blocking(move || this.survey_pins()).await.map_err(std::io::Error::other).and_then(|read| read) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "what a pin needs cannot be read; until it can, it may be evicted");
+                    self.scanned.send_replace(Scan::Failed(Arc::new(error)));
+                }
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 

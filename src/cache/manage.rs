@@ -18,6 +18,9 @@ use crate::oci::{Digest, Reference, Scope, Tag};
 /// Manifests that share a part are not counted beyond this.
 const MOST_OWNERS: usize = 1001;
 
+/// Objects of which it is said that they would be evicted.
+const MOST_LISTED: usize = 10_000;
+
 /// An image in a list.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageRow {
@@ -92,8 +95,10 @@ pub struct Collected {
     pub expired: u64,
     /// Records of manifests that are gone.
     pub records: u64,
-    /// What has to go for `free`: in this order.
+    /// What has to go for `free`: in this order, the first 10 000 objects.
     pub evicted: Vec<(Digest, u64)>,
+    /// Bytes that have to go besides.
+    pub evicted_more_bytes: u64,
     /// Bytes in all.
     pub bytes: u64,
 }
@@ -137,11 +142,7 @@ impl Cache {
             let owners = self.catalog.count_owners(&part.digest, MOST_OWNERS) as u32;
             PartRow {
                 digest: part.digest,
-                kind: if part.is_manifest && (self.catalog.is_manifest(&part.digest) || part.digest != *root) {
-                    "manifest"
-                } else {
-                    "blob"
-                },
+                kind: if part.is_manifest { "manifest" } else { "blob" },
                 platform: part.platform.map(|platform| platform.to_string()),
                 bytes: size,
                 cached: present,
@@ -249,8 +250,8 @@ impl Cache {
         };
         collected.bytes = collected.spare_bytes;
         if let Ok(space) = self.store.space() {
-            collected.evicted = self.index.preview(free, space);
-            collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
+            collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
         }
         if dry_run {
             let expired: u64;

@@ -114,6 +114,7 @@ impl Cache {
         // One that is not known makes the next reader hash the file.
         let stamp = verified.file().metadata().map_or(0, |meta| stamp(&meta));
         reservation.published(digest, size, stamp);
+        self.doubts.sound(&digest);
         if size > SMALL {
             self.memory.insert_file(digest, verified.file().clone(), size);
         } else if let Ok(bytes) = read::whole(verified.file(), size) {

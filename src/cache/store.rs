@@ -3,67 +3,32 @@
 //! Owns everything below `cache.dir` except the JSON records' contents. The way of a blob is told by types:
 //! [`Ingest`] (a growing file whose bytes are hashed as they are written) → [`Verified`] (its digest matched) →
 //! [`Store::publish`], the one function that gives a file its name under `blobs/` (I1). A published file is never
-//! written again (I2). Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`] and
+//! written again (I2). Opening and locking the folder is [`folder`]'s. Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`] and
 //! by the fills.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::OFlags;
 
 use super::evict::MAX_HEAT;
 use super::index::Used;
 use super::verify::hash_file;
-use crate::oci::{Algorithm, Digest, Hasher};
+use crate::oci::{Algorithm, Digest};
 use faults::Faults;
+pub use folder::StoreError;
+pub use ingest::{Ingest, Mismatch, Verified};
 pub use scatter::Scatter;
 
 pub mod faults;
+mod folder;
+mod ingest;
 mod scatter;
-
-/// The layout this program reads and writes; stands in the file `VERSION`.
-const VERSION: &str = "1";
-
-/// Why a cache folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A system call failed.
-    #[error("cache.dir {path}: cannot {action}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process has the folder.
-    #[error("cache.dir {0} is in use by another process; give each mirror a folder of its own")]
-    Locked(PathBuf),
-    /// The folder belongs to something else.
-    #[error("cache.dir {0} is not empty and holds no Roadstead cache; name an empty or a new folder")]
-    Foreign(PathBuf),
-    /// The folder was written by another layout version.
-    #[error(
-        "cache.dir {path} has layout version {found}, this program reads {VERSION}; empty the folder or use the program that wrote it"
-    )]
-    Version {
-        /// The folder.
-        path: PathBuf,
-        /// What its `VERSION` says.
-        found: String,
-    },
-}
-
-/// Bytes read at a time to be hashed: what was just written is still in the CPU's cache, and so is this.
-const READ_BACK: usize = 256 << 10;
 
 /// The folder tree of the disk tier. Holding it holds the lock on the folder.
 #[derive(Debug)]
@@ -79,84 +44,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the tree below `root`, creating what is missing, and locks it against other processes.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let fail = |action, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| StoreError::Io { action, path, source }
-        };
-        fs::create_dir_all(root).map_err(fail("create the folder", root))?;
-        let version = root.join("VERSION");
-        let found = match fs::read_to_string(&version) {
-            Ok(text) => Some(text.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(fail("read", &version)(error)),
-        };
-        match found {
-            Some(found) if found == VERSION => {}
-            Some(found) => return Err(StoreError::Version { path: root.into(), found }),
-            None => {
-                let mut entries = fs::read_dir(root).map_err(fail("list", root))?;
-                // `lost+found` is what an empty ext4 volume holds; `LOCK`, what a start that was cut short left.
-                let foreign = entries.any(|entry| {
-                    entry.is_ok_and(|entry| !["lost+found", "LOCK"].iter().any(|known| entry.file_name() == *known))
-                });
-                if foreign {
-                    return Err(StoreError::Foreign(root.into()));
-                }
-            }
-        }
-        let path = root.join("LOCK");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fail("open", &path))?;
-        match take(&lock) {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked(root.into())),
-            Err(fs::TryLockError::Error(error)) => return Err(fail("lock", &path)(error)),
-        }
-        let store = Self {
-            root: root.into(),
-            unsynced: AtomicBool::new(false),
-            serial: AtomicU64::new(0),
-            faults: Faults::default(),
-            lock: Mutex::new(Some(lock)),
-        };
-        for dir in Algorithm::ALL.map(|algorithm| store.blobs(algorithm)).iter().chain([
-            &store.ingest_dir(),
-            &store.quarantine_dir(),
-            &root.join("repos"),
-        ]) {
-            fs::create_dir_all(dir).map_err(fail("create the folder", dir))?;
-        }
-        store.sweep().map_err(fail("sweep", &store.ingest_dir()))?;
-        if !version.exists() {
-            // Written last: a tree with a VERSION is a whole one.
-            store.replace(&version, format!("{VERSION}\n").as_bytes(), true).map_err(fail("write", &version))?;
-        }
-        Ok(store)
-    }
-
-    /// Lets another process have the folder. Nothing is written after this.
-    pub fn release(&self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Removes the temporary files of a process that ended while it wrote them. Before anything new is written.
-    fn sweep(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.ingest_dir())? {
-            let entry = entry?;
-            let name = entry.file_name();
-            // The list of a file is as resumable as the file.
-            let kept = name.to_str().is_some_and(|name| match scatter::listed(name) {
-                Some(file) => Self::ingest_digest(file).is_some() && self.ingest_dir().join(file).exists(),
-                None => Self::ingest_digest(name).is_some(),
-            });
-            if !kept {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
     /// The folder of published files of one algorithm: the shape of an OCI image layout.
     pub fn blobs(&self, algorithm: Algorithm) -> PathBuf {
         self.root.join("blobs").join(algorithm.name())
@@ -260,9 +147,7 @@ impl Store {
     }
 
     fn new_ingest(&self, digest: &Digest, path: PathBuf, file: File) -> Ingest {
-        let hasher = Hasher::new(digest.algorithm());
-        let (beyond, scattered) = (Vec::new(), false);
-        Ingest { digest: *digest, path, file: Arc::new(file), hasher, len: 0, beyond, scattered, faults: self.faults.clone() }
+        Ingest::new(digest, path, file, self.faults.clone())
     }
 
     /// A file without a name, for what has to wait. Gone when it is closed.
@@ -439,228 +324,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A file that is being filled: the hash always covers exactly its first `len` bytes. Parts of it may be further on
-/// ([`Scatter`]); the hash follows ([`Ingest::absorb`]).
-#[derive(Debug)]
-pub struct Ingest {
-    digest: Digest,
-    path: PathBuf,
-    file: Arc<File>,
-    hasher: Hasher,
-    len: u64,
-    beyond: Vec<Range<u64>>,
-    /// There is a list of parts beside it.
-    scattered: bool,
-    faults: Faults,
-}
-
-impl Ingest {
-    /// Bytes written and hashed.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// What an earlier fill wrote further on, in order; a hole is before each.
-    pub fn beyond(&self) -> &[Range<u64>] {
-        &self.beyond
-    }
-
-    /// Whether nothing has been written.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether what is there already is all of it.
-    pub fn is_complete(&self) -> bool {
-        !self.is_empty() && self.hasher.clone().finish() == self.digest
-    }
-
-    /// The file, for readers that follow it. They must not read beyond what the fill has announced.
-    pub fn file(&self) -> &Arc<File> {
-        &self.file
-    }
-
-    /// Sets blocks aside for a file of `size` bytes, so that a full disk shows before the first byte is answered.
-    /// The file's length stays that of what was written.
-    pub fn allocate(&self, size: u64) -> io::Result<()> {
-        if size == 0 {
-            return Ok(());
-        }
-        self.faults.check()?;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            other => Ok(other?),
-        }
-    }
-
-    /// Appends. After an error the file is as before the call: the same bytes can be appended again.
-    pub fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
-        if let Some(chunk) = chunks.first()
-            && let Err((torn, error)) = self.faults.check_write(chunk.len())
-        {
-            self.file.write_all_at(&chunk[..torn], self.len)?;
-            return Err(error);
-        }
-        scatter::write_vectored(&self.file, self.len, chunks)?;
-        // Only once all is written, so that `len`, hash and file never disagree.
-        self.hash(chunks);
-        Ok(())
-    }
-
-    fn hash(&mut self, chunks: &[Bytes]) {
-        for chunk in chunks {
-            self.hasher.update(chunk);
-            self.len += chunk.len() as u64;
-        }
-    }
-
-    /// From now on the file is written by parts, in any order.
-    pub fn scatter(&mut self) -> io::Result<Scatter> {
-        self.faults.check()?;
-        self.scattered = true;
-        Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone())
-    }
-
-    /// Hashes on with chunks that have just been written from byte `at` on, if that is where the hash stands; else they
-    /// are read back ([`Ingest::absorb`]).
-    pub fn follow(&mut self, at: u64, chunks: &[Bytes]) {
-        if self.len == at {
-            self.hash(chunks);
-        }
-    }
-
-    /// Hashes on, up to byte `until`. All before that has been written: by parts, so that it is read back.
-    pub fn absorb(&mut self, until: u64) -> io::Result<()> {
-        let mut buffer = vec![0; READ_BACK];
-        while self.len < until {
-            let want = usize::try_from(until - self.len).map_or(READ_BACK, |left| left.min(READ_BACK));
-            match self.file.read_at(&mut buffer[..want], self.len)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => {
-                    self.hasher.update(&buffer[..read]);
-                    self.len += read as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets what is beyond a hole: the file is to be written in order. Before anybody reads it.
-    pub fn close_up(&mut self) -> io::Result<()> {
-        if self.scattered {
-            self.file.set_len(self.len)?;
-            scatter::remove(&self.path)?;
-            (self.beyond, self.scattered) = (Vec::new(), false);
-        }
-        Ok(())
-    }
-
-    /// The bytes that the file takes from now on: blocks that were set aside behind its end are given back.
-    pub fn settle(&self) -> io::Result<u64> {
-        let size = self.file.metadata()?.len();
-        self.file.set_len(size)?;
-        Ok(size)
-    }
-
-    /// Forgets all bytes, to begin again.
-    pub fn reset(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.hasher = Hasher::new(self.digest.algorithm());
-        self.len = 0;
-        Ok(())
-    }
-
-    /// Whether the bytes are the ones that the digest names. A refused file is unlinked: nothing can resume it.
-    pub fn verify(self) -> Result<Verified, Box<Mismatch>> {
-        let found = self.hasher.clone().finish();
-        if found == self.digest {
-            return Ok(Verified(self));
-        }
-        let wanted = self.digest;
-        self.discard();
-        Err(Box::new(Mismatch { wanted, found }))
-    }
-
-    /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
-    pub fn seal(mut self) -> Verified {
-        self.digest = self.hasher.clone().finish();
-        Verified(self)
-    }
-
-    /// Unlinks the file. Readers keep what they have open.
-    pub fn discard(self) {
-        let _ = fs::remove_file(&self.path);
-        if self.scattered {
-            let _ = scatter::remove(&self.path);
-        }
-    }
-
-    /// Hashes what is there without a hole.
-    fn rehash(&mut self) -> io::Result<()> {
-        let size = self.file.metadata()?.len();
-        let prefix = match scatter::read(&self.path, size)? {
-            None => size,
-            Some(mut whole) => {
-                self.scattered = true;
-                let prefix = whole.first().filter(|range| range.start == 0).map_or(0, |range| range.end);
-                whole.retain(|range| range.start > prefix);
-                self.beyond = whole;
-                prefix
-            }
-        };
-        self.absorb(prefix)
-    }
-}
-
-/// A filled file whose digest matched; what [`Store::publish`] takes.
-#[derive(Debug)]
-pub struct Verified(Ingest);
-
-impl Verified {
-    /// The digest, and now the name.
-    pub fn digest(&self) -> &Digest {
-        &self.0.digest
-    }
-
-    /// Bytes in the file.
-    pub fn size(&self) -> u64 {
-        self.0.len
-    }
-
-    /// The file, open.
-    pub fn file(&self) -> &Arc<File> {
-        &self.0.file
-    }
-
-    /// Unlinks the file unpublished.
-    pub fn discard(self) {
-        self.0.discard();
-    }
-}
-
-/// Bytes that are not what they were asked for as.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the content has digest {found}, not {wanted}")]
-pub struct Mismatch {
-    /// The digest that was asked for.
-    pub wanted: Digest,
-    /// The digest of what came.
-    pub found: Digest,
-}
-
-/// Locks the folder. Tries for a moment: whatever process has just been started holds what is open here until it has
-/// become the other program, and a mirror that is on its way out its folder.
-fn take(lock: &File) -> Result<(), fs::TryLockError> {
-    const EVERY: Duration = Duration::from_millis(50);
-    for _ in 0..10 {
-        match lock.try_lock() {
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(EVERY),
-            done => return done,
-        }
-    }
-    lock.try_lock()
 }
 
 #[cfg(test)]

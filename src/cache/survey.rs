@@ -4,6 +4,7 @@
 //! Blocks; runs while the mirror serves. What pulls note meanwhile is newer than what is found here, and stays.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -20,42 +21,85 @@ use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 /// Index numbers looked at under one lock.
 const CHUNK: super::evict::Id = 4096;
 
-fn record<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// What cannot be read at the start is said once, by its number: a disk that fails has more than a line to say.
+#[derive(Default)]
+struct Unread(u64);
+
+impl Unread {
+    /// What was read, or nothing. That a file has gone is no failure of the disk.
+    fn note<T>(&mut self, path: &Path, read: io::Result<T>) -> Option<T> {
+        match read {
+            Ok(read) => Some(read),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    if self.0 == 0 {
+                        tracing::warn!(path = %path.display(), %error, "cannot read a record");
+                    }
+                    self.0 += 1;
+                }
+                None
+            }
+        }
+    }
 }
 
 impl Cache {
-    /// Reads what pins protect, so that it is protected before anything can be evicted.
-    pub(super) fn survey_pins(&self) {
+    /// A small JSON file. A damaged one is as good as none, one that cannot be read is not.
+    fn record<T: DeserializeOwned>(&self, path: &Path) -> io::Result<Option<T>> {
+        match self.store.read_small(path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what pins protect, so that it is protected before anything can be evicted. An error: something that a pin
+    /// needs could not be read, and may be unprotected; all else is protected.
+    pub(super) fn survey_pins(&self) -> io::Result<()> {
+        let mut failed = Ok(());
         for (scope, reference) in self.pins.all().iter().filter_map(super::pins::Pin::target) {
             let root = match reference {
                 Reference::Digest(digest) => digest,
                 Reference::Tag(tag) => {
-                    let Some(found) = record::<TagRecord>(&self.records.tag_path(&scope, &tag)) else { continue };
+                    let found = match self.record::<TagRecord>(&self.records.tag_path(&scope, &tag)) {
+                        Ok(Some(found)) => found,
+                        Ok(None) => continue,
+                        Err(error) => {
+                            failed = Err(error);
+                            continue;
+                        }
+                    };
                     let digest = found.digest;
                     self.catalog.found_tag(&scope, tag, found);
                     digest
                 }
             };
-            self.survey_manifest(&scope, &root, None);
+            failed = failed.and(self.survey_manifest(&scope, &root, None));
             for part in self.catalog.parts(&root).into_iter().flatten().filter(|part| part.is_manifest) {
-                self.survey_manifest(&scope, &part.digest, None);
+                failed = failed.and(self.survey_manifest(&scope, &part.digest, None));
             }
         }
         self.reprotect();
+        failed
     }
 
     /// Reads all records, and all manifests they name.
     pub(super) fn survey(&self) {
-        let started = Instant::now();
-        for upstream in fs::read_dir(self.records.root()).into_iter().flatten().flatten() {
+        let (started, mut unread) = (Instant::now(), Unread::default());
+        for upstream in self.listed(self.records.root(), &mut unread) {
             if let Some(name) = upstream.file_name().to_str().and_then(|name| name.parse().ok()) {
-                self.survey_folder(&name, &upstream.path(), "");
+                self.survey_folder(&name, &upstream.path(), "", &mut unread);
             }
         }
         self.reprotect();
         self.confine_known();
         let (repositories, tags, manifests) = self.catalog.totals();
+        if unread.0 > 0 {
+            tracing::error!(
+                files = unread.0,
+                "what could not be read is not listed until it is pulled again, or the mirror is restarted"
+            );
+        }
         tracing::info!(
             repositories,
             tags,
@@ -65,37 +109,45 @@ impl Cache {
         );
     }
 
-    fn survey_folder(&self, upstream: &crate::oci::UpstreamName, folder: &Path, repository: &str) {
+    fn listed(&self, folder: &Path, unread: &mut Unread) -> impl Iterator<Item = fs::DirEntry> + use<> {
+        unread.note(folder, self.store.list(folder)).into_iter().flatten().flatten()
+    }
+
+    fn survey_folder(&self, upstream: &crate::oci::UpstreamName, folder: &Path, repository: &str, unread: &mut Unread) {
         let scope = repository.parse().ok().map(|repository| Scope { upstream: upstream.clone(), repository });
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in self.listed(folder, unread) {
             let name = entry.file_name();
             match (name.to_str(), &scope) {
-                (Some("_tags"), Some(scope)) => self.survey_tags(scope, &entry.path()),
-                (Some("_manifests"), Some(scope)) => self.survey_manifests(scope, &entry.path()),
+                (Some("_tags"), Some(scope)) => self.survey_tags(scope, &entry.path(), unread),
+                (Some("_manifests"), Some(scope)) => self.survey_manifests(scope, &entry.path(), unread),
                 (Some(name), _) if !name.starts_with('_') && entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
                     let inner = if repository.is_empty() { name.to_owned() } else { format!("{repository}/{name}") };
-                    self.survey_folder(upstream, &entry.path(), &inner);
+                    self.survey_folder(upstream, &entry.path(), &inner, unread);
                 }
                 _ => {}
             }
         }
     }
 
-    fn survey_tags(&self, scope: &Scope, folder: &Path) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    fn survey_tags(&self, scope: &Scope, folder: &Path, unread: &mut Unread) {
+        for entry in self.listed(folder, unread) {
             let tag = entry.file_name().to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
-            if let (Some(tag), Some(found)) = (tag, record::<TagRecord>(&entry.path())) {
+            let Some(tag) = tag else { continue };
+            let path = entry.path();
+            if let Some(found) = unread.note(&path, self.record::<TagRecord>(&path)).flatten() {
                 self.catalog.found_tag(scope, tag, found);
             }
         }
     }
 
-    fn survey_manifests(&self, scope: &Scope, folder: &Path) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    fn survey_manifests(&self, scope: &Scope, folder: &Path, unread: &mut Unread) {
+        for entry in self.listed(folder, unread) {
             let digest = entry.file_name().to_str().and_then(|name| Store::ingest_digest(name.strip_suffix(".json")?));
             if let Some(digest) = digest {
-                let media_type = record::<ManifestRecord>(&entry.path()).map(|record| record.media_type);
-                self.survey_manifest(scope, &digest, media_type.as_ref().map(MediaType::as_str));
+                let path = entry.path();
+                let record = unread.note(&path, self.record::<ManifestRecord>(&path)).flatten();
+                let media_type = record.as_ref().map(|record| record.media_type.as_str());
+                unread.note(&path, self.survey_manifest(scope, &digest, media_type));
             }
         }
     }
@@ -104,7 +156,8 @@ impl Cache {
     pub async fn learn_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest, media_type: &MediaType) {
         let (this, scope, digest, media_type) = (self.clone(), scope.clone(), *digest, media_type.clone());
         let learnt = move || {
-            this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
+            // Of one that cannot be read, the next pull says what it is made of.
+            let _ = this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
             if this.index.is_protected(&digest) {
                 this.reprotect();
             }
@@ -113,20 +166,21 @@ impl Cache {
     }
 
     /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
-    pub(super) fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) {
+    pub(super) fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) -> io::Result<()> {
         self.catalog.set_manifest(scope, digest, self.class(scope));
         if self.catalog.is_manifest(digest) {
-            return;
+            return Ok(());
         }
-        let Ok(Some((file, size))) = self.store.read(digest) else { return };
-        let Ok(bytes) = read::whole(&file, size.min(MAX_MANIFEST)) else { return };
-        let Ok(manifest) = Manifest::parse(&bytes, media_type) else { return };
+        let Some((file, size)) = self.store.read(digest)? else { return Ok(()) };
+        let bytes = read::whole(&file, size.min(MAX_MANIFEST))?;
+        let Ok(manifest) = Manifest::parse(&bytes, media_type) else { return Ok(()) };
         if Digest::of(digest.algorithm(), &bytes) != *digest {
             // A request for it, or the verification, sets it apart.
-            return;
+            return Ok(());
         }
         self.catalog.set_parts(digest, &manifest);
         manifest.manifests.iter().chain(&manifest.blobs).for_each(|part| self.check_size(&part.digest, part.size));
+        Ok(())
     }
 
     /// What is due every minute. On the blocking pool.

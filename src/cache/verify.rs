@@ -1,7 +1,7 @@
 //! Looking again: re-hashing what is under `blobs/`, setting apart what is wrong, having it fetched again.
 //!
-//! Three callers: a request whose file could not be read ([`Alarm`]), the background pass ([`Cache::scrub`], slow), and
-//! `roadstead verify` (fast). Hashing happens on the blocking pool (I11).
+//! Four callers: a request whose file could not be read, or is in doubt ([`Alarm`]); [`super::doubt`], behind the first reader
+//! of a file; the background pass ([`Cache::scrub`], slow); and `roadstead verify` (fast). Hashing happens on the blocking pool (I11).
 
 use std::collections::HashSet;
 use std::io;
@@ -156,7 +156,11 @@ impl Cache {
     /// not here.
     pub fn check(&self, digest: &Digest) -> bool {
         match self.store.check(digest) {
-            Ok(Check::Right(_) | Check::Absent) => return true,
+            Ok(Check::Absent) => return true,
+            Ok(Check::Right(_)) => {
+                self.doubts.sound(digest);
+                return true;
+            }
             Ok(Check::Wrong) => tracing::error!(%digest, "a cached file is damaged; it is set apart and will be pulled again"),
             Err(error) => {
                 tracing::error!(%digest, %error, "a cached file cannot be read; it is set apart and will be pulled again")

@@ -73,7 +73,11 @@ impl List {
                     mark,
                 ])
             }));
-            let mut text = table(&rows);
+            let mut text = match (rows.len(), &self.reference) {
+                (1, None) => "no image is here yet\n".to_owned(),
+                (1, Some(reference)) => format!("no image here matches {reference}\n"),
+                _ => table(&rows),
+            };
             if document["more"] == true {
                 text.push_str("… and more (--limit)\n");
             }
@@ -119,7 +123,7 @@ impl Stats {
 }
 
 fn parts(document: &Value) -> String {
-    let mut rows = vec![row(["PART", "KIND", "PLATFORM", "SIZE", "CACHED", "CAME", "USED", "SHARED"])];
+    let mut rows = vec![row(["PART", "KIND", "PLATFORM", "SIZE", "CACHED", "CAME", "USED", "SHARED", ""])];
     rows.extend(list(document, "parts").iter().map(|part| {
         row([
             &short(&part["digest"]),
@@ -133,6 +137,7 @@ fn parts(document: &Value) -> String {
                 None | Some(0) => "-".to_owned(),
                 Some(others) => format!("with {others}"),
             },
+            if part["pinned"] == true { "pinned" } else { "" },
         ])
     }));
     if rows.len() > 1 { format!("\n{}", table(&rows)) } else { String::new() }

@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
+use http::header;
+
 use super::body::Source as Bytes;
 use super::respond::{Answer, From};
 use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request};
-use crate::cache::Content;
 use crate::cache::read::Reader;
+use crate::cache::{Content, Hit};
 use crate::fill::{FillError, Join, Source};
 use crate::oci::{Digest, Scope};
 
@@ -23,13 +25,26 @@ impl Pull {
         let scope = request.permit.scope();
         if let Some(hit) = self.cache.get(digest).await {
             self.vouch(scope, asker, Evidence::Blob(*digest)).await.map_err(|error| self.told(scope, error))?;
-            let content = match hit.content {
-                Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
-                content => content.into(),
-            };
-            return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
+            if let Some(hit) = self.unless_wrong(request, digest, hit).await {
+                let content = match hit.content {
+                    Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
+                    content => content.into(),
+                };
+                return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
+            }
         }
         Box::pin(self.missing_blob(request, asker, digest)).await
+    }
+
+    /// A client that gets a blob a second time within minutes may have found it wrong: it waits until somebody has looked.
+    async fn unless_wrong(&self, request: &Request<'_>, digest: &Digest, hit: Hit) -> Option<Hit> {
+        let is_whole = !request.head && !request.headers.contains_key(header::RANGE);
+        match (request.permit.address(), &hit.content) {
+            (Some(client), Content::File(_)) if is_whole && self.cache.doubts(digest, client, hit.size) => {
+                Box::pin(self.cache.get(digest)).await
+            }
+            _ => Some(hit),
+        }
     }
 
     /// Answers a request for a blob that is not here.

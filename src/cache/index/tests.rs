@@ -72,6 +72,17 @@ fn min_free_counts_other_writers() {
     assert!(claim(&index, 500, &mut space).0.is_none());
 }
 
+#[test]
+fn a_preview_has_an_end_and_says_what_is_beyond_it() {
+    let index = index(1000);
+    (0..10).for_each(|n| index.insert(digest(n), 100));
+    let (files, more) = index.preview(350, ROOMY, 10);
+    assert_eq!((files.len(), more), (4, 0));
+    let (files, more) = index.preview(350, ROOMY, 3);
+    assert_eq!((files, more), ((0..3).map(|n| (digest(n), 100)).collect(), 50));
+    assert_eq!(index.preview(2000, ROOMY, 100).0.len(), 10, "all there is");
+}
+
 proptest! {
     /// I8: whatever fills do, held plus promised never exceeds the limit, and nothing leaks.
     #[test]

@@ -66,6 +66,69 @@ async fn a_scan_that_fails_is_repeated() {
     }
 }
 
+/// A pinned image whose tag or manifest cannot be read at the start, for a moment, is protected before anything can be
+/// evicted; and whatever else cannot be read, the start comes to its end and serves.
+#[tokio::test]
+async fn i8_a_pin_that_cannot_be_read_at_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
+    let (layer, layer_bytes) = large(1);
+    let config = Bytes::from_static(b"{}");
+    let part = |digest: &Digest, size: u64, kind: &str| {
+        format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#)
+    };
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+        part(&Digest::of(Algorithm::Sha256, &config), 2, "config.v1+json"),
+        part(&layer, SMALL + 1, "layer.v1.tar")
+    );
+    let manifest = Digest::of(Algorithm::Sha256, text.as_bytes());
+    let tag: crate::oci::Tag = "3.20".parse().unwrap();
+    {
+        let cache = idle(dir.path());
+        cache.scanned.send_replace(Scan::Complete);
+        for (digest, bytes) in [(layer, layer_bytes), (manifest, text.into()), (Digest::of(Algorithm::Sha256, &config), config)] {
+            cache.put(digest, bytes).await.unwrap();
+        }
+        let record = TagRecord { digest: manifest, checked_at: Timestamp(5), imported: false };
+        cache.set_tag(&scope, &tag, record).await;
+        cache.set_manifest_record(&scope, &manifest, &ManifestRecord { media_type: MediaType::OCI_MANIFEST }).await;
+        cache.pin(&[(scope.clone(), crate::oci::Reference::Tag(tag.clone()))], &[], Timestamp(0)).unwrap();
+    }
+    // How many calls each part of a start makes.
+    let cache = idle(dir.path());
+    let faults = cache.store.faults().clone();
+    let calls = |work: &dyn Fn()| {
+        faults.arm(u32::MAX, EIO, false);
+        work();
+        faults.disarm()
+    };
+    let scan = calls(&|| drop(scan::scan(&cache.store, &cache.index).unwrap()));
+    let pins = calls(&|| cache.survey_pins().unwrap());
+    let survey = calls(&|| cache.survey());
+    assert!(pins >= 2 && survey >= 4, "{pins} {survey}");
+    drop(cache);
+    for call in scan..scan + pins + survey {
+        let cache = idle(dir.path());
+        cache.store.faults().arm(call, EIO, false);
+        let maintenance = tokio::spawn(cache.clone().maintain());
+        if call < scan + pins {
+            assert!(matches!(cache.until_scanned().await, Err(NoRoom::Disk(_))), "call {call}: nothing is added yet");
+            assert!(cache.reserve(1).await.is_err());
+        }
+        until("the scan", || cache.is_scanned()).await;
+        assert!(cache.index.is_protected(&manifest) && cache.index.is_protected(&layer), "call {call}");
+        assert!(cache.known(&layer).unwrap().pinned);
+        until("the survey", || cache.is_surveyed()).await;
+        assert!(cache.get(&layer).await.is_some() && cache.get(&manifest).await.is_some());
+        assert_eq!(cache.disk_totals().1, 3);
+        maintenance.abort();
+        let _ = maintenance.await;
+        // The lock goes with it.
+        drop(cache);
+    }
+}
+
 /// Names that could not be made durable are tried again by the next flush.
 #[tokio::test]
 async fn a_folder_that_cannot_be_synced_is_synced_later() {

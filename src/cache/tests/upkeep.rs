@@ -81,7 +81,7 @@ async fn what_was_unused_for_too_long_goes() {
     drop(cache);
 
     let cache = start(&config);
-    cache.survey_pins();
+    cache.survey_pins().unwrap();
     let told = cache.collect(0, true).await;
     assert_eq!((told.expired, told.records), (2, 0), "its record has lost its meaning only when it has gone");
     let size = cache.known(&old.0).unwrap().size;
@@ -121,6 +121,42 @@ async fn a_quota_makes_room_in_itself() {
     let before = cache.account().1[0].1;
     drop(cache);
     assert_eq!(start(&config).account().1[0].1, before);
+}
+
+/// `pin --platform`: space is taken from the other platforms of a pinned image, never from what the one needs.
+#[tokio::test]
+async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), 12_000, Vec::new());
+    let cache = start(&config);
+    let images = [publish(&cache, "team/app", 1).await, publish(&cache, "team/app", 2).await];
+    let entries = images.iter().zip(["amd64", "arm64"]).map(|((manifest, _), architecture)| {
+        let size = cache.known(manifest).unwrap().size;
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{manifest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
+        )
+    });
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
+        entries.collect::<Vec<_>>().join(",")
+    );
+    let index = Digest::of(Algorithm::Sha256, text.as_bytes());
+    cache.note_parts(&index, &Manifest::parse(text.as_bytes(), None).unwrap());
+    cache.put(index, text.into()).await.unwrap();
+    let target = (scope("team/app"), crate::oci::Reference::Digest(index));
+    cache.pin(&[target], &["linux/arm64".to_owned()], Timestamp(0)).unwrap();
+    for n in 100..150 {
+        let other = Bytes::from(vec![n; 1000]);
+        cache.put(Digest::of(Algorithm::Sha256, &other), other).await.unwrap();
+        assert!(cache.disk_totals().0 <= 12_000);
+    }
+    let here = |digest: &Digest| cache.known(digest).is_some_and(|known| known.present);
+    let [(other, other_layer), (wanted, layer)] = images;
+    assert_eq!([index, wanted, layer].map(|digest| here(&digest)), [true; 3]);
+    assert_eq!([other, other_layer].map(|digest| here(&digest)), [false; 2]);
+    // What is pinned and what is not do not fit together: it is the pin that stays.
+    assert!(cache.reserve(11_000).await.is_err());
+    assert!(here(&layer));
 }
 
 /// What a killed process left: temporary files go at the start, unfinished fills are kept, counted, told and collected.

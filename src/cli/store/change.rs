@@ -94,7 +94,10 @@ impl Purge {
     }
 }
 
-fn pins(document: &Value, name: &str) -> String {
+fn pins(document: &Value, name: &str, none: &str) -> String {
+    if list(document, name).is_empty() {
+        return format!("{none}\n");
+    }
     let mut rows = vec![row(["IMAGE", "PLATFORMS", "SINCE"])];
     rows.extend(list(document, name).iter().map(|pin| {
         let platforms: Vec<&str> = list(pin, "platforms").iter().filter_map(Value::as_str).collect();
@@ -112,14 +115,14 @@ impl Pin {
                 self.remote.ask(Method::POST, "pin", &[("ref", reference), ("platform", &self.platform.join(","))])?
             }
         };
-        show(&self.remote, &document, |document| pins(document, "pins"))
+        show(&self.remote, &document, |document| pins(document, "pins", "nothing is pinned"))
     }
 }
 
 impl Unpin {
     pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
         let document = self.remote.ask(Method::POST, "unpin", &[("ref", &self.reference)])?;
-        show(&self.remote, &document, |document| pins(document, "unpinned"))
+        show(&self.remote, &document, |document| pins(document, "unpinned", "no pin matches"))
     }
 }
 
@@ -129,13 +132,17 @@ impl Gc {
         let document = self.remote.ask(method, "gc", &[("free", &free)])?;
         show(&self.remote, &document, |document| {
             let verb = if self.dry_run { "would remove" } else { "removed" };
-            let evicted = list(document, "evicted");
+            let more = match document["evicted_more_bytes"].as_u64() {
+                Some(0) | None => String::new(),
+                Some(_) => format!(", and {} more", size(&document["evicted_more_bytes"])),
+            };
+            let evicted = format!("{}{more}", list(document, "evicted").len());
             table(&[
                 row([verb, &size(&document["bytes"])]),
                 row(["  unfinished downloads", &document["leftovers"].to_string()]),
                 row(["  damaged files", &document["quarantined"].to_string()]),
                 row(["  unused for too long", &document["expired"].to_string()]),
-                row(["  evicted", &evicted.len().to_string()]),
+                row(["  evicted", &evicted]),
                 row(["  records of what is gone", &document["records"].to_string()]),
             ])
         })

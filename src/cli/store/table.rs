@@ -39,14 +39,24 @@ pub(super) fn short(value: &Value) -> String {
     text(value).chars().take(19).collect()
 }
 
-/// Columns of equal width; the first row is the head.
+/// Whether a column holds sizes, ages or numbers under its head. A name comes first, whatever it begins with.
+fn is_figures(rows: &[Vec<String>], at: usize) -> bool {
+    let is_figure = |cell: &String| cell == "-" || cell.starts_with(|first: char| first.is_ascii_digit());
+    let mut cells = rows.iter().filter_map(|row| row.get(at));
+    at > 0 && cells.next().is_some_and(|head| !is_figure(head)) && rows.len() > 1 && cells.all(is_figure)
+}
+
+/// Columns of equal width; the first row is the head. Figures stand to the right.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
         .map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
+    let right: Vec<bool> = (0..columns).map(|at| is_figures(rows, at)).collect();
     rows.iter().fold(String::new(), |mut text, row| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = (row.iter().zip(&widths).zip(&right))
+            .map(|((cell, width), right)| if *right { format!("{cell:>width$}") } else { format!("{cell:width$}") })
+            .collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
         text
     })
@@ -60,4 +70,26 @@ pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 pub(super) fn show(remote: &Remote, document: &Value, people: impl FnOnce(&Value) -> String) -> anyhow::Result<ExitCode> {
     print(&if remote.is_for_people() { people(document) } else { format!("{document:#}\n") })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_to_the_left_figures_to_the_right() {
+        let text = table(&[
+            row(["IMAGE", "SIZE", "KIND", ""]),
+            row(["127.0.0.1:5000/a:v1", "900 B", "blob", "pinned"]),
+            row(["docker.io/b:v1", "-", "blob", ""]),
+        ]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            ["IMAGE                 SIZE  KIND", "127.0.0.1:5000/a:v1  900 B  blob  pinned", "docker.io/b:v1           -  blob"]
+        );
+        // Without a head there are no columns of figures.
+        assert_eq!(table(&[row(["removed", "1.9 KiB"]), row(["evicted", "0"])]), "removed  1.9 KiB\nevicted  0\n");
+        assert_eq!(table(&[row(["IMAGE", "SIZE"])]), "IMAGE  SIZE\n");
+    }
 }

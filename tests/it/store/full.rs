@@ -29,6 +29,8 @@ impl Disk {
         match mounted {
             Ok(done) if done.status.success() => Some(Self { folder }),
             other => {
+                // Where all tests must run, none may be left out.
+                assert!(std::env::var_os("ROADSTEAD_ALL_TESTS").is_none(), "no file system can be mounted here: {other:?}");
                 // Past the harness, which hides what passing tests print.
                 let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no file system can be mounted here (not root?): {other:?}");
                 None
@@ -79,6 +81,21 @@ impl Disk {
             name
         };
         entries.map(|entry| check(entry.unwrap().path())).collect()
+    }
+
+    /// `ro` or `rw`; whether that could be done.
+    fn remount(&self, how: &str) -> bool {
+        let mut command = Command::new("mount");
+        let done = command.args(["-o", &format!("remount,{how}")]).arg(self.folder.path()).output().unwrap();
+        done.status.success()
+    }
+
+    /// What a mirror says that cannot start here.
+    async fn refusal(&self) -> String {
+        let text = format!("cache.dir = {:?}\nadmin.listen = \"127.0.0.1:0\"\nserver.listen = \"127.0.0.1:0\"\n", self.cache());
+        let config = roadstead::config::Config::parse(&text, "test").unwrap();
+        let Err(error) = roadstead::app::Mirror::start(config).await else { panic!("it started") };
+        format!("{error:#}")
     }
 
     fn has(&self, blob: &Blob) -> bool {
@@ -237,15 +254,70 @@ async fn i8_min_free_is_kept_during_a_fill() {
     }
 }
 
+/// A disk that becomes read-only under a running mirror, as ext4's does after an error: what is cached is served, the rest
+/// passes through, nothing that has to last is promised. All is as usual once it can be written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_becomes_read_only() {
+    let Some(disk) = Disk::new("a disk that becomes read-only", 64) else { return };
+    let up = Upstream::start().await;
+    let (old, new) = (Builder::new(1).layer(1 << 20).layer(2000).build(), Builder::new(2).layer(1 << 20).layer(2000).build());
+    up.push_image(REPOSITORY, "latest", &old);
+    up.push_image(REPOSITORY, "new", &new);
+    let mirror = disk.mirror(&up, "0B").await;
+    mirror.pull(REPOSITORY, "latest", &old).await;
+    for blob in old.blobs() {
+        until("the blob to be kept", || disk.has(blob)).await;
+    }
+    let post = |mirror: &Mirror, path: &str| {
+        let (address, path) = (mirror.admin_address(), format!("/api/v1/{path}"));
+        async move { client::request(address, "POST", &path, &[]).await }
+    };
+    let held = disk.published().len();
+    // What has just been published is still open for writing, which would keep the disk as it is.
+    let mirror = mirror.restart().await;
+    until("the disk to be read-only", || disk.remount("ro")).await;
+    for _ in 0..2 {
+        mirror.pull(REPOSITORY, "latest", &old).await;
+        mirror.pull(REPOSITORY, "new", &new).await;
+    }
+    for blob in old.blobs() {
+        assert_eq!(up.count(&blob_path(REPOSITORY, blob)), 1, "served from the disk");
+    }
+    assert_eq!(post(&mirror, "pin?ref=alpine").await.status(), 500);
+    let purged = post(&mirror, "purge?ref=alpine:latest").await;
+    assert_eq!(purged.json()["objects"], 0, "{}", purged.text());
+    assert_eq!(disk.published().len(), held);
+    assert_eq!(mirror.admin("/healthz").await.status(), 200);
+    assert!(disk.remount("rw"));
+    mirror.pull(REPOSITORY, "new", &new).await;
+    for blob in new.blobs() {
+        until("the blob to be kept", || disk.has(blob)).await;
+    }
+    assert_eq!(post(&mirror, "pin?ref=alpine:new").await.status(), 200);
+    // The account is the disk.
+    let mirror = mirror.restart().await;
+    mirror.pull(REPOSITORY, "new", &new).await;
+    disk.published();
+}
+
+/// A mirror is not started on a cache that it cannot write to, and says which.
+#[tokio::test]
+async fn no_start_on_a_read_only_disk() {
+    let Some(disk) = Disk::new("no start on a read-only disk", 8) else { return };
+    let up = Upstream::start().await;
+    let mirror = disk.mirror(&up, "0B").await;
+    drop(mirror.stop().await);
+    until("the disk to be read-only", || disk.remount("ro")).await;
+    let told = disk.refusal().await;
+    assert!(told.contains(disk.cache().to_str().unwrap()) && told.contains("Read-only"), "{told}");
+}
+
 /// An empty folder on a full disk is told at the start, by its name.
 #[tokio::test]
 async fn no_cache_can_be_made_on_a_full_disk() {
     let Some(disk) = Disk::new("no cache can be made on a full disk", 1) else { return };
     disk.fill_up(0);
-    let text = format!("cache.dir = {:?}\nadmin.listen = \"127.0.0.1:0\"\nserver.listen = \"127.0.0.1:0\"\n", disk.cache());
-    let config = roadstead::config::Config::parse(&text, "test").unwrap();
-    let Err(error) = roadstead::app::Mirror::start(config).await else { panic!("it started") };
-    let told = format!("{error:#}");
+    let told = disk.refusal().await;
     assert!(told.contains(disk.cache().to_str().unwrap()), "{told}");
     assert!(!Path::new(&disk.cache()).join("VERSION").exists());
     drop(File::open(disk.folder.path()));

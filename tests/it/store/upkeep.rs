@@ -63,6 +63,64 @@ async fn the_background_pass_finds_a_flipped_bit() {
     assert_eq!((&told["quarantined"], &told["spare_bytes"]), (&1.into(), &(1 << 20).into()));
 }
 
+/// A mirror that has just started on a folder with one large blob, in which a bit has flipped: neither its length nor its
+/// time tells.
+async fn flipped(up: &Upstream, blob: &Blob, verify_every: &'static str) -> Mirror {
+    up.push_blob(REPOSITORY, blob);
+    let mirror = Mirror::of(up).await;
+    mirror.pull_blob(REPOSITORY, blob).await;
+    mirror.files().get(blob).await;
+    let mirror = mirror
+        .restart_with(|settings| {
+            settings.set("cache", "verify_every", verify_every).set("cache", "verify_rate", "0B");
+        })
+        .await;
+    account(&mirror, "the index", |account| account["indexed"] == true).await;
+    let path = mirror.files().path(&blob.digest);
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut wrong = blob.bytes.to_vec();
+    wrong[700_000] ^= 0x10;
+    std::fs::write(&path, &wrong).unwrap();
+    std::fs::File::open(&path).unwrap().set_modified(modified).unwrap();
+    let served = mirror.get(&blob_path(REPOSITORY, blob)).await;
+    assert!(served.status() == 200 && served.body == wrong, "nothing tells it from a sound one but its bytes");
+    mirror
+}
+
+/// A client that was given a wrong blob, throws it away and asks again, gets the right one; so does everybody after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_a_wrong_blob_twice() {
+    let up = Upstream::start().await;
+    let blob = Blob::random(1, 1 << 20);
+    let mirror = flipped(&up, &blob, "0s").await;
+    // Neither says that the first one was wrong.
+    let path = blob_path(REPOSITORY, &blob);
+    assert_eq!(mirror.head(&path).await.status(), 200);
+    assert_eq!(mirror.get_with(&path, &[("range", "bytes=0-99")]).await.body, blob.bytes[..100]);
+    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 0.0);
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    assert_eq!(up.count(&path), 2, "fetched again, once");
+    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
+    assert!(mirror.files().root().join("quarantine").join(format!("sha256-{}", blob.digest.hex())).exists());
+    mirror.files().blobs();
+}
+
+/// A file that is read for the first time since the start is hashed behind its reader: the next one, whoever it is, gets it
+/// right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_found_behind_its_first_reader() {
+    let up = Upstream::start().await;
+    let blob = Blob::random(1, 1 << 20);
+    let mirror = flipped(&up, &blob, "30days").await;
+    let aside = mirror.files().root().join("quarantine").join(format!("sha256-{}", blob.digest.hex()));
+    until("the file to be set apart", || aside.exists()).await;
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    mirror.files().get(&blob).await;
+    assert_eq!(up.count(&blob_path(REPOSITORY, &blob)), 2);
+    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
+}
+
 /// A large file that was cut off or written to while the mirror runs is never served as it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_file_is_caught_when_it_is_opened() {
@@ -135,6 +193,9 @@ async fn explain_knows_the_upstream() {
     })
     .await;
     mirror.pull(REPOSITORY, "latest", &image).await;
+    for blob in image.blobs() {
+        mirror.files().get(blob).await;
+    }
     let explain = async |reference: &str| mirror.admin(&format!("/api/v1/explain?ref={reference}")).await.json();
     let told = explain("alpine").await;
     assert_eq!(told["upstream_state"], "up");
