@@ -25,6 +25,7 @@ use upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::config;
 use crate::listen::Listener;
+use crate::listen::tls::{Secured, Tls};
 use crate::metrics::Metrics;
 
 /// For a request head, and between two requests.
@@ -67,8 +68,8 @@ impl Admin {
         Arc::new(Self { metrics, cache, api, upstreams, transfer, guard: Guard::new(config), stopping })
     }
 
-    /// Serves until the task is dropped: health must be visible while the mirror stops.
-    pub async fn run(self: Arc<Self>, listener: Listener) {
+    /// Serves until the task is dropped: health must be visible while the mirror stops. `tls`: what is spoken there.
+    pub async fn run(self: Arc<Self>, listener: Listener, tls: Option<Arc<Tls>>) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = connections.clone().acquire_owned().await else { return };
@@ -76,10 +77,18 @@ impl Admin {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let this = self.clone();
-            let standing = Standing { local: listener.place().address().is_none() };
+            let (this, tls) = (self.clone(), tls.clone());
+            let standing = Standing { local: listener.place().address().is_none(), certificate: false };
             tokio::spawn(async move {
-                this.serve(accepted.into_stream(), standing).await;
+                match tls {
+                    None => this.serve(accepted.into_stream(), standing).await,
+                    Some(tls) => match tls.accept(accepted.into_stream()).await {
+                        Ok(Secured { stream, certificate, .. }) => {
+                            this.serve(stream, Standing { certificate: certificate.is_some(), ..standing }).await;
+                        }
+                        Err(error) => tracing::debug!(%error, "connection to the admin interface refused"),
+                    },
+                }
                 drop(slot);
             });
         }

@@ -23,9 +23,9 @@ use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
-use crate::config::{Config, ConfigError, Visibility};
+use crate::config::{self, Config, ConfigError, Visibility};
 use crate::fill::Fills;
-use crate::listen::tls::{Tls, TlsError};
+use crate::listen::tls::{Interface, Tls, TlsError};
 use crate::listen::{self, BindError, Listener, Passed, Place};
 use crate::metrics::Metrics;
 use crate::oci::{Directory, UpstreamName};
@@ -80,10 +80,11 @@ pub struct Mirror;
 pub struct Running {
     /// Where clients pull, and whether they speak TLS there.
     places: Vec<(Place, bool)>,
-    admin: Option<Place>,
+    admin: Option<(Place, bool)>,
     /// What was last read.
     config: Mutex<Config>,
     tls: Option<Arc<Tls>>,
+    admin_tls: Option<Arc<Tls>>,
     stopping: watch::Sender<bool>,
     servers: Vec<Task>,
     /// Run to the end of the process; aborted when this is dropped.
@@ -183,11 +184,11 @@ impl Mirror {
 
         let asked = config.clone();
         config.check_exposure()?;
-        let (listeners, admin, tls) = sockets(&config, passed, &metrics).await?;
+        let Sockets { listeners, admin, tls, admin_tls } = sockets(&config, passed, &metrics).await?;
         // Of sockets that the service manager passes, only now it is known where they are.
         config.check_exposure_at(listeners.iter().filter_map(|listener| listener.place().address()))?;
         let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
-        let admin_place = admin.first().map(|listener| listener.place().clone());
+        let admin_place = admin.first().map(|listener| (listener.place().clone(), listener.tls && admin_tls.is_some()));
 
         let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
@@ -210,14 +211,19 @@ impl Mirror {
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
-        background.extend(admin.into_iter().map(|listener| Task::spawn(interface.clone().run(listener))));
-        background.extend(tls.clone().map(|tls| Task::spawn(tls.watch())));
+        let interface_tls = |listener: &Listener| admin_tls.clone().filter(|_| listener.tls);
+        background.extend(admin.into_iter().map(|listener| {
+            let tls = interface_tls(&listener);
+            Task::spawn(interface.clone().run(listener, tls))
+        }));
+        background.extend(tls.iter().chain(&admin_tls).map(|tls| Task::spawn(tls.clone().watch())));
         background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
         Ok(Running {
             places,
             admin: admin_place,
             config: Mutex::new(asked),
             tls,
+            admin_tls,
             stopping,
             servers,
             _background: background,
@@ -240,14 +246,14 @@ impl Running {
         self.places.iter().filter_map(|(place, _)| place.address()).collect()
     }
 
-    /// Where health, metrics and status are.
-    pub fn admin(&self) -> Option<&Place> {
+    /// Where health, metrics and status are, and whether TLS is spoken there.
+    pub fn admin(&self) -> Option<&(Place, bool)> {
         self.admin.as_ref()
     }
 
     /// That, if it is an address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(Place::address)
+        self.admin.as_ref().and_then(|(place, _)| place.address())
     }
 
     /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,
@@ -278,15 +284,22 @@ async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<Upstr
     spawn_blocking(move || upstreams.into_iter().map(site).collect()).await?
 }
 
+/// What is bound, and what is spoken there.
+struct Sockets {
+    listeners: Vec<Listener>,
+    admin: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
+    admin_tls: Option<Arc<Tls>>,
+}
+
 /// Binds what the configuration names, and reads the certificates. Off the reactor: files are looked at (I11).
-async fn sockets(
-    config: &Config,
-    mut passed: Passed,
-    metrics: &Arc<Metrics>,
-) -> Result<(Vec<Listener>, Vec<Listener>, Option<Arc<Tls>>), StartError> {
+async fn sockets(config: &Config, mut passed: Passed, metrics: &Arc<Metrics>) -> Result<Sockets, StartError> {
     let (server, admin, metrics) = (config.server.clone(), config.admin.clone(), metrics.clone());
     let bound = move || {
-        let tls = server.tls.as_ref().map(|tls| Tls::load(tls, server.http2, server.handshake_timeout, metrics)).transpose()?;
+        let load =
+            |tls: &config::Tls, interface, http2| Tls::load(tls, interface, http2, server.handshake_timeout, metrics.clone());
+        let tls = server.tls.as_ref().map(|tls| load(tls, Interface::Server, server.http2)).transpose()?;
+        let admin_tls = admin.tls.as_ref().map(|tls| load(tls, Interface::Admin, false)).transpose()?;
         let mut listeners = Vec::new();
         for entry in &server.listen {
             listeners.extend(listen::bind(entry, server.socket_mode, "server.listen", &mut passed)?);
@@ -295,7 +308,7 @@ async fn sockets(
             .listen
             .map(|entry| listen::bind(&entry, server.socket_mode & !0o007, "admin.listen", &mut passed))
             .transpose()?;
-        Ok((listeners, admin.unwrap_or_default(), tls))
+        Ok(Sockets { listeners, admin: admin.unwrap_or_default(), tls, admin_tls })
     };
     spawn_blocking(bound).await?
 }

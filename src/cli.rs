@@ -9,6 +9,7 @@ mod endpoint;
 pub mod exit;
 mod export;
 mod import;
+mod papers;
 mod prefetch;
 mod progress;
 mod remote;

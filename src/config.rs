@@ -112,6 +112,8 @@ pub struct Server {
 pub struct Admin {
     /// `listen`: where to accept connections; `None` ("off") for no admin interface.
     pub listen: Option<Listen>,
+    /// `tls`: what it speaks, if it listens on an address. Whoever shows a certificate of its `client_ca` needs no token.
+    pub tls: Option<Tls>,
     /// `token`, or the content of `token_file`: what a request must show.
     pub token: Option<Secret>,
     /// `hosts`: names, with or without a port, by which it may be asked besides loopback's and IP addresses.
@@ -129,12 +131,18 @@ impl Admin {
             // Known only when it is there.
             Listen::Systemd(_) => true,
         })?;
-        self.token.is_none().then(|| {
+        (self.token.is_none() && !self.wants_certificates()).then(|| {
             format!(
                 "{listen} can be reached from other machines, and whoever reaches it may purge, import and switch upstreams off; \
-                 set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1"
+                 set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or admin.tls with a client_ca, or listen on \
+                 127.0.0.1"
             )
         })
+    }
+
+    /// Whether a client certificate is a key to it.
+    pub fn wants_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
     }
 }
 

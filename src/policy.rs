@@ -7,8 +7,10 @@
 mod caller;
 mod certificate;
 mod identity;
+mod issue;
 mod limits;
 mod passwords;
+mod refused;
 mod rules;
 mod token;
 
@@ -29,10 +31,12 @@ pub use caller::{Authorization, Caller, Login, Peer};
 pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
+pub use issue::{Issued, SERVICE, TOKEN_PATH};
 pub use limits::FillSlot;
+pub use refused::{Refused, TooManyFills, Why};
 pub use rules::Verdict;
 pub use token::NoKey;
-use token::{Claims, Tokens};
+use token::Tokens;
 
 /// How often the password file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -94,79 +98,6 @@ impl Permit {
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
-}
-
-/// A client has begun as many downloads as it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("you have begun {limit} downloads that still run, and may not begin another (access.max_fills_per_client)")]
-pub struct TooManyFills {
-    limit: usize,
-}
-
-/// The rules say no.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// 401: somebody who signs in might.
-    #[error("{0}")]
-    SignIn(Why),
-    /// 403: whoever asks, for this repository.
-    #[error("{0} may not be pulled through this mirror: see allow and deny under [upstream.\"{upstream}\"]", upstream = .0.upstream)]
-    Denied(Scope),
-    /// 403: this caller.
-    #[error("{who} may not pull {scope} through this mirror: see [[access.rule]]")]
-    Forbidden {
-        /// The caller, as it knows itself.
-        who: String,
-        /// What was asked for.
-        scope: Scope,
-    },
-    /// 403: this caller, whatever it asks for.
-    #[error("{0} may not pull anything through this mirror: see [[access.rule]]")]
-    Nothing(String),
-    /// 429
-    #[error("{why}; try again in {} s", .wait.as_secs().max(1))]
-    TooMany {
-        /// For how long there is no use in trying.
-        wait: Duration,
-        /// Of what.
-        why: &'static str,
-    },
-}
-
-/// Why somebody has to sign in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    /// Nobody did.
-    #[error("this needs a user of this mirror: sign in")]
-    Needed,
-    /// User or password is wrong. Which, nobody is told.
-    #[error("the mirror has no such user with this password")]
-    WrongPassword,
-    /// A token that is over, was changed, or is not of this mirror.
-    #[error("the token is no longer good, or not of this mirror; get another one")]
-    Token,
-}
-
-impl Refused {
-    /// The label of `roadstead_access_refusals_total`.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::SignIn(Why::Needed) => "sign_in",
-            Self::SignIn(Why::WrongPassword) => "wrong_password",
-            Self::SignIn(Why::Token) => "bad_token",
-            Self::Denied(_) | Self::Forbidden { .. } | Self::Nothing(_) => "denied",
-            Self::TooMany { .. } => "too_many",
-        }
-    }
-}
-
-/// What `/token` gives.
-#[derive(Debug)]
-pub struct Issued {
-    /// Opaque to whoever gets it.
-    pub token: String,
-    /// For how long it is good.
-    pub lifetime: Duration,
 }
 
 impl Policy {
@@ -355,68 +286,10 @@ impl Policy {
         Err(refused)
     }
 
-    /// A token for whoever signs in by `login`; without one, for a caller without a name, if anything is left to them.
-    /// `upstream`: what it is wanted for, where that is clear.
-    pub async fn issue(&self, peer: &Peer, login: Option<Login>, upstream: Option<&UpstreamName>) -> Result<Issued, Refused> {
-        self.issued(peer, login, upstream).await.inspect_err(|refused| self.count(refused))
-    }
-
-    async fn issued(&self, peer: &Peer, login: Option<Login>, upstream: Option<&UpstreamName>) -> Result<Issued, Refused> {
-        let rules = self.rules.load_full();
-        let mut identity = Identity::of(peer);
-        self.pace(|| identity.key())?;
-        if let Some(login) = login {
-            if rules.access.rules.is_empty() {
-                identity.login = Some(login).filter(|_| upstream.is_some_and(|upstream| rules.takes_logins(upstream)));
-            } else {
-                self.sign_in(&rules, &mut identity, peer, login, upstream).await?;
-            }
-        }
-        let stranger = identity.user.is_none() && identity.login.is_none();
-        if stranger && !rules::leaves_something(&rules.access, &identity) {
-            return Err(Refused::SignIn(Why::Needed));
-        }
-        let hash = |user: &Arc<str>| rules.access.htpasswd.as_ref().and_then(|file| file.hash(user));
-        let user = identity.user.as_ref().and_then(|user| Some((user.to_string(), token::mark(hash(user)?))));
-        let lifetime = rules.access.token_lifetime;
-        let claims = Claims { user, login: identity.login, expires: self.clock.now().after(lifetime) };
-        let why = "the system gives no random numbers";
-        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait: LOOK, why })?;
-        Ok(Issued { token, lifetime })
-    }
-
-    /// The challenge of a 401 (RFC 6750; distribution's token specification). `host`: as the client called the mirror.
-    /// `scope`: what it asked for. `None` if the mirror cannot say where tokens are.
-    pub fn challenge(&self, peer: &Peer, host: Option<&str>, scope: Option<&Scope>, why: Option<Why>) -> Option<String> {
-        let rules = self.rules.load();
-        let realm = match &rules.access.token_url {
-            Some(url) => url.to_string(),
-            None => {
-                // It goes back to who sent it, and must not end the quoted text.
-                let host = host?.parse::<http::uri::Authority>().ok().filter(|host| !host.as_str().contains(['@', '"', '\\']))?;
-                format!("{}://{host}{TOKEN_PATH}", peer.scheme())
-            }
-        };
-        let mut challenge = format!("Bearer realm=\"{realm}\",service=\"{SERVICE}\"");
-        if let Some(scope) = scope {
-            challenge.push_str(&format!(",scope=\"repository:{scope}:pull\""));
-        }
-        if why == Some(Why::Token) {
-            challenge.push_str(",error=\"invalid_token\"");
-        }
-        Some(challenge)
-    }
-
     fn count(&self, refused: &Refused) {
         self.metrics.access_refusals_total.with_label_values(&[refused.label()]).inc();
     }
 }
-
-/// Where tokens are to be had.
-pub const TOKEN_PATH: &str = "/token";
-
-/// What the mirror calls itself in challenges.
-pub const SERVICE: &str = "roadstead";
 
 impl Rules {
     fn of(config: &Config, tokens: Arc<Tokens>) -> Self {

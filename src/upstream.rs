@@ -27,6 +27,7 @@ mod health;
 mod holdback;
 mod jwt;
 mod listing;
+mod login;
 mod manifest;
 mod pace;
 mod part;

@@ -1,7 +1,7 @@
-//! Who may ask the admin interface for what: the token, the names it goes by, and the pages of other sites.
+//! Who may ask the admin interface for what: the token or certificate, the names it goes by, and the pages of other sites.
 //!
-//! One rule for every path, so that no handler has a lock of its own. Looks at request heads alone. Called by
-//! [`super::Admin`] before anything else.
+//! One rule for every path, so that no handler has a lock of its own. Looks at request heads, and at what the connection
+//! has shown. Called by [`super::Admin`] before anything else.
 
 use std::net::IpAddr;
 
@@ -16,6 +16,8 @@ use crate::config;
 pub(super) struct Guard {
     /// The token's SHA-256: two of them are compared in a time that does not depend on what is in them.
     token: Option<[u8; 32]>,
+    /// Whether a certificate is a key, too.
+    certificates: bool,
     hosts: Vec<String>,
     metrics_open: bool,
 }
@@ -31,6 +33,9 @@ pub(super) enum Refused {
     /// It has no token, or another one.
     #[error("this needs the token of admin.token or admin.token_file, as: Authorization: Bearer TOKEN")]
     Token,
+    /// There is no token, and it has no certificate.
+    #[error("this needs a client certificate of admin.tls.client_ca")]
+    Certificate,
     /// A browser sent it for a page of another site.
     #[error("a page of another site may not change anything here")]
     Foreign,
@@ -40,7 +45,7 @@ impl Refused {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Host | Self::Foreign => StatusCode::FORBIDDEN,
+            Self::Host | Self::Certificate | Self::Foreign => StatusCode::FORBIDDEN,
         }
     }
 }
@@ -50,12 +55,15 @@ impl Refused {
 pub(super) struct Standing {
     /// No browser can have opened it (a unix socket), so that names do not matter.
     pub local: bool,
+    /// Its client has shown a certificate, which was verified.
+    pub certificate: bool,
 }
 
 impl Guard {
     pub fn new(config: &config::Admin) -> Self {
         let token = config.token.as_ref().map(|token| Sha256::digest(token.expose()).into());
-        Self { token, hosts: config.hosts.clone(), metrics_open: config.metrics_open }
+        let certificates = config.wants_certificates();
+        Self { token, certificates, hosts: config.hosts.clone(), metrics_open: config.metrics_open }
     }
 
     /// Whether a request may go on.
@@ -67,13 +75,19 @@ impl Guard {
             return Ok(());
         }
         let proven = self.token.is_some_and(|token| bearer(&head.headers).is_some_and(|shown| same(&token, shown)));
+        // A browser shows its certificate unasked, to whatever name led here; a token it does not.
         if !proven && !standing.local && !self.knows_host(head) {
             return Err(Refused::Host);
         }
+        let proven = proven || standing.certificate;
         // The page itself says nothing; it asks for the token and sends it along.
         let page = reads && path == "/";
         if self.token.is_some() && !proven && !page {
             return Err(Refused::Token);
+        }
+        // A unix socket shows none. Its mode is its lock.
+        if self.certificates && !proven && !page && !standing.local {
+            return Err(Refused::Certificate);
         }
         if !reads && is_foreign(&head.headers) {
             return Err(Refused::Foreign);

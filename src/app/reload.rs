@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use tokio::task::spawn_blocking;
 
 use super::Running;
-use crate::config::{Config, ConfigError, RepositoryRule, Server, Upstream};
+use crate::config::{Admin, Config, ConfigError, RepositoryRule, Server, Upstream};
 use crate::listen::tls::TlsError;
 use crate::oci::UpstreamName;
 use crate::policy::NoKey;
@@ -28,17 +28,13 @@ pub enum ReloadError {
 }
 
 impl Running {
-    /// Takes what can change without a restart: the files and the demands of `server.tls`, `[access]`, and
+    /// Takes what can change without a restart: the files and the demands of `server.tls` and `admin.tls`, `[access]`, and
     /// `allow` and `deny` of upstreams. What else is different from the
     /// configuration that holds is logged, and waits for the next start. All or nothing.
     pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
         config.check_exposure_at(self.addresses().into_iter())?;
         let held = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let (Some(tls), Some(wanted)) = (self.tls.clone(), config.server.tls.clone())
-            && spawn_blocking(move || tls.reload(Some(&wanted))).await??
-        {
-            tracing::info!("new TLS certificates are in use");
-        }
+        self.reload_tls(&config).await?;
         self.policy.replace(&config)?;
         let waiting = waiting(&held, &config);
         if !waiting.is_empty() {
@@ -48,6 +44,9 @@ impl Running {
         if held.server.tls.is_some() && config.server.tls.is_some() {
             held.server.tls = config.server.tls;
         }
+        if held.admin.tls.is_some() && config.admin.tls.is_some() {
+            held.admin.tls = config.admin.tls;
+        }
         held.access = config.access;
         for (name, upstream) in &mut held.upstreams {
             if let Some(wanted) = config.upstreams.get(name) {
@@ -56,12 +55,37 @@ impl Running {
         }
         Ok(())
     }
+
+    /// Takes the certificates of both interfaces, or those of none.
+    async fn reload_tls(&self, config: &Config) -> Result<(), ReloadError> {
+        let both = [(self.tls.clone(), config.server.tls.clone()), (self.admin_tls.clone(), config.admin.tls.clone())];
+        let both: Vec<_> = both.into_iter().filter_map(|(tls, wanted)| Some((tls?, wanted?))).collect();
+        let reload = move || {
+            // Told before anything is taken.
+            let last = both.len().saturating_sub(1);
+            for (tls, wanted) in &both[..last] {
+                tls.check(wanted)?;
+            }
+            for (tls, wanted) in both.iter().rev() {
+                if tls.reload(Some(wanted))? {
+                    tracing::info!(of = tls.table(), "new TLS certificates are in use");
+                }
+            }
+            Ok::<_, TlsError>(())
+        };
+        Ok(spawn_blocking(reload).await??)
+    }
 }
 
 /// The tables that differ in what cannot change live.
 fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
     // Certificates can; whether there is TLS at all cannot.
     let fixed = |config: &Config| Server { tls: None, ..config.server.clone() };
+    // Who has the key to the admin interface cannot, either, but for the roots themselves.
+    let admin = |config: &Config| {
+        let keys = (config.admin.tls.is_some(), config.admin.wants_certificates());
+        (Admin { tls: None, ..config.admin.clone() }, keys)
+    };
     // So can the rules.
     let upstreams = |config: &Config| {
         let without_rules = |(name, upstream): (&UpstreamName, &Upstream)| {
@@ -73,7 +97,7 @@ fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
     [
         ("[server]", fixed(held) != fixed(wanted)),
         ("server.tls", tls),
-        ("[admin]", held.admin != wanted.admin),
+        ("[admin]", admin(held) != admin(wanted)),
         ("[cache]", held.cache != wanted.cache),
         ("[upstream]", upstreams(held) != upstreams(wanted)),
         ("[freshness]", held.freshness != wanted.freshness),

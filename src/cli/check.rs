@@ -6,14 +6,16 @@ mod online;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 
 use super::{ConfigFile, print};
 use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
+use crate::listen::tls::{self, Interface};
 
 /// Check a configuration, and show what it amounts to
 ///
-/// Reads the file and whatever it names (password files, certificate authorities, environment variables), and contacts
+/// Reads the file and whatever it names (password files, certificates and their keys, environment variables), and contacts
 /// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
 #[command(
@@ -42,6 +44,7 @@ pub(super) struct Check {
 impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.file.load().and_then(|config| config.check_exposure().map(|()| config));
+        let loaded = loaded.map_err(anyhow::Error::from).and_then(|config| certificates(&config).map(|()| config));
         match loaded {
             Ok(config) if self.caller.is_some() => {
                 access::explain(&config, self.caller.as_deref().unwrap_or_default(), &self.images)
@@ -61,6 +64,16 @@ impl Check {
     }
 }
 
+/// Reads the certificates and keys that the mirror would show. Says what clients will refuse; fails where it would not start.
+fn certificates(config: &Config) -> anyhow::Result<()> {
+    let interfaces = [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)];
+    let checked = interfaces.into_iter().filter_map(|(tls, interface)| Some(tls::check(tls.as_ref()?, interface)));
+    let (good, bad): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
+    good.into_iter().flatten().flatten().for_each(|warning| eprintln!("warning: {warning}"));
+    let bad: Vec<_> = bad.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    if bad.is_empty() { Ok(()) } else { bail!(bad.join("\n")) }
+}
+
 /// One fact a line; no secret among them.
 fn summary(config: &Config) -> String {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -70,6 +83,9 @@ fn summary(config: &Config) -> String {
         row("tls", spoken(tls));
     }
     row("admin", config.admin.listen.as_ref().map_or("off".to_owned(), ToString::to_string));
+    if let Some(tls) = &config.admin.tls {
+        row("  tls", spoken(tls));
+    }
     let (all, one) = (config.server.max_connections, config.server.max_connections_per_client);
     row("connections", format!("at most {all}, {} of one client", one.min(all)));
     access::rows(&config.access).into_iter().for_each(|(name, value)| row(&name, value));

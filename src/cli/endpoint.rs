@@ -1,6 +1,6 @@
 //! The commands' way to the admin interface of a running mirror: where it is, the token that it wants, and a request.
 //!
-//! Plain HTTP over TCP, for the machine itself and a tunnel to another one, or a unix socket. The token goes into a
+//! Plain HTTP over TCP, for the machine itself and a tunnel to another one, TLS, or a unix socket. The token goes into a
 //! header that does not print (I9). Used by the commands that speak to a running mirror.
 
 use std::fmt;
@@ -14,25 +14,30 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::papers::Papers;
 use super::serve::reachable;
 use crate::config::{Listen, Secret};
-use crate::listen::Stream;
 
 /// Where an admin interface is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// `HOST:PORT`.
     Tcp(String),
+    /// The same, where TLS is spoken. `configured`: as the configuration on this machine has it, and so by address.
+    Tls { host: String, configured: bool },
     /// The path of a socket.
     Unix(PathBuf),
 }
 
 impl Place {
-    /// Where a mirror with this `admin.listen` can be asked; `None` if that cannot be told from here.
-    pub fn of(listen: &Listen) -> Option<Self> {
+    /// Where a mirror with this `admin.listen` can be asked, which has `tls` there or not; `None` if that cannot be told
+    /// from here.
+    pub fn of(listen: &Listen, tls: bool) -> Option<Self> {
         match listen {
+            Listen::Tcp(address) if tls => Some(Self::Tls { host: reachable(*address).to_string(), configured: true }),
             Listen::Tcp(address) | Listen::Plain(address) => Some(Self::Tcp(reachable(*address).to_string())),
             Listen::Unix(path) => Some(Self::Unix(path.clone())),
             Listen::Systemd(_) => None,
@@ -43,17 +48,22 @@ impl Place {
 impl FromStr for Place {
     type Err = String;
 
-    /// `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`.
+    /// `http://HOST:PORT`, `HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err("unix: is followed by a path".into()) } else { Ok(Self::Unix(path.into())) };
         }
-        let host = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let secure = text.strip_prefix("https://");
+        let host = secure.or(text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
         if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
-            return Err("expected http://HOST:PORT without a path, IP:PORT, or unix:PATH".into());
+            return Err("expected https://HOST:PORT or http://HOST:PORT without a path, IP:PORT, or unix:PATH".into());
         }
         let named = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        Ok(Self::Tcp(if named { host.to_owned() } else { format!("{host}:80") }))
+        let with_port = |port| if named { host.to_owned() } else { format!("{host}:{port}") };
+        Ok(match secure {
+            Some(_) => Self::Tls { host: with_port(443), configured: false },
+            None => Self::Tcp(with_port(80)),
+        })
     }
 }
 
@@ -61,6 +71,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(host) => f.write_str(host),
+            Self::Tls { host, .. } => write!(f, "https://{host}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -71,6 +82,7 @@ impl fmt::Display for Place {
 pub(super) struct Endpoint {
     place: Place,
     token: Option<Secret>,
+    papers: Papers,
 }
 
 /// A token, from the file that an option names.
@@ -79,8 +91,8 @@ pub(super) fn token_from(file: &Path) -> anyhow::Result<Secret> {
 }
 
 impl Endpoint {
-    pub fn new(place: Place, token: Option<Secret>) -> Self {
-        Self { place, token }
+    pub fn new(place: Place, token: Option<Secret>, papers: Papers) -> Self {
+        Self { place, token, papers }
     }
 
     /// Sends one request, and gives its answer whatever the status is.
@@ -91,9 +103,9 @@ impl Endpoint {
         body: UnsyncBoxBody<Bytes, std::io::Error>,
     ) -> anyhow::Result<Response<Incoming>> {
         let unreachable = || format!("cannot reach a mirror's admin interface at {}; is it running?", self.place);
-        let (host, answer) = match &self.place {
-            Place::Tcp(host) => (host.as_str(), TcpStream::connect(host).await.map(Stream::Tcp)),
-            Place::Unix(path) => ("localhost", UnixStream::connect(path).await.map(Stream::Unix)),
+        let host = match &self.place {
+            Place::Tcp(host) | Place::Tls { host, .. } => host.as_str(),
+            Place::Unix(_) => "localhost",
         };
         let mut request = Request::builder().method(method).uri(uri).header(header::HOST, host);
         if let Some(token) = &self.token {
@@ -103,7 +115,14 @@ impl Endpoint {
             request = request.header(header::AUTHORIZATION, value);
         }
         let request = request.body(body)?;
-        exchange(answer.with_context(unreachable)?, request).await.with_context(unreachable)
+        let answer = match &self.place {
+            Place::Tcp(host) => exchange(TcpStream::connect(host).await.with_context(unreachable)?, request).await,
+            Place::Unix(path) => exchange(UnixStream::connect(path).await.with_context(unreachable)?, request).await,
+            Place::Tls { host, configured } => {
+                exchange(self.papers.connect(host, *configured).await.with_context(unreachable)?, request).await
+            }
+        };
+        answer.with_context(unreachable)
     }
 
     /// Sends one request; the answer's status is 2xx.
@@ -142,7 +161,10 @@ pub(super) fn empty() -> UnsyncBoxBody<Bytes, std::io::Error> {
     http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-async fn exchange(socket: Stream, request: Request<UnsyncBoxBody<Bytes, std::io::Error>>) -> anyhow::Result<Response<Incoming>> {
+async fn exchange(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<UnsyncBoxBody<Bytes, std::io::Error>>,
+) -> anyhow::Result<Response<Incoming>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let running = tokio::spawn(connection);
     match sender.send_request(request).await {
@@ -164,18 +186,20 @@ mod tests {
             ("http://mirror.example:5001/", "mirror.example:5001"),
             ("http://mirror.example", "mirror.example:80"),
             ("[::1]:5001", "[::1]:5001"),
+            ("https://mirror.example:5001/", "https://mirror.example:5001"),
+            ("https://mirror.example", "https://mirror.example:443"),
             ("unix:/run/roadstead/admin", "unix:/run/roadstead/admin"),
         ] {
             assert_eq!(place(text).as_deref(), Ok(shown));
         }
-        for wrong in ["", "http://", "http://a/b", "https://a:1", "unix:", "http://user@host:1"] {
+        for wrong in ["", "http://", "http://a/b", "https://", "https://a/b", "ftp://a", "unix:", "http://user@host:1"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_token_does_not_print() {
-        let endpoint = Endpoint::new(Place::Tcp("x:1".into()), Some(Secret::new("canary-token-0123456789")));
+        let endpoint = Endpoint::new(Place::Tcp("x:1".into()), Some(Secret::new("canary-token-0123456789")), Papers::default());
         assert!(!format!("{endpoint:?}").contains("canary"));
     }
 }

@@ -136,7 +136,7 @@ impl Prefetch {
         }
         if let Some(place) = &self.from_server {
             let token = self.from_token_file.as_deref().map(token_from).transpose()?;
-            let answer = Endpoint::new(place.clone(), token).get("/api/v1/served").await?;
+            let answer = Endpoint::new(place.clone(), token, self.site.papers.clone()).get("/api/v1/served").await?;
             let listed: Vec<Listed> =
                 serde_json::from_slice(&answer).with_context(|| format!("{place} is no admin interface of a mirror"))?;
             let lately = listed.into_iter().filter(|image| image.unused_seconds <= self.served_within.as_secs());

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::ConfigFile;
 use super::endpoint::{Endpoint, Place, empty, token_from};
+use super::papers::Papers;
 
 /// For an answer. A purge of everything takes a while.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,13 +23,16 @@ pub(super) struct Remote {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The admin interface of the mirror, IP:PORT or unix:PATH; by default admin.listen of the configuration
+    /// The admin interface of the mirror, IP:PORT, https://HOST:PORT or unix:PATH; by default admin.listen of the configuration
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<Place>,
 
     /// A file with the token of the admin interface; by default the token of the configuration
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    papers: Papers,
 
     /// Print JSON, also on a terminal; it is printed anyway where the output is no terminal
     #[arg(long)]
@@ -71,18 +75,20 @@ impl Remote {
         let token = self.token_file.as_deref().map(token_from).transpose()?;
         // A mirror that is named here gets the token of a configuration that is named here, too, and of no other.
         if let (Some(place), None) = (&self.admin, &self.file.config) {
-            return Ok(Endpoint::new(place.clone(), token));
+            return Ok(Endpoint::new(place.clone(), token, self.papers.clone()));
         }
         let admin = self.file.load()?.admin;
+        let papers = self.papers.with(&admin);
         let place = match &self.admin {
             Some(place) => place.clone(),
             None => {
                 let listen =
                     admin.listen.context("admin.listen is \"off\" in the configuration; name the mirror with --admin")?;
-                Place::of(&listen).context("admin.listen is a socket of systemd; name the mirror with --admin")?
+                Place::of(&listen, admin.tls.is_some())
+                    .context("admin.listen is a socket of systemd; name the mirror with --admin")?
             }
         };
-        Ok(Endpoint::new(place, token.or(admin.token)))
+        Ok(Endpoint::new(place, token.or(admin.token), papers))
     }
 }
 

@@ -150,8 +150,8 @@ fn announcement(running: &Running, docker: Option<&str>) -> String {
     for (place, tls) in running.places() {
         let _ = writeln!(text, "roadstead listens on {}", url(place, *tls));
     }
-    if let Some(place) = running.admin() {
-        let _ = writeln!(text, "health, metrics and status on {}", url(place, false));
+    if let Some((place, tls)) = running.admin() {
+        let _ = writeln!(text, "health, metrics and status on {}", url(place, *tls));
     }
     let first = running.places().iter().find_map(|(place, tls)| Some((place.address()?, *tls)));
     if let (Some((address, tls)), Some(path)) = (first, docker) {

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::ConfigFile;
 use super::endpoint::{Endpoint, Place, token_from};
+use super::papers::Papers;
 use crate::app::{StartError, Workshop};
 use crate::cache::store::StoreError;
 use crate::config::Config;
@@ -23,7 +24,7 @@ pub(super) struct SiteArgs {
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// The admin interface of a running mirror, http://HOST:PORT or unix:PATH. Without it the cache folder is opened, and
+    /// The admin interface of a running mirror, http://HOST:PORT, https://HOST:PORT or unix:PATH. Without it the cache folder is opened, and
     /// where a mirror has that open, its admin.listen is asked
     #[arg(long, value_name = "ADDRESS")]
     server: Option<Place>,
@@ -31,6 +32,9 @@ pub(super) struct SiteArgs {
     /// A file with the token of the admin interface; by default the token of the configuration
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub papers: Papers,
 }
 
 /// A mirror.
@@ -54,14 +58,15 @@ impl SiteArgs {
     /// Finds out which it is.
     pub async fn open(&self, config: Config) -> anyhow::Result<Site> {
         let given = self.token_file.as_deref().map(token_from).transpose()?;
-        let (admin, token) = (config.admin.listen.clone(), given.or_else(|| config.admin.token.clone()));
+        let admin = config.admin.listen.as_ref().and_then(|listen| Place::of(listen, config.admin.tls.is_some()));
+        let (token, papers) = (given.or_else(|| config.admin.token.clone()), self.papers.with(&config.admin));
         if let Some(place) = &self.server {
-            return Ok(Site::Running(Endpoint::new(place.clone(), token)));
+            return Ok(Site::Running(Endpoint::new(place.clone(), token, papers)));
         }
         match Workshop::open(config, &Arc::new(Metrics::new())).await {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
-            Err(StartError::Store(StoreError::Locked(dir))) => match admin.as_ref().and_then(Place::of) {
-                Some(place) => Ok(Site::Running(Endpoint::new(place, token))),
+            Err(StartError::Store(StoreError::Locked(dir))) => match admin {
+                Some(place) => Ok(Site::Running(Endpoint::new(place, token, papers))),
                 None => bail!(
                     "a mirror has {} open, and its admin interface is off; stop it, or name it with --server",
                     dir.display()

@@ -99,6 +99,7 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: Some(Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)))),
+            tls: None,
             token: None,
             hosts: Vec::new(),
             metrics_open: false,

@@ -116,6 +116,7 @@ pub(super) struct KeyPair {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
     pub listen: Option<One<AdminListen>>,
+    pub tls: Option<Tls>,
     pub token: Option<SecretText>,
     pub token_file: Option<One<PathBuf>>,
     pub hosts: Option<Many<Host>>,

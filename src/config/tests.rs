@@ -1,4 +1,7 @@
-use super::raw::known_keys;
+mod credentials;
+mod example;
+mod interfaces;
+
 use super::*;
 
 fn environment(name: &str) -> Option<String> {
@@ -31,8 +34,6 @@ fn upstream<'a>(config: &'a Config, name: &str) -> &'a Upstream {
     &config.upstreams[&name.parse::<UpstreamName>().unwrap()]
 }
 
-const EXAMPLE: &str = include_str!("../../config.example.toml");
-
 #[test]
 fn an_empty_file_is_the_default() {
     assert_eq!(good(""), Config::default());
@@ -58,112 +59,6 @@ impl Config {
     fn freshness_of(&self, name: &str) -> &Freshness {
         &upstream(self, name).freshness
     }
-}
-
-#[test]
-fn the_example_is_the_default() {
-    assert_eq!(good(EXAMPLE), Config::default());
-}
-
-/// The example with its `#key = …` and `#[table]` lines made active; of the forms of one key the last holds.
-fn example_in_full() -> toml::Table {
-    let mut full = String::new();
-    let mut seen = Vec::new();
-    for line in EXAMPLE.lines().rev() {
-        let line = match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
-            _ => line,
-        };
-        let of_many_forms = ["credentials", "tls"].into_iter().find(|key| line.starts_with(&format!("{key} =")));
-        if !of_many_forms.is_some_and(|key| seen.contains(&key)) {
-            full.insert_str(0, &format!("{line}\n"));
-        }
-        seen.extend(of_many_forms);
-    }
-    full.parse().unwrap()
-}
-
-#[test]
-fn the_example_shows_every_key() {
-    let full = example_in_full();
-    let shown = |path: &[&str], key: &str| {
-        let table = path.iter().try_fold(&full, |table, name| table.get(*name)?.as_table());
-        table.is_some_and(|table| table.contains_key(key))
-    };
-    for path in [
-        &[][..],
-        &["server"],
-        &["server", "tls"],
-        &["access"],
-        &["admin"],
-        &["cache"],
-        &["freshness"],
-        &["upstream", "docker.io"],
-        &["fill"],
-        &["log"],
-    ] {
-        let owned: Vec<_> = path.iter().map(|name| (*name).to_owned()).collect();
-        let keys = known_keys(&owned).unwrap();
-        assert!(!keys.is_empty());
-        for key in keys {
-            assert!(shown(path, key), "config.example.toml does not show {path:?} {key}");
-        }
-    }
-    let forms: Vec<_> = EXAMPLE.lines().filter(|line| line.starts_with("#credentials = ")).collect();
-    for key in known_keys(&["upstream".into(), "x".into(), "credentials".into()]).unwrap() {
-        assert!(forms.iter().any(|form| form.contains(&format!("{key} = "))), "no form of credentials shows {key}");
-    }
-}
-
-/// Every commented setting of the example is one that would be accepted, given the files it names.
-#[test]
-fn the_commented_settings_of_the_example_are_right() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.display().to_string()
-    };
-    let key = rcgen::generate_simple_self_signed(["registry.example".to_owned()]).unwrap();
-    let files = [
-        ("/run/secrets/hub", file("hub", "s3cret\n")),
-        ("/run/secrets/roadstead-admin", file("admin", "0123456789abcdef\n")),
-        ("/run/secrets/gcp.json", file("gcp.json", "{}")),
-        ("/etc/roadstead/docker.json", file("docker.json", "{}")),
-        ("/etc/ssl/registry-ca.pem", file("ca.pem", &key.cert.pem())),
-        ("/etc/roadstead/htpasswd", file("users", "")),
-        ("\"users\"", format!("{:?}", folder.path().join("users"))),
-        ("/etc/roadstead/token-key", file("key", &"k".repeat(32))),
-        ("\"docker-config\"", format!("{{ docker_config = {:?} }}", folder.path().join("docker.json"))),
-    ];
-    let commented = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#'));
-    let commented = commented.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
-    // Keys of rules mean something only together; they are tried below.
-    let rules = ["tags", "repositories", "fresh_for = \"forever\"", "fresh_for = \"0s\"", "no_cache"];
-    let mut count = 0;
-    for line in commented.filter(|line| !rules.iter().any(|rule| line.starts_with(rule))) {
-        let line = files.iter().fold(line.to_owned(), |line, (named, real)| line.replace(named, real));
-        let (table, without) = match line.split(' ').next() {
-            Some("fresh_for") => ("[freshness]", "[freshness]"),
-            Some("images") => ("[[prefetch]]", ""),
-            Some("platforms" | "with_referrers" | "every") => ("[[prefetch]]\nimages = \"x\"", "[[prefetch]]\nimages = \"x\""),
-            Some("token" | "token_file") => ("[admin]", "[admin]"),
-            Some("verify_key") => ("[import]", "[import]"),
-            Some("tls") => ("[server]", "[server]"),
-            Some("htpasswd") => ("[[access.rule]]\nwho = \"anyone\"\n[access]", "[[access.rule]]\nwho = \"anyone\""),
-            Some("token_key_file" | "token_url" | "requests_per_second" | "max_fills_per_client") => ("[access]", "[access]"),
-            Some("burst") => ("[access]\nrequests_per_second = 9", "[access]\nrequests_per_second = 9\nburst = 1"),
-            Some("who") => ("[access]\nhtpasswd = \"users\"\n[[access.rule]]", "[server]"),
-            Some("pull" | "deny") => ("[[access.rule]]\nwho = \"anyone\"", "[[access.rule]]\nwho = \"anyone\""),
-            _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
-            _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
-        };
-        let table = files.iter().fold(table.to_owned(), |table, (named, real)| table.replace(named, real));
-        let config = good(&format!("{table}\n{line}\n"));
-        assert_ne!(config, good(&format!("{without}\n")), "{line} changes nothing");
-        count += 1;
-    }
-    assert!(count >= 7, "{count}");
 }
 
 #[test]
@@ -324,107 +219,6 @@ fn no_error_repeats_a_secret() {
 }
 
 #[test]
-fn i9_cloud_credentials_are_refused_for_other_hosts() {
-    for (kind, right) in [
-        ("ecr", "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"),
-        ("ecr", "https://public.ecr.aws"),
-        ("gcp", "https://europe-west1-docker.pkg.dev"),
-        ("acr", "https://team.azurecr.io"),
-    ] {
-        let config = |url: &str| format!("[upstream.\"a.example\"]\nurl = \"{url}\"\ncredentials = \"{kind}\"\n");
-        good(&config(right));
-        let plain = right.replace("https", "http");
-        for url in ["https://evil.example", &plain, &format!("{right}:8443"), &format!("{right}.evil.example")] {
-            let error = wrong(&config(url));
-            assert!(
-                error.starts_with("t.toml:3:15: upstream.\"a.example\".credentials: credentials = \"") && error.contains(url),
-                "{error}"
-            );
-        }
-        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = [{{ prefix = \"x\", source = \"{kind}\" }}]\n"));
-        assert!(error.contains("a token of your cloud"), "{error}");
-    }
-}
-
-#[test]
-fn several_credentials() {
-    let config = good(
-        "[upstream.\"a\"]\ncredentials = [{ prefix = \"team/\", helper = \"x\" }, { username = \"u\", password = \"hunter2\" }]\n",
-    );
-    let Credentials::ByRepository(list) = &config.upstreams[&"a".parse().unwrap()].credentials else { panic!() };
-    assert_eq!((list[0].prefix.as_str(), list[1].prefix.as_str()), ("team", ""));
-    assert_eq!(list[0].credentials, Credentials::Helper("x".into()));
-    for (text, expected) in [
-        ("[{ helper = \"x\" }, { helper = \"y\" }]", "two entries have no prefix"),
-        ("{ prefix = \"x\", helper = \"x\" }", "prefix belongs into a list"),
-        ("[{ prefix = \"UPPER\", helper = \"x\" }]", "the beginning of repository names"),
-        ("{ helper = \"../x\" }", "the NAME of a program"),
-        ("{ source = \"aws\" }", "\"ecr\", \"gcp\" or \"acr\""),
-        ("{ source = \"ecr\", key_file = \"/x\" }", "needs either"),
-        ("{ helper = \"x\", username = \"y\" }", "needs either"),
-        ("[\"ecr\"]", "or a list of tables"),
-        ("[{ pasword = \"hunter2\" }]", "pasword"),
-    ] {
-        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = {text}\n"));
-        assert!(error.contains(expected) && !error.contains("hunter2"), "{text}: {error}");
-    }
-}
-
-#[test]
-fn secrets_come_from_text_environment_or_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret");
-    std::fs::write(&file, "from a file \r\n").unwrap();
-    let credentials = |keys: &str| {
-        let text = format!("[upstream.\"ghcr.io\"]\ncredentials = {{ username = \"someone\", {keys} }}\n");
-        parse(&text).map(|config| upstream(&config, "ghcr.io").credentials.clone())
-    };
-    let password = |keys: &str| match credentials(keys) {
-        Ok(Credentials::Password { username, password }) => {
-            assert_eq!(username, "someone");
-            password.expose().to_owned()
-        }
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(password("password = \"plain\""), "plain");
-    assert_eq!(password("password = \"env:HUB_TOKEN\""), "s3cret");
-    assert_eq!(password(&format!("password_file = {file:?}")), "from a file ");
-    let at = "t.toml:2:50: upstream.\"ghcr.io\".credentials";
-    assert_eq!(
-        credentials("password = \"env:NOWHERE\"").unwrap_err(),
-        format!("{at}.password: the environment variable \"NOWHERE\" is not set, or not UTF-8")
-    );
-    assert_eq!(credentials("password = \"env:EMPTY\"").unwrap_err(), format!("{at}.password: it is empty"));
-    assert_eq!(
-        credentials("password_file = \"/nonexistent\"").unwrap_err(),
-        "t.toml:2:55: upstream.\"ghcr.io\".credentials.password_file: \
-         cannot read /nonexistent: No such file or directory (os error 2)"
-    );
-}
-
-#[test]
-fn docker_config_is_where_the_docker_client_has_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().join("home");
-    std::fs::create_dir_all(home.join(".docker")).unwrap();
-    for file in [home.join(".docker/config.json"), folder.path().join("config.json")] {
-        std::fs::write(file, "{}").unwrap();
-    }
-    let text = "[upstream.\"ghcr.io\"]\ncredentials = \"docker-config\"\n";
-    let found = |variables: &[(&str, &std::path::Path)]| {
-        let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.display().to_string());
-        Config::parse_with(text, "t.toml", &env)
-            .map(|config| upstream(&config, "ghcr.io").credentials.clone())
-            .map_err(|error| error.to_string())
-    };
-    let path = |path: PathBuf| Ok(Credentials::DockerConfig(path));
-    assert_eq!(found(&[("HOME", &home)]), path(home.join(".docker/config.json")));
-    assert_eq!(found(&[("HOME", &home), ("DOCKER_CONFIG", folder.path())]), path(folder.path().join("config.json")));
-    assert!(found(&[]).unwrap_err().contains("neither DOCKER_CONFIG nor HOME is set"));
-    assert!(found(&[("HOME", folder.path())]).unwrap_err().contains("cannot read "));
-}
-
-#[test]
 fn an_upstream_is_changed_key_by_key() {
     let config = good(
         r#"
@@ -466,90 +260,6 @@ fn one_or_many_addresses() {
         "t.toml:2:10: server.listen: 127.0.0.1:7 is named twice"
     );
     assert_eq!(wrong("[server]\nlisten = []\n"), "t.toml:2:10: server.listen: the list is empty; name at least one address");
-}
-
-#[test]
-fn every_kind_of_place_to_listen() {
-    let text = r#"["0.0.0.0:1", "plain:[::1]:2", "unix:/run/x.sock", "systemd", "systemd:web"]"#;
-    let config = good(&format!("[server]\nlisten = {text}\nsocket_mode = \"0600\"\n[admin]\nlisten = \"unix:/run/y.sock\"\n"));
-    let expected = [
-        Listen::Tcp("0.0.0.0:1".parse().unwrap()),
-        Listen::Plain("[::1]:2".parse().unwrap()),
-        Listen::Unix("/run/x.sock".into()),
-        Listen::Systemd(None),
-        Listen::Systemd(Some("web".to_owned())),
-    ];
-    assert_eq!(config.server.listen, expected);
-    assert_eq!(config.server.socket_mode, 0o600);
-    assert_eq!(config.admin.listen, Some(Listen::Unix("/run/y.sock".into())));
-    for listen in expected {
-        assert_eq!(listen.to_string().parse(), Ok(listen));
-    }
-    for (text, reason) in [
-        ("unix:", "unix: is followed by a path"),
-        ("systemd:", "systemd: is followed by the name of a socket"),
-        ("plain:localhost:1", "write \"127.0.0.1:1\""),
-        ("x", "is not an IP address"),
-    ] {
-        let error = wrong(&format!("[server]\nlisten = {text:?}\n"));
-        assert!(error.contains(reason), "{error}");
-    }
-    let twice = wrong("[server]\nlisten = \"unix:/run/x.sock\"\n[admin]\nlisten = \"unix:/run/x.sock\"\n");
-    assert!(twice.contains("is both in server.listen and admin.listen"), "{twice}");
-    let plain = wrong("[server]\nlisten = [\"127.0.0.1:7\", \"plain:127.0.0.1:7\"]\n");
-    assert!(plain.contains("plain:127.0.0.1:7 is named twice"), "{plain}");
-    for mode in ["\"0999\"", "\"7777\"", "660"] {
-        assert!(wrong(&format!("[server]\nsocket_mode = {mode}\n")).contains("the mode of a file"), "{mode}");
-    }
-}
-
-#[test]
-fn tls_needs_what_belongs_together() {
-    let config = good("[server.tls]\ncertificates = [{ cert = \"a\", key = \"b\" }]\nmin_version = \"1.3\"\n");
-    let pair = KeyPair { cert: "a".into(), key: "b".into() };
-    assert_eq!(config.server.tls, Some(Tls { certificates: vec![pair], clients: None, min_version: TlsVersion::V1_3 }));
-    for (text, reason) in [
-        ("{}", "TLS needs a certificate"),
-        ("{ cert = \"a\" }", "cert and key belong together"),
-        ("{ cert = \"a\", key = \"b\", client_auth = \"optional\" }", "client_ca, which says of whom, is missing"),
-        ("{ cert = \"a\", key = \"b\", client_auth = \"perhaps\" }", "is not \"required\" or \"optional\""),
-        (
-            "{ cert = \"a\", key = \"b\", client_ca = \"/nonexistent/ca.pem\" }",
-            "server.tls.client_ca: cannot read /nonexistent/ca.pem",
-        ),
-        ("{ cert = \"a\", key = \"b\", min_version = \"1.1\" }", "is not \"1.2\" or \"1.3\""),
-        ("{ cert = \"a\", kee = \"b\" }", "did you mean \"key\"?"),
-        ("{ certificates = [{ cert = \"a\" }] }", "missing field `key`"),
-        ("\"on\"", "expected a table: [server.tls]"),
-    ] {
-        let error = wrong(&format!("[server]\ntls = {text}\n"));
-        assert!(error.contains(reason), "{text}: {error}");
-    }
-}
-
-#[test]
-fn an_admin_interface_for_other_machines_has_a_token() {
-    let beyond = "set admin.token_file = \"PATH\" (or admin.token = \"env:NAME\"), or listen on 127.0.0.1";
-    for address in ["0.0.0.0:5001", "[::]:5001", "10.0.0.1:5001", "[::ffff:10.0.0.1]:5001"] {
-        let problem = wrong(&format!("[admin]\nlisten = \"{address}\"\n"));
-        assert!(problem.starts_with(&format!("t.toml:2:10: admin.listen: {address} can be reached")), "{problem}");
-        assert!(problem.ends_with(beyond), "{problem}");
-        let config = good(&format!("[admin]\nlisten = \"{address}\"\ntoken = \"env:ROADSTEAD_ADMIN_TOKEN\"\n"));
-        assert_eq!(config.admin.token, Some(Secret::new("0123456789abcdef")));
-    }
-    for address in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:5001", "[::ffff:127.0.0.1]:5001", "off"] {
-        good(&format!("[admin]\nlisten = \"{address}\"\n"));
-    }
-    let why = "a token has at least 16 visible ASCII characters and no space; make one with: openssl rand -hex 32";
-    for token in ["0123456789abcde", "env:SHORT", "0123456789abcdef gh", "0123456789abcdefé"] {
-        assert_eq!(wrong(&format!("[admin]\ntoken = \"{token}\"\n")), format!("t.toml:2:9: admin.token: {why}"));
-    }
-    assert_eq!(
-        wrong("[admin]\ntoken = \"env:NONE\"\n"),
-        "t.toml:2:9: admin.token: the environment variable \"NONE\" is not set, or not UTF-8"
-    );
-    let both = wrong("[admin]\ntoken = \"0123456789abcdef\"\ntoken_file = \"/x\"\n");
-    assert_eq!(both, "t.toml:2:9: admin.token: token and token_file are both set; one is enough");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! TLS towards clients: the certificates that are shown, and their replacement while connections go on.
+//! TLS towards clients, and towards operators: the certificates that are shown, and their replacement while connections go on.
 //!
 //! A connection keeps the keys it began with. New ones are taken when their files change, which is looked for every two
 //! seconds by content, so that a symlink that is moved (as Kubernetes does it) is as good as a file that is written; and
@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What connections that speak TLS are given. Shared by all listeners of an interface.
 #[derive(Debug)]
 pub struct Tls {
+    /// Whose it is.
+    interface: Interface,
     /// For the next connection.
     current: RwLock<Arc<ServerConfig>>,
     source: Mutex<Source>,
@@ -38,10 +40,55 @@ pub struct Tls {
     metrics: Arc<Metrics>,
 }
 
+/// The two that speak TLS: each with certificates of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// `[server]`, where clients pull.
+    Server,
+    /// `[admin]`.
+    Admin,
+}
+
+impl Interface {
+    /// The table of the configuration, as errors name it.
+    const fn table(self) -> &'static str {
+        match self {
+            Self::Server => "server.tls",
+            Self::Admin => "admin.tls",
+        }
+    }
+
+    /// The label of its certificate at this place.
+    fn label(self, index: usize) -> String {
+        match self {
+            Self::Server => index.to_string(),
+            Self::Admin => format!("admin {index}"),
+        }
+    }
+}
+
+/// Says whether the files of a configuration can be used; and if so, which of them clients will refuse all the same, one
+/// line each. Blocking (I11).
+pub fn check(config: &config::Tls, interface: Interface) -> Result<Vec<String>, TlsError> {
+    let made = setup::server_config(config, &files::read(config), false, interface)?;
+    let refused = made.expiries.iter().filter_map(|expiry| {
+        let file = expiry.file.display();
+        Some(format!("{}.cert: {file}: the certificate {}; clients will refuse it", interface.table(), expiry.problem(now())?))
+    });
+    Ok(refused.collect())
+}
+
+/// The first DNS name that stands in a certificate: what a client calls a server that has it.
+pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    names::dns_names(certificate)?.into_iter().next()
+}
+
 /// Where the certificates come from.
 #[derive(Debug)]
 struct Source {
     config: config::Tls,
+    /// How many there are, for those that are no longer shown.
+    shown: usize,
     /// The files as they were when they were last tried.
     tried: Digest,
     /// Whether those are in use.
@@ -77,15 +124,17 @@ impl Tls {
     /// Reads the certificates. Blocking (I11). `http2`: whether clients are offered it.
     pub fn load(
         config: &config::Tls,
+        interface: Interface,
         http2: bool,
         handshake_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, TlsError> {
         let files = files::read(config);
-        let made = setup::server_config(config, &files, http2)?;
-        let source = Source { config: config.clone(), tried: files.digest(), good: true };
-        let tls = Self { current: RwLock::new(made.config), source: Mutex::new(source), http2, handshake_timeout, metrics };
-        tls.tell(&made.expiries);
+        let made = setup::server_config(config, &files, http2, interface)?;
+        let source = Source { config: config.clone(), shown: made.expiries.len(), tried: files.digest(), good: true };
+        let (current, source) = (RwLock::new(made.config), Mutex::new(source));
+        let tls = Self { interface, current, source, http2, handshake_timeout, metrics };
+        tls.tell(&made.expiries, 0);
         Ok(Arc::new(tls))
     }
 
@@ -102,12 +151,22 @@ impl Tls {
             return Ok(false);
         }
         (source.tried, source.good) = (digest, false);
-        let made =
-            setup::server_config(&wanted, &files, self.http2).inspect_err(|_| self.metrics.tls_reload_failures_total.inc())?;
+        let made = setup::server_config(&wanted, &files, self.http2, self.interface)
+            .inspect_err(|_| self.metrics.tls_reload_failures_total.inc())?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = made.config;
         (source.config, source.good) = (wanted, true);
-        self.tell(&made.expiries);
+        self.tell(&made.expiries, std::mem::replace(&mut source.shown, made.expiries.len()));
         Ok(true)
+    }
+
+    /// Whether [`Tls::reload`] would take this configuration; if not, it is counted as it is there. Blocking (I11).
+    pub fn check(&self, wanted: &config::Tls) -> Result<(), TlsError> {
+        check(wanted, self.interface).map(drop).inspect_err(|_| self.metrics.tls_reload_failures_total.inc())
+    }
+
+    /// The table of the configuration that it is of.
+    pub fn table(&self) -> &'static str {
+        self.interface.table()
     }
 
     /// Follows the files for ever.
@@ -118,7 +177,7 @@ impl Tls {
             every.tick().await;
             let this = self.clone();
             match tokio::task::spawn_blocking(move || this.reload(None)).await {
-                Ok(Ok(true)) => tracing::info!("new TLS certificates are in use"),
+                Ok(Ok(true)) => tracing::info!(of = self.interface.table(), "new TLS certificates are in use"),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the TLS certificates were changed and cannot be used; the old ones stay")
@@ -150,16 +209,17 @@ impl Tls {
         Ok(Secured { stream, certificate, http2 })
     }
 
-    /// Shows the certificates' ends, and warns of those that no client will accept.
-    fn tell(&self, expiries: &[setup::Expiry]) {
-        self.metrics.tls_certificate_expiry_seconds.reset();
+    /// Shows the certificates' ends, instead of those of the `shown` that there were, and warns of those that no client
+    /// will accept.
+    fn tell(&self, expiries: &[setup::Expiry], shown: usize) {
+        for gone in expiries.len()..shown {
+            let _ = self.metrics.tls_certificate_expiry_seconds.remove_label_values(&[&self.interface.label(gone)]);
+        }
         for (index, expiry) in expiries.iter().enumerate() {
-            let index = index.to_string();
-            self.metrics.tls_certificate_expiry_seconds.with_label_values(&[index.as_str()]).set(expiry.ends);
-            if expiry.ends < now() {
-                tracing::warn!(file = %expiry.file.display(), "the TLS certificate has expired; clients will refuse it");
-            } else if expiry.begins > now() {
-                tracing::warn!(file = %expiry.file.display(), "the TLS certificate is not valid yet; clients will refuse it");
+            let label = self.interface.label(index);
+            self.metrics.tls_certificate_expiry_seconds.with_label_values(&[label.as_str()]).set(expiry.ends);
+            if let Some(problem) = expiry.problem(now()) {
+                tracing::warn!(file = %expiry.file.display(), "the TLS certificate {problem}; clients will refuse it");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
-use crate::oci::{ErrorCode, Scope};
+use crate::oci::{ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
@@ -55,10 +55,10 @@ pub enum PullError {
         cause: Box<PullError>,
     },
     /// So many logins from this address were refused that no further one is tried for a while.
-    #[error("{upstream} has refused too many logins from this address; try again in {} s", .wait.as_secs().max(1), upstream = .scope.upstream)]
+    #[error("{upstream} has refused too many logins from this address; try again in {} s", .wait.as_secs().max(1))]
     TooManyRefusals {
-        /// What was asked for.
-        scope: Scope,
+        /// Which one refused them.
+        upstream: UpstreamName,
         /// Until the next one is tried.
         wait: Duration,
     },

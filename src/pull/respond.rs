@@ -332,6 +332,15 @@ pub fn sign_in(head: bool) -> Answer {
     answer
 }
 
+/// The answer to a login that the upstream behind this does not take.
+pub fn login_refused(error: &PullError, head: bool) -> Answer {
+    let mut answer = refusal(error.code(Kind::Other), Outcome::Denied, error.to_string(), head);
+    if let Some(wait) = error.retry_after(Kind::Other) {
+        answer.response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+    }
+    answer
+}
+
 /// A request that is refused before it is a pull.
 pub fn refusal(code: ErrorCode, outcome: Outcome, message: String, head: bool) -> Answer {
     let mut response = error_response(code, &message, None);

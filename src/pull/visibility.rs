@@ -11,6 +11,7 @@
 
 mod asker;
 mod holding;
+mod login;
 mod patience;
 mod verdicts;
 

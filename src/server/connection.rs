@@ -12,7 +12,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
 use super::Server;
@@ -22,7 +22,7 @@ use super::io::Io;
 use super::limits::Refusal;
 use super::sendfile::{Lane, Socket};
 use super::stream::Stream;
-use super::streams::{Streams, Watched};
+use super::streams::{Streams, Tasks, Watched};
 use crate::listen::tls::Tls;
 use crate::listen::{Accepted, Detached};
 use crate::metrics::Metrics;
@@ -111,7 +111,8 @@ impl Connection {
             }
             (Accepted::Unix(unix), _) => (Io::Unix(unix), None, None),
         };
-        let mut io = Stream::new(io, config.write_timeout);
+        io.on_trial();
+        let mut io = Stream::new(io, config.write_timeout).once_it_reads(Io::trusted);
         let http2 = match http2 {
             // Without TLS there is nothing to agree by: the client that knows better begins with the preface.
             None if config.http2 => match tokio::time::timeout(config.header_timeout, io.begins_with_preface()).await {
@@ -154,7 +155,7 @@ impl Connection {
 
     async fn http2(mut self, io: Stream<Io>, peer: Arc<Peer>) {
         let config = &self.server.config;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Tasks(self.server.clone()));
         builder
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD as u32)
@@ -167,8 +168,11 @@ impl Connection {
         let streams = Streams::new();
         let (handler, caller, watch) = (self.server.handler.clone(), peer.clone(), streams.clone());
         let service = service_fn(move |request| {
-            let (stream, answer) = (watch.begin(), answer(handler.clone(), request, caller.clone(), None));
-            async move { answer.await.map(|response| response.map(|body| Watched::new(body, stream))) }
+            let (mut stream, answer) = (watch.begin(), answer(handler.clone(), request, caller.clone(), None));
+            async move {
+                stream.sent_here();
+                answer.await.map(|response| response.map(|body| Watched::new(body, stream)))
+            }
         });
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
         let (mut stopping, mut told) = (false, false);
@@ -188,17 +192,13 @@ impl Connection {
                 () = streams.flooded() => {
                     return self.refused(&peer, Refusal::Flood, &"streams are opened and taken back without end");
                 }
-                () = tokio::time::sleep(config.header_timeout.min(config.write_timeout)) => {
+                () = tokio::time::sleep(config.header_timeout) => {
                     let activity = streams.activity();
                     if activity != seen.0 {
                         seen = (activity, Instant::now());
                         continue;
                     }
-                    let quiet = seen.1.elapsed();
-                    if streams.await_client() && quiet >= config.write_timeout {
-                        return self.refused(&peer, Refusal::Stalled, &"the client reads nothing");
-                    }
-                    if streams.are_open() || quiet < config.header_timeout {
+                    if streams.are_open() || seen.1.elapsed() < config.header_timeout {
                         continue;
                     }
                     if told {

@@ -13,9 +13,9 @@ use super::token;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Repository, Route, Scope, Target, UpstreamName, Wanted};
-use crate::policy::{Caller, Peer, Policy, Refused, TOKEN_PATH, Why};
+use crate::policy::{Caller, Identity, Peer, Policy, Refused, TOKEN_PATH, Why};
 use crate::pull::respond::{self, Answer};
-use crate::pull::{self, Pull};
+use crate::pull::{self, Pull, PullError};
 use crate::telemetry::RequestId;
 
 /// What answers requests.
@@ -23,7 +23,7 @@ use crate::telemetry::RequestId;
 pub struct Handler {
     pub(super) directory: Directory,
     pub(super) policy: Arc<Policy>,
-    pull: Arc<Pull>,
+    pub(super) pull: Arc<Pull>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,7 +55,7 @@ impl Handler {
         let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
         let Answer { mut response, outcome, error } = hop::of(account.id().header(), async {
             match request.uri().path() {
-                TOKEN_PATH => Box::pin(token::answer(self, &mut request, peer)).await,
+                TOKEN_PATH => Box::pin(token::answer(self, &mut request, peer, &mut account)).await,
                 _ => self.answer(&request, peer, &mut account).await,
             }
         })
@@ -112,6 +112,13 @@ impl Handler {
                 self.challenge(&mut answer, request, peer, None, None);
                 return answer;
             }
+            if let Err(error) = self.try_login(&identity, Some(&route.upstream), peer).await {
+                let mut answer = respond::login_refused(&error, head);
+                if answer.response.status() == StatusCode::UNAUTHORIZED {
+                    self.challenge(&mut answer, request, peer, None, None);
+                }
+                return answer;
+            }
             return respond::base(head);
         };
         let permit = match self.policy.admit(&identity, &route.upstream, repository) {
@@ -124,6 +131,23 @@ impl Handler {
             self.challenge(&mut answer, request, peer, scope.as_ref(), None);
         }
         answer
+    }
+
+    /// Whether the caller's own login is one of the upstream's, where it has one.
+    pub(super) async fn try_login(
+        &self,
+        identity: &Identity,
+        upstream: Option<&UpstreamName>,
+        peer: &Peer,
+    ) -> Result<(), PullError> {
+        match (upstream, identity.login()) {
+            (Some(upstream), Some(login)) => {
+                let from = peer.address.map(|address| address.ip());
+                // Boxed: hardly any request has one.
+                Box::pin(self.pull.try_login(upstream, login, from)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the client is told whom the rules refuse. It depends on the rules and the request alone: nothing in it says

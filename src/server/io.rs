@@ -32,6 +32,33 @@ macro_rules! each {
     };
 }
 
+/// Bytes that the kernel holds for a client that has not read anything yet, beyond what is on its way (`TCP_NOTSENT_LOWAT`).
+/// Without it a client that never reads gets megabytes of kernel memory, and the work of putting them there.
+const ON_TRIAL: u32 = 128 << 10;
+
+impl Io {
+    /// The connection is new: little is kept for its client.
+    pub fn on_trial(&self) {
+        self.hold(ON_TRIAL);
+    }
+
+    /// Its client takes what it is sent: as much is kept for it as the kernel likes, which is the least work.
+    pub fn trusted(&self) {
+        self.hold(u32::MAX);
+    }
+
+    fn hold(&self, bytes: u32) {
+        let tcp = match self {
+            Self::Plain(socket) => socket.tcp(),
+            Self::Tls(stream) => stream.get_ref().0,
+            // The kernel holds little for them anyway.
+            Self::Unix(_) => return,
+        };
+        // Where there is no such option it is as before.
+        let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(bytes);
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_read(cx, buf))

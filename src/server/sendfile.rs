@@ -111,6 +111,11 @@ impl Socket {
         Self { tcp, lane: Lane::default() }
     }
 
+    /// The connection itself.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
     /// Where this connection's bodies queue their files.
     pub fn lane(&self) -> Lane {
         self.lane.clone()

@@ -29,12 +29,20 @@ pub struct Stream<S> {
     ahead: Vec<u8>,
     /// Whether the last byte was one of the client's.
     head_begun: bool,
+    /// Called when the client has taken something that a write waited for; `None` from then on.
+    takes: Option<fn(&S)>,
 }
 
 impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, write_timeout: Duration) -> Self {
-        Self { inner, write_timeout, stalled: None, ahead: Vec::new(), head_begun: false }
+        Self { inner, write_timeout, stalled: None, ahead: Vec::new(), head_begun: false, takes: None }
+    }
+
+    /// Calls this, once, when the client has shown that it reads: a write had to wait for it, and then could go on.
+    pub fn once_it_reads(mut self, takes: fn(&S)) -> Self {
+        self.takes = Some(takes);
+        self
     }
 
     /// Whether the client has sent something since it was last sent anything: of a connection that waits for a request,
@@ -45,7 +53,11 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some()
+                && let Some(takes) = self.takes.take()
+            {
+                takes(&self.inner);
+            }
             return written;
         }
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.write_timeout)));

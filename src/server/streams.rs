@@ -1,15 +1,24 @@
-//! The requests of one HTTP/2 connection: whether they get on, and whether their client means them.
+//! The requests of one HTTP/2 connection: whether each gets on, and whether their client means them.
 //!
-//! hyper and h2 bound how many there are and what they hold. What they do not see: a client that opens windows for none
-//! of its answers, and one that takes requests back as fast as it sends them, after they were begun.
+//! hyper and h2 bound how many there are and what they hold. What they do not see: a client that opens no window for an
+//! answer, be its others as busy as they may, and one that takes requests back as fast as it sends them, after they were begun.
+//! Each answer is sent by a task of its own ([`Tasks`]); one whose client takes nothing is dropped, which resets its stream
+//! and no other.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::Server;
+use super::limits::Refusal;
 
 /// Requests taken back before they were answered. Clients do that when a user interrupts a pull, a few at a time.
 const MAX_TAKEN_BACK: usize = 100;
@@ -24,8 +33,6 @@ struct Shared {
     activity: AtomicUsize,
     /// Begun, and their bodies not yet dropped.
     open: AtomicUsize,
-    /// Bodies that have given something, and were not asked for more: their client has not room for it.
-    await_client: AtomicUsize,
     answered: AtomicUsize,
     taken_back: AtomicUsize,
     flood: Notify,
@@ -40,7 +47,7 @@ impl Streams {
     pub fn begin(&self) -> Stream {
         self.0.activity.fetch_add(1, Ordering::Relaxed);
         self.0.open.fetch_add(1, Ordering::Relaxed);
-        Stream { shared: self.0.clone(), state: State::Begun }
+        Stream { shared: self.0.clone(), answered: false, progress: Progress::default() }
     }
 
     /// A number that changes when anything happens to any request.
@@ -53,53 +60,99 @@ impl Streams {
         self.0.open.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the next move of some request is its client's.
-    pub fn await_client(&self) -> bool {
-        self.0.await_client.load(Ordering::Relaxed) > 0
-    }
-
     /// Waits until more requests were taken back than a client has reason to. Cancel-safe.
     pub async fn flooded(&self) {
         self.0.flood.notified().await;
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Not answered yet.
-    Begun,
-    /// Its body is ours to go on with.
-    Answered,
-    /// Its client has not taken what there is.
-    AwaitsClient,
+tokio::task_local! {
+    /// That of the request which this task answers.
+    static PROGRESS: Progress;
+}
+
+/// How far an answer's body is: twice the number of its pieces that were taken, and one more while its client has not taken
+/// the last one. Shared by the body and the task that sends it.
+#[derive(Clone, Debug, Default)]
+struct Progress(Arc<AtomicUsize>);
+
+impl Progress {
+    fn moved(&self, awaits_client: bool) {
+        let taken = (self.now() | 1).wrapping_add(1);
+        self.0.store(taken | usize::from(awaits_client), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs the tasks that hyper begins on a connection, one a request, each until its client has taken nothing of its answer for
+/// too long.
+#[derive(Clone, Debug)]
+pub(super) struct Tasks(pub Arc<Server>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, answering: F) {
+        let server = self.0.clone();
+        tokio::spawn(async move {
+            if !patiently(answering, server.config.write_timeout).await {
+                server.refused(Refusal::Stalled);
+            }
+        });
+    }
+}
+
+/// Runs to its end what answers a request; `false` if that was given up because its client took nothing for so long.
+async fn patiently(answering: impl Future<Output = ()>, write_timeout: Duration) -> bool {
+    let progress = Progress::default();
+    let mut answering = pin!(PROGRESS.scope(progress.clone(), answering));
+    // Runs while the client has something to take. Boxed: most never wait.
+    let mut patience: Option<(usize, Pin<Box<Sleep>>)> = None;
+    poll_fn(|cx| {
+        if answering.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        let now = progress.now();
+        if now & 1 == 0 {
+            patience = None;
+            return Poll::Pending;
+        }
+        let (seen, timer) = patience.get_or_insert_with(|| (now, Box::pin(sleep(write_timeout))));
+        if *seen != now {
+            *seen = now;
+            timer.as_mut().reset(Instant::now() + write_timeout);
+        }
+        timer.as_mut().poll(cx).map(|()| false)
+    })
+    .await
 }
 
 /// One request.
 #[derive(Debug)]
 pub(super) struct Stream {
     shared: Arc<Shared>,
-    state: State,
+    answered: bool,
+    progress: Progress,
 }
 
 impl Stream {
-    fn becomes(&mut self, state: State) {
+    /// Says that this task is the one which sends its answer, so that its patience counts.
+    pub fn sent_here(&mut self) {
+        self.progress = PROGRESS.try_with(Progress::clone).unwrap_or_default();
+    }
+
+    fn moved(&self, awaits_client: bool) {
         self.shared.activity.fetch_add(1, Ordering::Relaxed);
-        if self.state == State::AwaitsClient {
-            self.shared.await_client.fetch_sub(1, Ordering::Relaxed);
-        }
-        if state == State::AwaitsClient {
-            self.shared.await_client.fetch_add(1, Ordering::Relaxed);
-        }
-        self.state = state;
+        self.progress.moved(awaits_client);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let was = self.state;
-        self.becomes(State::Answered);
+        self.shared.activity.fetch_add(1, Ordering::Relaxed);
         self.shared.open.fetch_sub(1, Ordering::Relaxed);
-        if was != State::Begun {
+        if self.answered {
             return;
         }
         let taken_back = self.shared.taken_back.fetch_add(1, Ordering::Relaxed) + 1;
@@ -119,7 +172,8 @@ pub(super) struct Watched<B> {
 impl<B> Watched<B> {
     pub fn new(body: B, mut stream: Stream) -> Self {
         stream.shared.answered.fetch_add(1, Ordering::Relaxed);
-        stream.becomes(State::Answered);
+        stream.answered = true;
+        stream.moved(false);
         Self { body, stream }
     }
 }
@@ -131,7 +185,7 @@ impl<B: Body + Unpin> Body for Watched<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         // Asked again, the client has taken what went before.
-        self.stream.becomes(if matches!(polled, Poll::Ready(Some(Ok(_)))) { State::AwaitsClient } else { State::Answered });
+        self.stream.moved(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }
 
@@ -154,18 +208,53 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_awaits_its_client_until_it_is_asked_again() {
+    async fn requests_are_open_until_their_bodies_are_dropped() {
         let streams = streams();
         assert!(!streams.are_open());
         let mut body = Watched::new(Full::new(bytes::Bytes::from_static(b"x")), streams.begin());
-        assert!(streams.are_open() && !streams.await_client());
-        body.frame().await.unwrap().unwrap();
-        assert!(streams.await_client());
+        assert!(streams.are_open());
         let before = streams.activity();
-        assert!(body.frame().await.is_none());
-        assert!(!streams.await_client() && streams.activity() != before);
+        body.frame().await.unwrap().unwrap();
+        assert!(streams.activity() != before);
         drop(body);
         assert!(!streams.are_open());
+    }
+
+    /// Bytes without end.
+    struct Endless;
+
+    impl Body for Endless {
+        type Data = bytes::Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, std::io::Error>>> {
+            Poll::Ready(Some(Ok(Frame::data(bytes::Bytes::from_static(b"x")))))
+        }
+    }
+
+    /// An answer of which a piece is taken after each of these seconds.
+    async fn answer(streams: Streams, pauses: Vec<u64>) {
+        let mut stream = streams.begin();
+        stream.sent_here();
+        let mut body = Watched::new(Endless, stream);
+        for pause in pauses {
+            body.frame().await.unwrap().unwrap();
+            sleep(Duration::from_secs(pause)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_which_nothing_is_taken_is_given_up() {
+        let limit = Duration::from_secs(60);
+        let started = Instant::now();
+        assert!(patiently(answer(streams(), vec![50; 10]), limit).await, "slow is not stalled");
+        assert_eq!(started.elapsed().as_secs(), 500);
+        let (started, streams) = (Instant::now(), streams());
+        assert!(!patiently(answer(streams.clone(), vec![50, 1, 70, 1]), limit).await);
+        assert_eq!(started.elapsed().as_secs(), 50 + 1 + 60);
+        assert!(!streams.are_open());
+        // Nothing was given yet: the mirror waits for its upstream.
+        assert!(patiently(sleep(10 * limit), limit).await);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use url::form_urlencoded;
 
+use super::account::Account;
 use super::handle::{self, Handler};
 use crate::config::Secret;
 use crate::metrics::Outcome;
@@ -37,7 +38,7 @@ struct Wish {
 }
 
 /// Answers a request for a token.
-pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, peer: &Peer) -> Answer {
+pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, peer: &Peer, account: &mut Account) -> Answer {
     let wish = match *request.method() {
         Method::GET => Ok(asked(request)),
         Method::POST => posted(request).await,
@@ -54,16 +55,20 @@ pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, p
         }
     };
     let upstream = wish.upstream(handler, handle::host(request));
-    match handler.policy.issue(peer, wish.login, upstream.as_ref()).await {
-        Ok(issued) => granted(&issued),
-        Err(refused) => {
-            let mut answer = handle::refusal(&refused, false);
-            if answer.response.status() == http::StatusCode::UNAUTHORIZED {
-                answer.response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
+    let mut refused = match handler.policy.issue(peer, wish.login, upstream.as_ref()).await {
+        Ok(issued) => {
+            account.of(&issued.identity);
+            match handler.try_login(&issued.identity, upstream.as_ref(), peer).await {
+                Ok(()) => return granted(&issued),
+                Err(error) => respond::login_refused(&error, false),
             }
-            answer
         }
+        Err(refused) => handle::refusal(&refused, false),
+    };
+    if refused.response.status() == http::StatusCode::UNAUTHORIZED {
+        refused.response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
     }
+    refused
 }
 
 /// A GET: `?service=…&scope=…&account=…`, and the login in a header.

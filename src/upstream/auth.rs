@@ -233,6 +233,31 @@ impl Auth {
         Ok(Grant::Bearer(token, Box::new(wanted)))
     }
 
+    /// What the challenge of `/v2/` asks of a guest, with a scope only if it names one. `None` where there is no guest, or
+    /// its login may not go to the realm (I9): then there is nothing to try.
+    pub(super) async fn login(&self, client: &Client, challenge: &Challenge) -> Result<Option<Grant>, UpstreamError> {
+        let Some(guest) = &self.guest else { return Ok(None) };
+        if challenge.scheme == "basic" {
+            return Ok(guest.login.basic().map(Grant::Basic));
+        }
+        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
+            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
+        if !realm::may_receive(&self.ways.url, &realm, &self.ways.token_realms) {
+            return Ok(None);
+        }
+        let service = challenge.parameter("service").map(ToOwned::to_owned);
+        let scopes = challenge.parameter("scope").unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect();
+        let credential = Some(Arc::clone(&guest.login));
+        let wanted = Wanted { realm, service, scopes, credential, not_before: guest.not_before };
+        match self.tokens.get(client, &wanted).await {
+            Ok(token) => Ok(Some(Grant::Bearer(token, Box::new(wanted)))),
+            Err(error) => match error.reason() {
+                Reason::CredentialsRefused(status) => Err(self.refused(client, *status)),
+                _ => Err(error),
+            },
+        }
+    }
+
     fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
         let named = |scope: &String| scope.replace(&format!(":{repository}:"), &format!(":{NAME}:"));
         let learnt = wanted.scopes.iter().map(named).collect();

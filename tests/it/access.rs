@@ -1,6 +1,7 @@
 //! Who may pull what: every status and challenge, tokens, passwords, limits, and changes while the mirror runs.
 
 mod limits;
+mod reload;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -341,9 +342,8 @@ async fn a_token_carries_a_login_for_an_upstream() {
             assert_eq!((manifest.status(), &*manifest.body), (200, &*image.manifest.bytes), "{rules:?} {scope}");
             assert_eq!(get(&mirror, "/v2/", Some(&token)).await.status(), 200);
         }
-        let wrong = token(&mirror, Some(&basic("ann", "wrong"))).await;
-        let told = get(&mirror, TEAM, Some(&wrong)).await.status();
-        assert!([401, 403].contains(&told), "the upstream's word: {told}");
+        let wrong = get(&mirror, "/token?service=roadstead", Some(&basic("ann", "wrong"))).await;
+        assert_eq!((wrong.status(), &*wrong.error_code()), (401, "UNAUTHORIZED"), "the upstream's word");
         if rules.is_some() {
             // A user of the mirror has no login for the upstream, whatever the password; and it is not tried there.
             assert_eq!(get(&mirror, TEAM, Some(&login("alice"))).await.status(), 401);

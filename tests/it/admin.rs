@@ -1,5 +1,7 @@
 //! The admin interface's lock, from outside: token, names, pages, limits, and the commands that have the key.
 
+pub mod certificates;
+
 use std::process::{Command, Output};
 use std::time::Duration;
 

@@ -293,3 +293,49 @@ fn flags_override_the_file() {
     assert!(lines.iter().all(|line| line.starts_with("roadstead listens on http://127.0.0.1:")), "{lines:?}");
     assert_ne!(lines[0], lines[1]);
 }
+
+/// `check` loads what the mirror would show: certificates and keys of both interfaces.
+#[test]
+fn check_reads_certificates_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let pair = |name: &str, ends: i32| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+        std::fs::write(file(&format!("{name}.crt")), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    pair("a", 4096);
+    pair("b", 4096);
+    pair("old", 2001);
+    let check = |server: (&str, &str), admin: (&str, &str)| {
+        let table = |section: &str, (cert, key): (&str, &str)| {
+            format!("[{section}.tls]\ncert = {:?}\nkey = {:?}\n", file(cert), file(key))
+        };
+        let text = format!("{}{}", table("server", server), table("admin", admin));
+        run(&["check", "--config", &write(folder.path(), &text)])
+    };
+    let good = ("a.crt", "a.key");
+    let (code, out, error) = check(good, ("b.crt", "b.key"));
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("ok\n") && out.contains(&file("b.crt")), "{out}");
+    let (code, out, error) = check(("a.crt", "b.key"), ("none.crt", "b.key"));
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    for what in [
+        format!("server.tls: the key {} does not belong to the certificate {}", file("b.key"), file("a.crt")),
+        format!("admin.tls.cert: {}: No such file", file("none.crt")),
+    ] {
+        assert!(error.contains(&what), "{what}: {error}");
+    }
+    let (code, _, error) = check(good, ("a.key", "a.key"));
+    assert!(code == Some(1) && error.contains("admin.tls.cert") && error.contains("no certificate in PEM form"), "{error}");
+    assert!(!error.contains("PRIVATE"), "{error}");
+    let (code, _, error) = check(good, ("b.crt", "b.crt"));
+    assert!(code == Some(1) && error.contains("admin.tls.key") && error.contains("no private key"), "{error}");
+    // It starts with these, and no client is content.
+    let (code, out, error) = check(("old.crt", "old.key"), good);
+    assert!(code == Some(0) && out.starts_with("ok\n"), "{out}{error}");
+    assert!(error.contains(&format!("warning: server.tls.cert: {}: the certificate has expired", file("old.crt"))), "{error}");
+}

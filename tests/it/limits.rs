@@ -198,6 +198,39 @@ async fn a_reader_that_stalls_is_let_go() {
     mirror.pull_blob(REPOSITORY, &large).await;
 }
 
+/// Bytes that the kernel holds for the client at this address, as the mirror has sent them.
+fn held_for(client: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!("0100007F:{:04X}", client.port());
+    let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&port));
+    let queues = line.and_then(|line| line.split_whitespace().nth(4)?.split_once(':'));
+    queues.map_or(0, |(sending, _)| usize::from_str_radix(sending, 16).unwrap())
+}
+
+/// Who reads nothing is not given the kernel's memory; who reads is, and gets all of it.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_given_little() {
+    let (up, _, mirror) = mirror(|_| {}).await;
+    let large = Blob::random(7, 40 << 20);
+    up.push_blob(REPOSITORY, &large);
+    mirror.pull_blob(REPOSITORY, &large).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = within("a connection", socket.connect(mirror.address())).await.unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", blob_path(REPOSITORY, &large));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (mut held, mut quiet) = (0, 0);
+    while quiet < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = held_for(stream.local_addr().unwrap());
+        quiet = if now == held && now > 0 { quiet + 1 } else { 0 };
+        held = now;
+    }
+    assert!((1..512 << 10).contains(&held), "{held} bytes are held for a client that reads nothing");
+    let answer = rest(&mut stream).await;
+    assert!(answer.ends_with(&large.bytes), "{} bytes", answer.len());
+}
+
 #[tokio::test]
 async fn handshakes_that_fail_or_do_not_end() {
     let folder = tempfile::tempdir().unwrap();

@@ -324,6 +324,7 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             assert!(answer.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer ")));
             answer
         }
+        "admin-certificate" => return Some(crate::admin::certificates::refused().await),
         "admin-foreign" => admin(false, "POST", "/api/v1/purge?ref=x", &[("Origin", "http://evil.example")], "").await,
         "admin-method" => {
             for path in ["purge?ref=x", "pin?ref=x", "unpin?ref=x", "prefetch", "import"] {

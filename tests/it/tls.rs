@@ -1,7 +1,8 @@
 //! TLS towards clients, and the other ways in: unix sockets and sockets of the service manager.
 
-mod authority;
-mod client;
+pub mod authority;
+mod certificates;
+pub mod client;
 mod reload;
 mod sockets;
 

@@ -66,7 +66,7 @@ fn names_that_a_page_could_have_made_up_are_refused() {
     assert_eq!(check(&open, "GET /api/v1/stats", &[]), Err(Refused::Host), "no name at all");
     assert_eq!(check(&open, "GET /", &[("host", "localhost"), ("host", "evil.example")]), Err(Refused::Host), "two names");
     assert_eq!(check(&open, "GET http://evil.example/", &[]), Err(Refused::Host));
-    let local = Standing { local: true };
+    let local = Standing { local: true, ..Standing::default() };
     assert_eq!(check_as(&open, "GET /api/v1/stats", &[("host", "roadstead")], local), Ok(()), "no browser opens a unix socket");
 }
 
@@ -123,5 +123,33 @@ fn pages_of_other_sites_change_nothing() {
         }
         let two = [("origin", "http://127.0.0.1:5001"), ("origin", "http://evil.example")];
         assert_eq!(post(&two), Err(Refused::Foreign));
+    }
+}
+
+#[test]
+fn a_certificate_is_as_good_as_the_token_but_to_a_browser() {
+    let pair = crate::config::KeyPair { cert: "a".into(), key: "b".into() };
+    let clients = Some(crate::config::ClientAuth { ca: "ca".into(), required: false });
+    let tls = crate::config::Tls { certificates: vec![pair], clients, min_version: crate::config::TlsVersion::V1_2 };
+    let shown = Standing { certificate: true, ..Standing::default() };
+    let known = ("host", "127.0.0.1:5001");
+    for token in [None, Some(TOKEN)] {
+        let locked = guard(token, |config| config.tls = Some(tls.clone()));
+        let missing = if token.is_some() { Refused::Token } else { Refused::Certificate };
+        for line in ["GET /api/v1/stats", "POST /api/v1/gc", "GET /metrics"] {
+            assert_eq!(check(&locked, line, &[known]), Err(missing), "{line}");
+            assert_eq!(check_as(&locked, line, &[known], shown), Ok(()), "{line}");
+            assert_eq!(check_as(&locked, line, &[("host", "evil.example")], shown), Err(Refused::Host), "{line}");
+        }
+        for line in ["GET /healthz", "GET /readyz", "HEAD /healthz"] {
+            assert_eq!(check(&locked, line, &[("host", "any.name")]), Ok(()), "{line}");
+        }
+        assert_eq!(check(&locked, "GET /", &[known]), Ok(()));
+        let foreign = [known, ("origin", "https://evil.example")];
+        assert_eq!(check_as(&locked, "POST /api/v1/gc", &foreign, shown), Err(Refused::Foreign));
+        // The mode of its file is the lock of a unix socket, but where there is a token, too.
+        let local = Standing { local: true, ..Standing::default() };
+        let by_socket = check_as(&locked, "GET /api/v1/stats", &[], local);
+        assert_eq!(by_socket, if token.is_some() { Err(Refused::Token) } else { Ok(()) });
     }
 }

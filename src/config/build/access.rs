@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::access::{Access, AccessRule, Htpasswd, Pace, TokenUrl, Who};
 use super::super::raw;
 use super::super::value::{Many, One, RepositoryGlob, Timeout};
-use super::{Builder, Globs, Secret};
+use super::{Builder, Globs, Secret, Server};
 
 /// Docker takes any shorter life for this one, and then comes with a token that is over.
 const SHORTEST: Duration = Duration::from_secs(60);
@@ -17,7 +17,7 @@ const KEY: usize = 32;
 const BURST: usize = 200;
 
 impl Builder<'_> {
-    pub(super) fn access(&mut self, raw: raw::Access) -> Access {
+    pub(super) fn access(&mut self, raw: raw::Access, server: &Server) -> Access {
         let default = Access::default();
         let rules: Vec<_> = raw.rule.unwrap_or_default().into_iter().map(|rule| self.access_rule(rule)).collect();
         let open = raw.open.unwrap_or(default.open);
@@ -37,6 +37,14 @@ impl Builder<'_> {
         if htpasswd.is_none() && rules.iter().flat_map(|rule| &rule.who).any(named) {
             self.document
                 .problem(&["access", "rule"], "a rule is for users, and there are none; name a password file: htpasswd = \"…\"");
+        }
+        let by_certificate = |who: &Who| matches!(who, Who::Certificate(_));
+        if server.tls.as_ref().is_none_or(|tls| tls.clients.is_none())
+            && rules.iter().flat_map(|rule| &rule.who).any(by_certificate)
+        {
+            let message = "a rule is for client certificates, and nobody is asked for one; say whose are good: client_ca = \"FILE.pem\" in \
+                           server.tls, with client_auth = \"optional\" where clients may also come without";
+            self.document.problem(&["access", "rule"], message);
         }
         let token_lifetime = raw.token_lifetime.map_or(default.token_lifetime, |One(Timeout(time))| time);
         if !(SHORTEST..=LONGEST).contains(&token_lifetime) {

@@ -14,7 +14,7 @@ pub(in crate::config) fn known_keys(path: &[String]) -> Option<&'static [&'stati
         [] => keys_of::<Raw>(),
         ["server"] => keys_of::<Server>(),
         ["access"] => keys_of::<Access>(),
-        ["server", "tls"] => keys_of::<Tls>(),
+        ["server" | "admin", "tls"] => keys_of::<Tls>(),
         ["admin"] => keys_of::<Admin>(),
         ["cache"] => keys_of::<Cache>(),
         ["cache", "quota", _] => keys_of::<Quota>(),

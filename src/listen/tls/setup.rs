@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
+use super::Interface;
 use super::files::Files;
 use super::names::{self, Names};
 use crate::config::{self, KeyPair, TlsVersion};
@@ -22,8 +23,10 @@ pub(super) const HTTP2: &[u8] = b"h2";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is missing, or not what it should be.
-    #[error("server.tls.{key}: {file}: {problem}", file = .file.display())]
+    #[error("{table}.{key}: {file}: {problem}", file = .file.display())]
     File {
+        /// Of which interface.
+        table: &'static str,
         /// The key that names it.
         key: &'static str,
         /// Which.
@@ -32,10 +35,10 @@ pub enum TlsError {
         problem: String,
     },
     /// A key and a certificate are not of a kind.
-    #[error("server.tls: the key {key} does not belong to the certificate {cert}; replace both", key = .0.key.display(), cert = .0.cert.display())]
-    Mismatch(KeyPair),
+    #[error("{0}: the key {key} does not belong to the certificate {cert}; replace both", key = .1.key.display(), cert = .1.cert.display())]
+    Mismatch(&'static str, KeyPair),
     /// The TLS library refuses its own defaults.
-    #[error("server.tls: {0}")]
+    #[error("TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
@@ -52,18 +55,30 @@ pub(super) struct Expiry {
     pub ends: i64,
 }
 
-pub(super) fn server_config(config: &config::Tls, files: &Files, http2: bool) -> Result<Made, TlsError> {
+impl Expiry {
+    /// What is wrong with it at this time.
+    pub fn problem(&self, now: i64) -> Option<&'static str> {
+        match now {
+            now if self.ends < now => Some("has expired"),
+            now if self.begins > now => Some("is not valid yet"),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn server_config(config: &config::Tls, files: &Files, http2: bool, interface: Interface) -> Result<Made, TlsError> {
+    let table = interface.table();
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut names = Names::default();
     let mut expiries = Vec::new();
     for pair in &config.certificates {
-        let chain = certificates(&pair.cert, "cert", files)?;
-        let problem = |problem: &str| TlsError::File { key: "cert", file: pair.cert.clone(), problem: problem.to_owned() };
+        let chain = certificates(&pair.cert, (table, "cert"), files)?;
+        let problem = |problem: &str| TlsError::File { table, key: "cert", file: pair.cert.clone(), problem: problem.to_owned() };
         let leaf = chain.first().ok_or_else(|| problem("it holds no certificate in PEM form"))?;
         let own = names::dns_names(leaf).ok_or_else(|| problem("its first certificate is no X.509 certificate"))?;
         let (begins, ends) = names::validity(leaf).ok_or_else(|| problem("its first certificate has no dates"))?;
         expiries.push(Expiry { file: pair.cert.clone(), begins, ends });
-        names.add(own, Arc::new(certified(pair, chain, files, &provider)?));
+        names.add(own, Arc::new(certified(pair, chain, files, &provider, table)?));
     }
     let versions: &[_] = match config.min_version {
         TlsVersion::V1_2 => &[&TLS13, &TLS12],
@@ -73,9 +88,9 @@ pub(super) fn server_config(config: &config::Tls, files: &Files, http2: bool) ->
     let builder = match &config.clients {
         None => builder.with_no_client_auth(),
         Some(clients) => {
-            let problem = |problem: String| TlsError::File { key: "client_ca", file: clients.ca.clone(), problem };
+            let problem = |problem: String| TlsError::File { table, key: "client_ca", file: clients.ca.clone(), problem };
             let mut roots = RootCertStore::empty();
-            for root in certificates(&clients.ca, "client_ca", files)? {
+            for root in certificates(&clients.ca, (table, "client_ca"), files)? {
                 roots.add(root).map_err(|error| problem(error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -93,8 +108,12 @@ pub(super) fn server_config(config: &config::Tls, files: &Files, http2: bool) ->
     Ok(Made { config: Arc::new(made), expiries })
 }
 
-fn certificates(file: &Path, key: &'static str, files: &Files) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let problem = |problem: String| TlsError::File { key, file: file.to_owned(), problem };
+fn certificates(
+    file: &Path,
+    (table, key): (&'static str, &'static str),
+    files: &Files,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let problem = |problem: String| TlsError::File { table, key, file: file.to_owned(), problem };
     let text = files.get(file).map_err(problem)?;
     CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| problem(format!("it is no PEM file: {error}")))
 }
@@ -104,8 +123,9 @@ fn certified(
     chain: Vec<CertificateDer<'static>>,
     files: &Files,
     provider: &CryptoProvider,
+    table: &'static str,
 ) -> Result<CertifiedKey, TlsError> {
-    let problem = |key, file: &Path, problem: String| TlsError::File { key, file: file.to_owned(), problem };
+    let problem = |key, file: &Path, problem: String| TlsError::File { table, key, file: file.to_owned(), problem };
     let text = files.get(&pair.key).map_err(|reason| problem("key", &pair.key, reason))?;
     let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| {
         let reason = match error {
@@ -115,7 +135,7 @@ fn certified(
         problem("key", &pair.key, reason)
     })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch(pair.clone()),
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch(table, pair.clone()),
         rustls::Error::InvalidCertificate(error) => {
             problem("cert", &pair.cert, format!("its first certificate is wrong: {error:?}"))
         }

@@ -37,7 +37,7 @@ impl Files {
     }
 
     fn load(&self, names: &[&str]) -> Result<Arc<Tls>, TlsError> {
-        Tls::load(&self.config(names), true, Duration::from_secs(10), Arc::new(Metrics::new()))
+        Tls::load(&self.config(names), Interface::Server, true, Duration::from_secs(10), Arc::new(Metrics::new()))
     }
 }
 
@@ -88,7 +88,7 @@ fn only_good_files_replace_what_is_in_use() {
 
     files.write("b", 4096);
     std::fs::copy(files.path("b.crt"), files.path("a.crt")).unwrap();
-    assert!(matches!(tls.reload(None), Err(TlsError::Mismatch(_))));
+    assert!(matches!(tls.reload(None), Err(TlsError::Mismatch(..))));
     assert!(!tls.reload(None).unwrap(), "told and counted once");
     assert_eq!(tls.metrics.tls_reload_failures_total.get(), 1);
     assert!(tls.reload(Some(&files.config(&["a"]))).is_err(), "an operator who asks is told again");

@@ -1,12 +1,21 @@
 use super::*;
 use crate::config::Config;
 
-/// Rules over users, with a password file where there is one to be.
+/// Rules over users and certificates, with what those need.
 fn access(rules: &str) -> Access {
     let folder = tempfile::tempdir().unwrap();
     let users = folder.path().join("users");
     std::fs::write(&users, "").unwrap();
-    Config::parse(&format!("[access]\nhtpasswd = {users:?}\n{rules}"), "test").unwrap().access
+    without_users(&format!("[access]\nhtpasswd = {users:?}\n{rules}"))
+}
+
+/// The same where nobody has a password.
+fn without_users(rules: &str) -> Access {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca");
+    std::fs::write(&ca, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
+    let tls = format!("[server.tls]\ncert = \"a\"\nkey = \"b\"\nclient_ca = {ca:?}\n");
+    Config::parse(&format!("{tls}{rules}"), "test").unwrap().access
 }
 
 fn user(name: &str) -> Identity {
@@ -90,8 +99,8 @@ fn who_could_do_better_by_signing_in_is_asked_to() {
     ] {
         assert_eq!(could_sign_in(&access, &identity, name), could, "{identity} {name}");
     }
-    let without_users = Config::parse(&RULES.replace("\"user:eve\"", "\"anyone\"").replace("\"user:ci-*\", ", ""), "test");
-    assert!(!could_sign_in(&without_users.unwrap().access, &nobody(), "docker.io/library/alpine"));
+    let nobodys = without_users(&RULES.replace("\"user:eve\"", "\"anyone\"").replace("\"user:ci-*\", ", ""));
+    assert!(!could_sign_in(&nobodys, &nobody(), "docker.io/library/alpine"));
     let closed = self::access(
         "[[access.rule]]\nwho = \"anyone\"\npull = \"docker.io\"\ndeny = true\n[[access.rule]]\nwho = \"signed-in\"\n",
     );

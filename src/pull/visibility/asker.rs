@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 
-use crate::oci::Scope;
+use crate::oci::{Scope, UpstreamName};
 use crate::policy::Login;
 use crate::upstream::Upstream;
 
@@ -44,8 +44,17 @@ impl Secrecy {
 
     /// The key of a login at a repository.
     pub fn key(&self, scope: &Scope, login: &Login) -> Key {
+        self.keyed(&scope.upstream, scope.repository.as_str(), login)
+    }
+
+    /// The key of a login at an upstream, whatever it may read there: no repository has no name.
+    pub fn login_key(&self, upstream: &UpstreamName, login: &Login) -> Key {
+        self.keyed(upstream, "", login)
+    }
+
+    fn keyed(&self, upstream: &UpstreamName, repository: &str, login: &Login) -> Key {
         let mut context = hmac::Context::with_key(&self.0);
-        for part in [scope.upstream.as_str(), scope.repository.as_str(), &login.username, login.password.expose()] {
+        for part in [upstream.as_str(), repository, &login.username, login.password.expose()] {
             // With its length, so that no two logins are the same text.
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part.as_bytes());

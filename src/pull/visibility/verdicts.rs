@@ -19,14 +19,26 @@ use crate::policy::Login;
 use crate::upstream::{Class, Upstream, UpstreamError};
 
 /// For how long a no is believed, unless `verdict_for` is shorter.
-const REFUSED: Duration = Duration::from_secs(10);
+pub(super) const REFUSED: Duration = Duration::from_secs(10);
 
 /// The upstream's word on a login and a repository.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
-    until: Instant,
+    pub until: Instant,
     /// `None`: it may.
-    refusal: Option<PullError>,
+    pub refusal: Option<PullError>,
+}
+
+impl Verdict {
+    /// Whether it is to be believed yet.
+    pub fn holds(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// The word itself.
+    pub fn said(self) -> Result<(), PullError> {
+        self.refusal.map_or(Ok(()), Err)
+    }
 }
 
 impl Pull {
@@ -94,8 +106,7 @@ impl Pull {
     }
 
     fn verdict(&self, guest: &Guest) -> Option<Result<(), PullError>> {
-        let verdict = self.visibility.verdicts.get(&guest.key).filter(|verdict| Instant::now() < verdict.until)?;
-        Some(verdict.refusal.map_or(Ok(()), Err))
+        self.visibility.verdicts.get(&guest.key).filter(Verdict::holds).map(Verdict::said)
     }
 
     /// Lets a caller in, or says what the upstream says to them.
@@ -167,7 +178,7 @@ impl Pull {
     ) -> Result<T, PullError> {
         let Some(guest) = asker.guest.as_ref().filter(|_| !asker.is_verified()) else { return Ok(asking.await?) };
         let turn = self.visibility.patience.turn(guest.from).await;
-        let turn = turn.map_err(|wait| PullError::TooManyRefusals { scope: scope.clone(), wait })?;
+        let turn = turn.map_err(|wait| PullError::TooManyRefusals { upstream: scope.upstream.clone(), wait })?;
         let asked = asking.await;
         if let Err(error) = &asked
             && error.class() == Class::Denied
@@ -187,7 +198,7 @@ impl Pull {
 }
 
 /// podman sends an empty one if it is asked and has none.
-fn is_login(login: &Login) -> bool {
+pub(super) fn is_login(login: &Login) -> bool {
     !login.username.is_empty() || !login.password.expose().is_empty()
 }
 

@@ -4,6 +4,7 @@ use super::frames::{self, Frame, RST_STREAM, Raw};
 use super::{REPOSITORY, all_closed, mirror, refused};
 use crate::support::image::Blob;
 use crate::support::upstream::{blob_path, manifest_path};
+use crate::support::within;
 
 /// RFC 9113, 7
 const NO_ERROR: u32 = 0;
@@ -84,11 +85,11 @@ async fn more_requests_at_one_time_than_agreed_are_refused() {
     drop(gate);
 }
 
-/// SETTINGS_INITIAL_WINDOW_SIZE 0: answers that may never leave.
+/// SETTINGS_INITIAL_WINDOW_SIZE 0: an answer that may never leave is reset, and the connection goes as an idle one does.
 #[tokio::test]
 async fn a_client_that_opens_no_window_is_let_go() {
     let (up, _, mirror) = mirror(|settings| {
-        settings.set("server", "write_timeout", "300ms");
+        settings.set("server", "write_timeout", "300ms").set("server", "header_timeout", "600ms");
     })
     .await;
     let large = Blob::random(9, 3 << 20);
@@ -96,7 +97,68 @@ async fn a_client_that_opens_no_window_is_let_go() {
     mirror.pull_blob(REPOSITORY, &large).await;
     let mut raw = Raw::open(mirror.address(), &[(4, 0)]).await;
     raw.send(&frames::request(1, &blob_path(REPOSITORY, &large))).await;
-    raw.end().await;
+    within("the stream to be reset", async { while raw.next().await.expect("the stream is reset").kind != RST_STREAM {} }).await;
+    refused(&mirror, "stalled", 1.0).await;
+    assert_eq!(raw.end().await, Some(NO_ERROR));
+    all_closed(&mirror).await;
+}
+
+/// One stream without a window among busy ones: it alone is reset, however busy they are.
+#[tokio::test]
+async fn a_stalled_stream_is_reset_and_the_others_go_on() {
+    let (up, image, mirror) = mirror(|settings| {
+        settings.set("server", "write_timeout", "500ms");
+    })
+    .await;
+    let large = Blob::random(9, 3 << 20);
+    up.push_blob(REPOSITORY, &large);
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    mirror.pull_blob(REPOSITORY, &large).await;
+    let tcp = tokio::net::TcpStream::connect(mirror.address()).await.unwrap();
+    // Room for all on the connection, so that the stream's own window is what the stalled one lacks.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(16 << 20).initial_window_size(64 << 10);
+    let (mut requests, connection) = builder.handshake::<_, bytes::Bytes>(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str| http::Request::get(format!("http://a.example{path}")).body(()).unwrap();
+    let (stalled, _) = requests.send_request(get(&blob_path(REPOSITORY, &large)), true).unwrap();
+    let mut stalled = within("the stalled answer's head", stalled).await.unwrap().into_body();
+    // Busy the while: hundreds of answers on the same connection, and a slow one that takes a little now and then.
+    let (slow, _) = requests.send_request(get(&blob_path(REPOSITORY, &large)), true).unwrap();
+    let mut slow = within("the slow answer's head", slow).await.unwrap().into_body();
+    let (mut answered, mut taken) = (0, 0);
+    while mirror.metric("roadstead_connections_refused_total", &[("reason", "stalled")]).await < 1.0 {
+        requests = within("the connection", requests.ready()).await.unwrap();
+        let (answer, _) = requests.send_request(get(&manifest_path(REPOSITORY, "latest")), true).unwrap();
+        let mut body = within("a busy answer", answer).await.unwrap().into_body();
+        while let Some(data) = within("a busy answer", body.data()).await {
+            body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+        }
+        answered += 1;
+        assert!(answered < 20_000, "the stalled stream is never reset");
+        if answered % 4 == 0 && taken < large.bytes.len() {
+            let data = within("the slow answer", slow.data()).await.unwrap().unwrap();
+            slow.flow_control().release_capacity(data.len()).unwrap();
+            taken += data.len();
+        }
+    }
+    assert!(answered > 10, "{answered}");
+    // What had come before its window was full is there; then the reset.
+    let ended = loop {
+        match within("the stalled answer", stalled.data()).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("a short body that ends well"),
+        }
+    };
+    assert!(ended.is_reset() && ended.is_remote(), "{ended}");
+    // The others, and the connection, live.
+    while taken < large.bytes.len() {
+        let data = within("the slow answer", slow.data()).await.expect("more").expect("no reset");
+        slow.flow_control().release_capacity(data.len()).unwrap();
+        taken += data.len();
+    }
+    assert!(within("its end", slow.data()).await.is_none());
     refused(&mirror, "stalled", 1.0).await;
 }
 

@@ -89,7 +89,7 @@ impl Mirror {
 
     async fn start(settings: Settings, folder: Arc<TempDir>) -> Self {
         let config = Config::parse(&settings.text(), "test").unwrap_or_else(|error| panic!("{error}\n{}", settings.text()));
-        let running = within("the mirror to start", app::Mirror::start(config)).await.expect("the mirror starts");
+        let running = within("the mirror to start", Box::pin(app::Mirror::start(config))).await.expect("the mirror starts");
         Self { running, settings, folder }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 
 /// A root.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -33,7 +33,13 @@ impl Authority {
 
     /// A client's.
     pub fn client(&self, name: &str) -> Pair {
+        self.client_named(name, &[])
+    }
+
+    /// A client's, that is also named by these URIs.
+    pub fn client_named(&self, name: &str, uris: &[&str]) -> Pair {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names.extend(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())));
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         self.sign(params)

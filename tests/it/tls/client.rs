@@ -118,7 +118,10 @@ impl Requests {
 
     pub async fn try_send(&mut self, method: Method, path: &str, headers: &[(&str, &str)]) -> hyper::Result<Response<Bytes>> {
         let uri = if matches!(self, Self::Http2(_)) { format!("https://a.example{path}") } else { path.to_owned() };
-        let mut request = Request::builder().method(method).uri(uri).header(header::HOST, "a.example");
+        let mut request = Request::builder().method(method).uri(uri);
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request = request.header(header::HOST, "a.example");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -62,7 +62,12 @@ impl Process {
             if let Some(status) = self.child.try_wait().expect("our child") {
                 panic!("the program ended ({status}) before it was ready:\n{}", self.log());
             }
-            if tokio::net::TcpStream::connect(self.admin).await.is_ok()
+            // Where the admin interface speaks TLS, what is printed has to do.
+            if self.log().contains("health, metrics and status on https://") {
+                return;
+            }
+            if !self.settings.text().contains("[admin.tls]")
+                && tokio::net::TcpStream::connect(self.admin).await.is_ok()
                 && client::get(self.admin, "/readyz", &[]).await.status() == 200
             {
                 return;
