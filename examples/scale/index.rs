@@ -68,10 +68,13 @@ fn timed(rounds: &mut Rounds, size: usize, digests: &[Digest], operation: impl F
     rounds.add(size, work.end().as_secs_f64() * 1e6 / digests.len() as f64);
 }
 
+/// One round at one size: its number among the sizes, the objects there are, and the first that is the round's own.
+type Round = dyn Fn(&mut Rounds, usize, u64, u64, &Arc<Index>);
+
 /// Prints the table.
 pub fn measure(sizes: &[u64]) {
     let all: Vec<(u64, Full)> = sizes.iter().map(|objects| (*objects, full(*objects))).collect();
-    let run = |one: &dyn Fn(&mut Rounds, usize, u64, u64, &Arc<Index>)| {
+    let run = |one: &Round| {
         let mut rounds = Rounds::new(sizes.len());
         for round in 0..ROUNDS {
             for (size, (objects, found)) in all.iter().enumerate() {
