@@ -200,7 +200,7 @@ impl Ingest {
     }
 }
 
-/// A filled file whose digest matched; what [`Store::publish`] takes.
+/// A filled file whose digest matched; what [`super::Store::publish`] takes.
 #[derive(Debug)]
 pub struct Verified(pub(super) Ingest);
 
