@@ -25,7 +25,6 @@ class Origin:
     def __init__(self, image, media_type):
         self.rate = None  # bytes a second
         self.shared = False  # for all connections together, not for each
-        self._free = 0.0  # when the shared link has sent what it was given
         self._lock = threading.Lock()
         self._objects = {}
         for digest in image.blobs:
@@ -38,7 +37,9 @@ class Origin:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def reset(self):
+        """Nothing has been sent, and the link is free."""
         self.gets, self.sent = Counter(), Counter()
+        self._free = 0.0  # when the shared link has sent what it was given
 
     def _add(self, reference, path, media_type, digest=None):
         self._objects[reference] = (os.open(path, os.O_RDONLY), path.stat().st_size, media_type, digest or reference)
