@@ -1,4 +1,4 @@
-//! The client of the cold cases: raw HTTP/1.1 over std sockets, so that it costs little beside what it measures.
+//! Many clients at once, cold and slow and idle: raw HTTP/1.1 over std sockets, so that they cost little beside what they measure.
 //!
 //! Compiled by `run` with `rustc -O`; it has no dependency and is no target of Cargo. Every body is compared with a
 //! reference file as it arrives: a comparison of memory costs a tenth of a hash, and the reference's sha256 is checked

@@ -102,6 +102,25 @@ fn list_path(store: &Store, digest: &Digest) -> PathBuf {
 }
 
 #[test]
+fn the_hash_takes_from_memory_only_what_comes_next() {
+    let (_dir, store) = store();
+    let digest = Digest::of(Algorithm::Sha256, b"onetwothree");
+    let mut ingest = store.ingest(&digest).unwrap();
+    let scatter = ingest.scatter().unwrap();
+    let write = |ingest: &mut Ingest, at, bytes: &'static [u8]| {
+        let chunks = [Bytes::from_static(bytes)];
+        scatter.write(at, &chunks).unwrap();
+        ingest.follow(at, &chunks);
+        ingest.len()
+    };
+    assert_eq!(write(&mut ingest, 3, b"two"), 0, "a hole is before it");
+    assert_eq!(write(&mut ingest, 0, b"one"), 3);
+    assert_eq!(write(&mut ingest, 6, b"three"), 3, "what is before it has not been read back");
+    ingest.absorb(11).unwrap();
+    assert!(ingest.verify().is_ok());
+}
+
+#[test]
 fn i1_a_hole_is_not_content_and_what_is_beyond_it_is_kept() {
     let (dir, store) = store();
     let digest = Digest::of(Algorithm::Sha256, b"one two three");
