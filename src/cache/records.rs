@@ -26,7 +26,8 @@ const IN_MEMORY: u64 = 100_000;
 pub struct TagRecord {
     /// The manifest it named. That manifest was in the cache when this was written.
     pub digest: Digest,
-    /// When the upstream last said so.
+    /// When the upstream was last asked and said so. Not when that was written: freshness runs from the question
+    /// (RFC 9111 §4.2.3).
     pub checked_at: Timestamp,
     /// It came in a bundle: an offline mirror serves it as fresh, because there is nothing fresher.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -49,8 +49,7 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
         }
-        let flight = || self.clone().revalidate(scope.clone(), Asker::default(), tag.clone(), false);
-        let landed = self.revalidations.join((scope.clone(), tag.clone(), None), flight).await.ok_or(PullError::Internal)?;
+        let landed = self.check_tag(scope, &Asker::default(), tag, false, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 

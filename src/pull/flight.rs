@@ -32,7 +32,7 @@ impl<K, V> Flights<K, V> {
 pub struct Landed<V> {
     /// The result, shared by all.
     pub value: V,
-    /// Whether the work was already under way.
+    /// Whether the work was already under way: what it found may be from before the call.
     pub joined: bool,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A record is written only when its manifest is in the cache, so that a tag is never answered from a source that
 //! then cannot give the manifest. A revalidation runs in a task of its own; a client waits for it only as long as
-//! `revalidate_within` says, if there is something older to give it.
+//! `revalidate_within` says, if there is something older to give it. What it confirms is as old as its question, for
+//! the record and for whoever joined it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::manifest::Held;
 use super::visibility::Asker;
 use super::{Pull, PullError};
 use crate::cache::records::TagRecord;
+use crate::clock::Timestamp;
 use crate::config::Terms;
 use crate::oci::{Digest, Reference, Scope, Tag};
 use crate::upstream::Readiness;
@@ -55,6 +57,38 @@ pub enum How {
 pub struct Confirmed {
     digest: Digest,
     filled: bool,
+    /// When the upstream was asked.
+    asked: Timestamp,
+    /// When it had answered. The manifest is pulled and the record written after that.
+    answered: Timestamp,
+}
+
+/// What a request takes for an answer.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    /// When it came.
+    came: Timestamp,
+    /// For how long a confirmation is good.
+    fresh_for: Duration,
+    /// It takes only a check that began after it came.
+    check: bool,
+}
+
+impl Demand {
+    /// The age of a record. One from the future was written under a wrong clock, now or then: it is due, and no more is
+    /// known.
+    fn age(&self, record: &TagRecord) -> Duration {
+        self.came.since(record.checked_at).unwrap_or(self.fresh_for)
+    }
+
+    /// Whether a check that was under way when the request came may answer it, too (RFC 9111 §4): if the upstream had
+    /// not answered yet, or if a record of it would be fresh. `no-cache` takes neither (§5.2.1.4): the tag may have
+    /// moved between the question and the request.
+    fn is_met_by(&self, joined: &Confirmed) -> bool {
+        let awaited = joined.answered > self.came;
+        let fresh = self.came.since(joined.asked).is_some_and(|age| age < self.fresh_for);
+        !self.check && (awaited || fresh)
+    }
 }
 
 /// What to do about a tag, before anybody is asked. Pure.
@@ -73,7 +107,6 @@ enum Plan {
 /// `age` is the record's, where there is one. `check`: the client wants to know that it is current.
 fn plan(age: Option<Duration>, terms: &Terms, check: bool) -> Plan {
     let Some(age) = age else { return Plan::Need };
-    let check = check && terms.no_cache;
     if age < terms.fresh_for && !check {
         Plan::Fresh
     } else if age < terms.fresh_for.saturating_add(terms.stale_while_revalidate) && !check {
@@ -96,19 +129,18 @@ impl Pull {
     ) -> Result<Resolved, PullError> {
         let terms = self.site(scope)?.freshness.terms(scope.repository.as_str(), tag.as_str());
         let cached = self.cached_tag(scope, tag).await;
-        // A record from the future was written under a wrong clock, now or then: it is due, and no more is known.
-        let age = cached.as_ref().map(|(record, _)| self.clock.now().since(record.checked_at).unwrap_or(terms.fresh_for));
-        match (plan(age, &terms, check), cached) {
+        let demand = Demand { came: self.clock.now(), fresh_for: terms.fresh_for, check: check && terms.no_cache };
+        let age = cached.as_ref().map(|(record, _)| demand.age(record));
+        match (plan(age, &terms, demand.check), cached) {
             (Plan::Fresh, Some((record, held))) => Ok(Resolved { held: Some(held), ..fresh(&record) }),
             (plan, cached) => {
-                let overdue = age.map(|age| age.saturating_sub(terms.fresh_for)).unwrap_or_default();
                 // Boxed, as everything is that a hit has no use for: a future is moved about with all that it may become.
-                Box::pin(self.confirm(scope, asker, tag, plan, cached.map(|(record, _)| record), overdue)).await
+                Box::pin(self.confirm(scope, asker, tag, plan, cached.map(|(record, _)| record), demand)).await
             }
         }
     }
 
-    /// Resolves a tag that is not known to be fresh; `overdue`: since when.
+    /// Resolves a tag that is not known to be fresh.
     async fn confirm(
         self: &Arc<Self>,
         scope: &Scope,
@@ -116,15 +148,15 @@ impl Pull {
         tag: &Tag,
         plan: Plan,
         record: Option<Arc<TagRecord>>,
-        overdue: Duration,
+        demand: Demand,
     ) -> Result<Resolved, PullError> {
         let site = self.site(scope)?;
-        let revalidation = || {
-            let (this, scope, asker, tag) = (self.clone(), scope.clone(), asker.clone(), tag.clone());
-            let fallback = matches!(plan, Plan::Behind | Plan::Check(_));
-            move || this.revalidate(scope, asker, tag, fallback)
+        let overdue = record.as_ref().map(|record| demand.age(record).saturating_sub(demand.fresh_for)).unwrap_or_default();
+        let enough = |joined: &Confirmed| demand.is_met_by(joined);
+        let begin = || {
+            let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), true);
+            self.revalidations.begin((scope.clone(), tag.clone(), asker.key()), check);
         };
-        let key = (scope.clone(), tag.clone(), asker.key());
         if let Some(record) = record.as_ref().filter(|record| record.imported && site.upstream.is_offline()) {
             // What was carried here is as good as it gets.
             return Ok(fresh(record));
@@ -140,7 +172,7 @@ impl Pull {
                 if self.negative.is_remembered(scope, asker, tag.as_str()) {
                     return Err(not_found(scope, tag, true));
                 }
-                let landed = self.revalidations.join(key, revalidation()).await.ok_or(PullError::Internal)?;
+                let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
             }
             (Plan::Fresh, Some(record)) => return Ok(fresh(record)),
@@ -149,7 +181,7 @@ impl Pull {
                     return Ok(stale(record, overdue, &error.to_string(), error.label()));
                 }
                 if site.upstream.allows_background() {
-                    self.revalidations.begin(key, revalidation());
+                    begin();
                 }
                 return Ok(stale(record, overdue, "it is being revalidated", "revalidating"));
             }
@@ -158,7 +190,7 @@ impl Pull {
                     Readiness::Ready => {}
                     // Whether it is back is seen without a client's waiting for it.
                     Readiness::Probe => {
-                        self.revalidations.begin(key, revalidation());
+                        begin();
                         return Ok(stale(record, overdue, "the upstream has failed; it is tried again", "breaker"));
                     }
                     Readiness::Away(error) => return Ok(stale(record, overdue, &error.to_string(), error.label())),
@@ -166,7 +198,7 @@ impl Pull {
                 within
             }
         };
-        let landed = tokio::time::timeout(within, self.revalidations.join(key, revalidation())).await;
+        let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, true, enough)).await;
         let (why, reason) = match landed {
             Ok(Some(Landed { value: Ok(confirmed), joined })) => return Ok(confirmed.resolved(joined)),
             Ok(Some(Landed { value: Err(error), .. })) if error.is_outage() => (error.to_string(), error.label()),
@@ -180,6 +212,23 @@ impl Pull {
         // Another one may have confirmed a newer one in the meantime.
         let latest = self.cached_tag(scope, tag).await.map(|(record, _)| record).or(record).ok_or(PullError::Internal)?;
         Ok(stale(&latest, overdue, &why, reason))
+    }
+
+    /// Joins the check of a tag, or begins it; once more, if it was joined and is not `enough`: the next one begins after
+    /// that, and so after this call. `fallback` as for [`Self::revalidate`]; `None` only if a check panicked.
+    pub(super) async fn check_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        tag: &Tag,
+        fallback: bool,
+        enough: impl Fn(&Confirmed) -> bool,
+    ) -> Option<Landed<Result<Confirmed, PullError>>> {
+        let key = (scope.clone(), tag.clone(), asker.key());
+        let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), fallback);
+        let landed = self.revalidations.join(key.clone(), check).await?;
+        let again = landed.joined && landed.value.as_ref().is_ok_and(|confirmed| !enough(confirmed));
+        if again { self.revalidations.join(key, check).await } else { Some(landed) }
     }
 
     /// A tag's record and its manifest, if that is here.
@@ -201,7 +250,7 @@ impl Pull {
         let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
-                let record = TagRecord { digest: confirmed.digest, checked_at: self.clock.now(), imported: false };
+                let record = TagRecord { digest: confirmed.digest, checked_at: confirmed.asked, imported: false };
                 self.cache.set_tag(&scope, &tag, record).await;
             }
             Err(error) if error.is_not_found() => {
@@ -222,24 +271,25 @@ impl Pull {
     async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
         let upstream = self.upstream(scope, asker)?;
         let reference = Reference::Tag(tag.clone());
+        let asked = self.clock.now();
         let resolved = match fallback {
             true => upstream.revalidate(&scope.repository, &reference).await?,
             false => upstream.resolve(&scope.repository, &reference).await?,
         };
-        let digest = resolved.digest;
+        let (digest, answered) = (resolved.digest, self.clock.now());
         if let Some(held) = self.held(scope, &digest).await {
             if self.is_open(scope) {
                 self.cache.release(&digest).await;
             }
             self.adopt(scope, &digest, &held.media_type).await;
-            return Ok(Confirmed { digest, filled: false });
+            return Ok(Confirmed { digest, filled: false, asked, answered });
         }
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
             Some(fetched) => self.keep_manifest(scope, &digest, fetched).await?,
             None => self.fetch_manifest(scope, asker, &digest).await?.held,
         };
-        Ok(Confirmed { digest, filled: true })
+        Ok(Confirmed { digest, filled: true, asked, answered })
     }
 }
 
@@ -265,4 +315,23 @@ fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str)
 
 fn not_found(scope: &Scope, tag: &Tag, remembered: bool) -> PullError {
     PullError::NotFound { scope: scope.clone(), what: format!("tag {tag}"), remembered }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn a_joined_check_is_as_old_as_its_question() {
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let joined = Confirmed { digest, filled: false, asked: Timestamp(1000), answered: Timestamp(3000) };
+        let is_met = |came, fresh_for, check| {
+            Demand { came: Timestamp(came), fresh_for: Duration::from_millis(fresh_for), check }.is_met_by(&joined)
+        };
+        assert!(is_met(2999, 0, false), "one question for all who wait");
+        assert!(!is_met(3000, 0, false), "it had its answer already");
+        assert!(is_met(5999, 5000, false) && !is_met(6000, 5000, false), "as a record");
+        assert!(!is_met(1001, 5000, true), "no-cache");
+    }
 }

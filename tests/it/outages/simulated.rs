@@ -144,17 +144,25 @@ impl Sim {
 
     /// `GET /v2/<repository>/manifests/latest`
     pub async fn tag(&self, repository: &str) -> Got {
-        self.get(repository, Wanted::Manifest(Reference::Tag("latest".parse().unwrap()))).await
+        self.tag_with(repository, &HeaderMap::new()).await
+    }
+
+    /// The same, with headers.
+    pub async fn tag_with(&self, repository: &str, headers: &HeaderMap) -> Got {
+        self.ask(repository, Wanted::Manifest(Reference::Tag("latest".parse().unwrap())), headers).await
     }
 
     pub async fn get(&self, repository: &str, wanted: Wanted) -> Got {
-        let headers = HeaderMap::new();
-        let caller = Caller { peer: &Peer::default(), headers: &headers };
+        self.ask(repository, wanted, &HeaderMap::new()).await
+    }
+
+    async fn ask(&self, repository: &str, wanted: Wanted, headers: &HeaderMap) -> Got {
+        let caller = Caller { peer: &Peer::default(), headers };
         let permit = self
             .policy
             .admit(&self.policy.identify(&caller, None).await.unwrap(), &hub(), &repository.parse().unwrap())
             .expect("allowed");
-        let request = pull::Request { head: false, headers: &headers, path: "/", namespace: None, permit };
+        let request = pull::Request { head: false, headers, path: "/", namespace: None, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();
         let mut body = Vec::new();
         while let Some(piece) = std::future::poll_fn(|context| pieces.poll_piece(context, false)).await {
