@@ -272,6 +272,36 @@ async fn i3_a_running_fill_is_joined_by_who_may() {
     assert_eq!(whole.count(), 1);
 }
 
+/// Each caller's check is their own: of two, the one that asked later says what the tag is, whichever lands last.
+#[tokio::test]
+async fn an_older_check_does_not_undo_a_newer_one() {
+    let this = Private::warm(|settings| {
+        settings.set("freshness", "fresh_for", "1h").set("freshness", "revalidate_within", "20s");
+        settings.set("freshness", "no_cache", true);
+    })
+    .await;
+    let (tag, older, newer) = (manifest_path(SECRET, "latest"), image(6), image(7));
+    let check = async |user: &str| {
+        let login = basic(user, "word");
+        this.mirror.get_with(&tag, &[("Authorization", login.as_str()), ("Cache-Control", "no-cache")]).await
+    };
+    this.up.push_image("team/secret", "latest", &older);
+    let gate = this.up.gate_head(&format!("GET {}", manifest_path("team/secret", older.manifest.digest)));
+    let (alice, bob) = tokio::join!(check("alice"), async {
+        gate.arrived(1).await;
+        this.up.push_image("team/secret", "latest", &newer);
+        let bob = check("bob").await;
+        gate.open();
+        bob
+    });
+    for (answer, image) in [(&alice, &older), (&bob, &newer)] {
+        assert_eq!((answer.status(), &*answer.body), (200, &*image.manifest.bytes), "{}", answer.text());
+    }
+    let fresh = get_as(&this.mirror, "alice", &tag).await;
+    assert_eq!(fresh.header("cache-status"), Some("roadstead; hit; detail=memory"));
+    assert_eq!(fresh.body, newer.manifest.bytes);
+}
+
 /// Nobody's misses are fetched with anybody else's login, and the mirror keeps to the question that was asked.
 #[tokio::test]
 async fn misses_are_fetched_with_the_login_of_who_misses() {
