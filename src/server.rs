@@ -12,6 +12,7 @@ mod sendfile;
 mod stream;
 mod streams;
 mod token;
+mod turns;
 mod workers;
 
 use std::sync::Arc;

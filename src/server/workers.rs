@@ -3,6 +3,9 @@
 //! A connection stays on the thread that it was given to. Its wake-ups, its buffers and what the CPU remembers of it
 //! do not move between cores, and no idle thread is woken to look for work: for sending files that is half of the CPU
 //! time. Downloads and everything else that is shared run on the process's main runtime.
+//!
+//! None is bound to a core: beside other work, each goes where there is room. Where two share one, they take turns
+//! ([`super::turns`]).
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +14,8 @@ use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+use super::turns::Turns;
 
 /// The threads of one mirror. Dropping this ends them, and with them what they still serve.
 #[derive(Debug)]
@@ -29,7 +34,8 @@ struct Worker {
 impl Workers {
     /// Starts `count` threads, at least one.
     pub fn start(count: usize) -> io::Result<Self> {
-        (0..count.max(1)).map(Worker::start).collect::<io::Result<_>>().map(Self)
+        let turns = Arc::new(Turns::new(count.max(1)));
+        (0..count.max(1)).map(|number| Worker::start(number, turns.clone())).collect::<io::Result<_>>().map(Self)
     }
 
     /// Runs `connection` to its end on the thread that has the fewest. Connections live long and cost alike, so that
@@ -48,8 +54,14 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().thread_name("read").build()?;
+    fn start(number: usize, turns: Arc<Turns>) -> io::Result<Self> {
+        let others = turns.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_name("read")
+            .on_thread_unpark(move || turns.begin(number))
+            .on_thread_park(move || others.end(number))
+            .build()?;
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel();
         thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
