@@ -16,6 +16,7 @@ pub mod manage;
 pub mod memory;
 mod objects;
 mod owners;
+pub mod pages;
 pub mod pins;
 pub mod read;
 pub mod records;
@@ -28,7 +29,6 @@ mod survey;
 pub mod tree;
 pub mod verify;
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ use confined::Confined;
 use doubt::Doubts;
 use index::{Index, Limits, Quota};
 use memory::Memory;
+use pages::OpenFile;
 use pins::Pins;
 use records::Records;
 use store::{Store, StoreError};
@@ -68,7 +69,7 @@ pub enum Content {
     /// In memory.
     Memory(Bytes),
     /// In a published file, open: eviction does not matter to its reader (I2).
-    File(Arc<File>),
+    File(Arc<OpenFile>),
 }
 
 /// The tiers of the cache.

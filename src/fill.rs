@@ -17,11 +17,11 @@ mod whole;
 mod writer;
 
 use std::any::Any;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::cache::NoRoom;
+use crate::cache::pages::OpenFile;
 use crate::cache::store::Mismatch;
 use crate::oci::{Digest, Repository};
 use crate::upstream::{Class, Upstream, UpstreamError};
@@ -47,7 +47,7 @@ pub struct Fill {
     digest: Digest,
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
-    file: OnceLock<Arc<File>>,
+    file: OnceLock<Arc<OpenFile>>,
     /// What whoever began it wants dropped when it ends.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use super::pages::OpenFile;
 use super::store::stamp;
 use super::{Cache, Content, Hit, SMALL, Tier, read};
 use crate::oci::Digest;
@@ -39,7 +40,7 @@ impl Cache {
         let (file, size) = self.open_sound(digest)?;
         if size > SMALL {
             self.doubts.opened(digest, size);
-            let file = Arc::new(file);
+            let file = Arc::new(OpenFile::from(Arc::new(file)));
             self.memory.insert_file(*digest, file.clone(), size);
             self.index.touch(digest);
             return Some(Hit { content: Content::File(file), size, tier: Tier::Disk });

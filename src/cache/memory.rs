@@ -4,7 +4,6 @@
 //! `cache.memory`, open files by number; moka decides what stays (TinyLFU: one scan of cold images does not wash the
 //! hot ones out).
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 
 use super::index::seconds;
+use super::pages::OpenFile;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
@@ -28,8 +28,8 @@ const MEDIA_TYPES: u64 = 100_000;
 const LOOK_EVERY: u32 = 1;
 
 #[derive(Debug)]
-struct OpenFile {
-    file: Arc<File>,
+struct Kept {
+    file: Arc<OpenFile>,
     size: u64,
     /// Seconds since 1970: when it was last looked at.
     looked: AtomicU32,
@@ -39,7 +39,7 @@ struct OpenFile {
 #[derive(Debug)]
 pub struct Memory {
     objects: Cache<Digest, Bytes>,
-    files: Cache<Digest, Arc<OpenFile>>,
+    files: Cache<Digest, Arc<Kept>>,
     media_types: Cache<Digest, MediaType>,
 }
 
@@ -70,7 +70,7 @@ impl Memory {
     }
 
     /// An object's open file and its size in bytes. `None` also for the one caller a second who is to open it anew.
-    pub fn file(&self, digest: &Digest) -> Option<(Arc<File>, u64)> {
+    pub fn file(&self, digest: &Digest) -> Option<(Arc<OpenFile>, u64)> {
         let open = self.files.get(digest)?;
         let (now, looked) = (seconds(SystemTime::now()), open.looked.load(Ordering::Relaxed));
         // Also where the clock has gone back.
@@ -82,8 +82,8 @@ impl Memory {
     }
 
     /// Keeps a published file open for the next reader.
-    pub fn insert_file(&self, digest: Digest, file: Arc<File>, size: u64) {
-        self.files.insert(digest, Arc::new(OpenFile { file, size, looked: seconds(SystemTime::now()).into() }));
+    pub fn insert_file(&self, digest: Digest, file: Arc<OpenFile>, size: u64) {
+        self.files.insert(digest, Arc::new(Kept { file, size, looked: seconds(SystemTime::now()).into() }));
     }
 
     /// Closes a file that leaves the disk.

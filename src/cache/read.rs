@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::pages::OpenFile;
 use super::verify::Alarm;
 
 /// One read: large enough that system calls do not count, small enough to stay in the CPU's cache.
@@ -75,19 +76,16 @@ pub fn whole(file: &File, size: u64) -> io::Result<Bytes> {
 /// Reads pieces of one file. Cancel-safe: dropping it forgets a read that is under way.
 #[derive(Debug)]
 pub struct Reader {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     /// A read under way, and the offset it is for: what comes of it is never taken for another one's.
     waiting: Option<(u64, JoinHandle<io::Result<Bytes>>)>,
     warming: Option<(u64, JoinHandle<io::Result<()>>)>,
     alarm: Option<Alarm>,
 }
 
-/// Pages are looked for so far apart: what is read ahead comes in pieces of this size at least.
-const PROBE: u64 = 128 << 10;
-
 impl Reader {
     /// A reader of `file`, which must not shrink.
-    pub fn new(file: Arc<File>) -> Self {
+    pub fn new(file: Arc<OpenFile>) -> Self {
         Self { file, waiting: None, warming: None, alarm: None }
     }
 
@@ -98,7 +96,7 @@ impl Reader {
 
     /// The file.
     pub fn file(&self) -> &Arc<File> {
-        &self.file
+        self.file.file()
     }
 
     /// At least one byte from `at` on, at most up to `end` and [`CHUNK`]. The caller knows that bytes up to `end` are
@@ -111,7 +109,7 @@ impl Reader {
             if let Some(bytes) = self.report(fault.and_then(|()| self.read_now(at, want)))? {
                 return Poll::Ready(Ok(bytes));
             }
-            let file = self.file.clone();
+            let file = self.file().clone();
             let job = spawn_blocking(move || {
                 let mut buffer = Buffer::take();
                 match file.read_at(&mut buffer.bytes[..want], at)? {
@@ -139,11 +137,10 @@ impl Reader {
     pub fn poll_warm(&mut self, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<()>> {
         debug_assert!(at < end);
         if self.warming.as_ref().is_none_or(|(from, _)| *from != at) {
-            let mut probes = (at..end).step_by(PROBE as usize).chain([end - 1]);
-            if probes.all(|at| self.is_warm(at)) {
+            if self.file.is_warm(at..end, |at| self.has(at)) {
                 return Poll::Ready(Ok(()));
             }
-            let file = self.file.clone();
+            let file = self.file().clone();
             let job = spawn_blocking(move || {
                 let (mut at, mut buffer) = (at, Buffer::take());
                 while at < end {
@@ -163,10 +160,11 @@ impl Reader {
         Poll::Ready(self.report(warmed.map_err(io::Error::other)?))
     }
 
-    fn is_warm(&self, at: u64) -> bool {
+    /// Whether the page cache has this byte.
+    fn has(&self, at: u64) -> bool {
         let mut byte = [0];
         !NO_NOWAIT.load(Ordering::Relaxed)
-            && rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
+            && rustix::io::preadv2(self.file(), &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
     }
 
     /// What the page cache has of the range. A short read says nothing about the end of the file (kernels 5.9 and
@@ -177,7 +175,7 @@ impl Reader {
         }
         let mut buffer = Buffer::take();
         let target = &mut [IoSliceMut::new(&mut buffer.bytes[..want])];
-        match rustix::io::preadv2(&self.file, target, at, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(self.file(), target, at, ReadWriteFlags::NOWAIT) {
             Ok(0) | Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Ok(len) => Ok(Some(buffer.filled(len))),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
@@ -196,7 +194,7 @@ mod tests {
     use std::io::Write as _;
 
     async fn read_all(file: &File, start: u64, end: u64) -> io::Result<Vec<u8>> {
-        let mut reader = Reader::new(Arc::new(file.try_clone()?));
+        let mut reader = Reader::new(Arc::new(OpenFile::from(Arc::new(file.try_clone()?))));
         let mut all = Vec::new();
         while start + (all.len() as u64) < end {
             all.extend_from_slice(&poll_fn(|cx| reader.poll_read(cx, start + all.len() as u64, end)).await?);

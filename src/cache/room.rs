@@ -116,7 +116,7 @@ impl Cache {
         reservation.published(digest, size, stamp);
         self.doubts.sound(&digest);
         if size > SMALL {
-            self.memory.insert_file(digest, verified.file().clone(), size);
+            self.memory.insert_file(digest, Arc::new(verified.file().clone().into()), size);
         } else if let Ok(bytes) = read::whole(verified.file(), size) {
             // Not its file: a small object that is read again is hashed again.
             self.memory.insert(digest, bytes);

@@ -33,7 +33,7 @@ fn large(n: u8) -> (Digest, Bytes) {
 fn bytes(hit: &Hit) -> Bytes {
     match &hit.content {
         Content::Memory(bytes) => bytes.clone(),
-        Content::File(file) => read::whole(file, hit.size).unwrap(),
+        Content::File(file) => read::whole(file.file(), hit.size).unwrap(),
     }
 }
 

@@ -23,7 +23,7 @@ impl Fill {
     /// The upstream has answered, and `file` will have the bytes. `written` is there already.
     pub(super) fn begin(&self, file: Arc<File>, total: Option<u64>, written: Extents) {
         // Set once: a fill begins once.
-        let _ = self.file.set(file);
+        let _ = self.file.set(Arc::new(file.into()));
         self.progress.begin(total, written);
     }
 

@@ -94,17 +94,21 @@ impl Piece {
     }
 }
 
-/// At least one and at most [`Span::MAX`] bytes of a file, which were in the page cache a moment ago.
+/// At least one and at most [`Span::LONGEST`] bytes of a file, which were in the page cache a moment ago.
 #[derive(Debug)]
 pub struct Span {
     file: Arc<File>,
     start: u64,
     len: usize,
+    more: bool,
 }
 
 impl Span {
     /// Bounds what one system call sends, and so for how long it can hold up the reactor.
-    pub const MAX: u64 = 1 << 20;
+    const MAX: u64 = 1 << 20;
+
+    /// What would be left over and too little to be sent by itself goes with the last span.
+    pub const LONGEST: u64 = Self::MAX + Self::MIN;
 
     /// Below this a copy is as cheap as a file's bookkeeping.
     const MIN: u64 = 64 << 10;
@@ -117,6 +121,11 @@ impl Span {
     /// Where in the file it begins.
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Whether another span follows at once.
+    pub fn more(&self) -> bool {
+        self.more
     }
 
     /// Number of bytes.
@@ -247,10 +256,11 @@ impl Body {
 
 /// A piece of a file, once its pages are in memory: `sendfile` would wait for the disk on the reactor (I11).
 fn poll_span(reader: &mut Reader, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<Piece>> {
-    let end = end.min(at + Span::MAX);
+    let more = end - at > Span::LONGEST;
+    let end = if more { at + Span::MAX } else { end };
     ready!(reader.poll_warm(cx, at, end))?;
-    // At most `Span::MAX`.
-    Poll::Ready(Ok(Piece::Span(Span { file: reader.file().clone(), start: at, len: (end - at) as usize })))
+    // At most `Span::LONGEST`.
+    Poll::Ready(Ok(Piece::Span(Span { file: reader.file().clone(), start: at, len: (end - at) as usize, more })))
 }
 
 #[cfg(test)]
@@ -265,7 +275,7 @@ mod tests {
             match piece? {
                 Piece::Bytes(bytes) => all.extend_from_slice(&bytes),
                 Piece::Span(span) => {
-                    assert!(spans && !span.is_empty() && span.len() as u64 <= Span::MAX);
+                    assert!(spans && !span.is_empty() && span.len() as u64 <= Span::LONGEST);
                     let mut bytes = vec![0; span.len()];
                     span.file().read_exact_at(&mut bytes, span.start()).unwrap();
                     all.extend_from_slice(&bytes);
@@ -281,10 +291,10 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let bytes: Vec<u8> = (0..(3 * Span::MAX + 5)).map(|n| (n % 253) as u8).collect();
         file.write_all_at(&bytes, 0).unwrap();
-        for range in [0..bytes.len(), 7..8, 100..Span::MIN as usize, 1..2 * Span::MAX as usize] {
+        for range in [0..bytes.len(), 7..8, 100..Span::MIN as usize, 1..2 * Span::MAX as usize, 3..3 + Span::LONGEST as usize] {
             for spans in [true, false] {
                 let segment = Segment::Span(range.start as u64..range.end as u64);
-                let body = Body::new(Source::File(Reader::new(file.clone())), [segment]);
+                let body = Body::new(Source::File(Reader::new(Arc::new(file.clone().into()))), [segment]);
                 assert!(collect(body, spans).await.unwrap() == bytes[range.clone()], "{range:?} {spans}");
             }
         }

@@ -89,7 +89,7 @@ impl Pull {
         let tier = hit.tier;
         let bytes = match hit.content {
             Content::Memory(bytes) => bytes,
-            Content::File(file) => spawn_blocking(move || read::whole(&file, hit.size)).await.ok()?.ok()?,
+            Content::File(file) => spawn_blocking(move || read::whole(file.file(), hit.size)).await.ok()?.ok()?,
         };
         if let Some(media_type) = self.cache.media_type(digest) {
             self.cache.catalog.touch_parts(digest);

@@ -52,7 +52,7 @@ async fn serve(listener: TcpListener, file: Arc<File>, len: u64) {
     let socket = Socket::new(tcp);
     let lane = socket.lane();
     let service = service_fn(|_: Request<hyper::body::Incoming>| {
-        let source = Content::File(file.clone()).into();
+        let source = Content::File(Arc::new(file.clone().into())).into();
         let middle = Segment::Literal(Bytes::from_static(b"<middle>"));
         let body = Body::new(source, [Segment::Span(0..len / 3), middle, Segment::Span(len / 3..len)]);
         let lane = lane.clone();
@@ -95,6 +95,34 @@ async fn files_and_bytes_leave_in_order_on_a_kept_connection() {
     read_answer(&mut client, &expected).await;
     client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_answer(&mut client, &expected).await;
+}
+
+#[tokio::test]
+async fn nothing_is_held_back_once_no_span_follows() {
+    const LEN: u64 = 3 << 20;
+    let (file, bytes) = file(LEN as usize);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let mut socket = Socket::new(listener.accept().await.unwrap().0);
+    let reading = tokio::spawn(async move {
+        let mut received = vec![0; 2 * LEN as usize];
+        client.read_exact(&mut received).await.unwrap();
+        received
+    });
+    let mut body = Body::new(Content::File(Arc::new(file.into())).into(), [Segment::Span(0..LEN), Segment::Span(0..LEN)]);
+    let mut held_back = Vec::new();
+    while let Some(piece) = std::future::poll_fn(|cx| body.poll_piece(cx, true)).await {
+        let Ok(Piece::Span(span)) = piece else { panic!("{piece:?}") };
+        let more = span.more();
+        let mut left = socket.lane().take(span).remaining();
+        while left > 0 {
+            left -= socket.write(&MARKER[..left]).await.unwrap();
+        }
+        assert_eq!(rustix::net::sockopt::tcp_cork(&socket.tcp).unwrap(), more);
+        held_back.push(more);
+    }
+    assert_eq!(held_back, [true, true, false].repeat(2));
+    assert!(reading.await.unwrap() == bytes.repeat(2));
 }
 
 #[tokio::test]
