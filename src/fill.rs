@@ -4,6 +4,7 @@
 //! [`reader`]s through one cell, [`progress`]. A large blob comes in [`parts`], which are one fill all the same. Nothing a reader does reaches the task; nothing here knows of HTTP
 //! requests. Called by `pull`; uses `cache` to reserve and publish, `upstream` to download.
 
+mod abandon;
 pub mod extents;
 mod part;
 mod parts;

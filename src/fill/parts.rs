@@ -10,13 +10,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::FillError;
+use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::part::{self, Ended, Hash, Shared, Start, Trouble};
 use super::plan::{self, Plan};
@@ -25,7 +25,6 @@ use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, stopped};
 use crate::cache::NoRoom;
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
-use crate::config::Abandoned;
 use crate::hop;
 use crate::upstream::{Class, Reason, UpstreamError};
 
@@ -101,11 +100,8 @@ impl Parts<'_> {
 
     /// Runs parts until all is here and hashed.
     async fn drive(&mut self, total: u64) -> Result<(), FillError> {
-        let abort = self.run.fills.config.abandoned == Abandoned::Abort;
-        // Nobody reading at four looks in a row is nobody reading for `abandon_after`.
-        let mut look = interval((self.run.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut unread, mut checked) = (0, self.shared.plan().bytes());
+        let mut abandonment = Abandonment::new(&self.run.fills.config);
+        let mut checked = self.shared.plan().bytes();
         let (shared, mut stopping) = (self.shared.clone(), self.run.stopping.clone());
         loop {
             self.begin_more();
@@ -122,6 +118,8 @@ impl Parts<'_> {
             if self.running.is_empty() && shared.hash.len() == Some(total) {
                 return Ok(());
             }
+            let now = Instant::now();
+            let slow_at = self.rate.slow_at(bytes, now);
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.run.fills.metrics.fill_parts_in_flight.dec();
@@ -129,13 +127,8 @@ impl Parts<'_> {
                 }
                 hashed = done(&mut self.reading_back), if self.reading_back.is_some() => hashed?,
                 () = shared.moved.notified() => {}
-                () = sleep_until(self.rate.known_at()), if !self.rate.is_known(bytes, Instant::now()) => {}
-                _ = look.tick(), if abort => {
-                    unread = if self.run.fill.progress.readers() == 0 { unread + 1 } else { 0 };
-                    if unread > 4 {
-                        return Err(FillError::Abandoned);
-                    }
-                }
+                () = sleep_until(slow_at.unwrap_or(now)), if slow_at.is_some() => {}
+                () = abandonment.of(&shared.fill) => return Err(FillError::Abandoned),
                 () = stopped(&mut stopping) => return Err(FillError::Stopping),
             }
         }

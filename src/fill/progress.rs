@@ -36,6 +36,9 @@ enum Phase<E> {
     Asked,
     /// Bytes arrive; the whole has `total` bytes, if the upstream said.
     Streaming { total: Option<u64> },
+    /// Given up while nobody read it. Who has come since then waits for its failure, and begins anew: whoever is given
+    /// the head of an answer is given the rest of it.
+    GivenUp,
     /// All bytes are there and are the right ones.
     Verified,
     /// It will not go on.
@@ -78,7 +81,7 @@ impl<E: Clone> Progress<E> {
     /// The file has these bytes, too.
     pub fn fill(&self, written: Range<u64>) {
         self.announce(|state| {
-            debug_assert!(matches!(state.phase, Phase::Streaming { .. }));
+            debug_assert!(matches!(state.phase, Phase::Streaming { .. } | Phase::GivenUp));
             state.written.insert(written);
         });
     }
@@ -89,6 +92,17 @@ impl<E: Clone> Progress<E> {
             state.written = Extents::prefix(written);
             state.phase = Phase::Verified;
         });
+    }
+
+    /// Gives it up, if it has no reader; whether it has none. What follows is [`Progress::fail`].
+    pub fn give_up(&self) -> bool {
+        let mut state = self.lock();
+        let unread = state.readers.count() == 0;
+        if unread {
+            debug_assert!(matches!(state.phase, Phase::Streaming { .. }));
+            state.phase = Phase::GivenUp;
+        }
+        unread
     }
 
     /// The fill has failed; every reader gets `error`.
@@ -127,7 +141,7 @@ impl<E: Clone> Progress<E> {
     pub fn poll_head(&self, place: &Place, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, E>> {
         let mut state = self.lock();
         let head = match &state.phase {
-            Phase::Asked => {
+            Phase::Asked | Phase::GivenUp => {
                 state.readers.wait(place, None, cx);
                 return Poll::Pending;
             }
@@ -147,7 +161,7 @@ impl<E: Clone> Progress<E> {
     pub fn poll_total(&self, place: &Place, cx: &mut Context<'_>) -> Poll<Result<u64, E>> {
         let mut state = self.lock();
         let total = match &state.phase {
-            Phase::Asked | Phase::Streaming { total: None } => {
+            Phase::Asked | Phase::GivenUp | Phase::Streaming { total: None } => {
                 state.readers.wait(place, None, cx);
                 return Poll::Pending;
             }
@@ -198,7 +212,7 @@ impl<E: Clone> State<E> {
     fn readable(&self, at: u64) -> Option<Result<Readable, E>> {
         let here = self.written.end_from(at).unwrap_or(0);
         let until = match &self.phase {
-            Phase::Asked => return None,
+            Phase::Asked | Phase::GivenUp => return None,
             Phase::Streaming { total: Some(total) } => here.min(total.saturating_sub(HELD_BACK)),
             Phase::Streaming { total: None } => here.saturating_sub(HELD_BACK),
             Phase::Verified if here == 0 => return Some(Ok(Readable::End)),

@@ -35,13 +35,19 @@ impl Rate {
     }
 
     /// Whether it can be told, with so many bytes in the file.
-    pub fn is_known(&self, bytes: u64, now: Instant) -> bool {
-        bytes - self.before.min(bytes) >= SAMPLE || now >= self.known_at()
+    fn is_known(&self, bytes: u64, now: Instant) -> bool {
+        bytes - self.before.min(bytes) >= SAMPLE || now >= self.began + LONGEST
     }
 
-    /// When it can be told, whatever comes.
-    pub fn known_at(&self) -> Instant {
-        self.began + LONGEST
+    /// When to ask again even if no byte comes until then: a connection that came well and then stands still tells nobody.
+    /// `None`: it is slow already. Always later than `now`.
+    pub fn slow_at(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
+        if !self.is_known(bytes, now) {
+            return Some(self.began + LONGEST);
+        }
+        let came = bytes - self.before.min(bytes);
+        let enough_for = Duration::from_secs_f64(came as f64 * TOLERANCE / ENOUGH);
+        self.is_enough(bytes, now).then(|| self.began + enough_for + Duration::from_millis(1))
     }
 
     /// Whether it is fast enough, or not known to be slow yet.
@@ -69,6 +75,22 @@ mod tests {
         assert!(!rate.is_enough(10, at(50)), "nothing has come");
         assert!(!rate.is_enough(10 + SAMPLE, at(3)), "350 MB/s");
         assert!(rate.is_enough(10 + SAMPLE, at(2)), "524 MB/s");
+    }
+
+    #[test]
+    fn what_stands_still_is_slow_in_the_end() {
+        let mut rate = Rate::new(0);
+        let began = rate.began;
+        let at = |milliseconds| began + Duration::from_millis(milliseconds);
+        assert_eq!(rate.slow_at(0, at(49)), Some(at(50)));
+        assert_eq!(rate.slow_at(0, at(50)), None);
+        // 2 MiB at 2 GB/s, and then nothing.
+        let mut rate = Rate { began, ..Rate::new(0) };
+        let asked = rate.slow_at(2 << 20, at(1)).unwrap();
+        assert!(asked > at(17) && asked < at(18), "{:?}", asked - began);
+        assert!(rate.is_enough(2 << 20, at(16)));
+        assert_eq!(rate.slow_at(2 << 20, asked), None);
+        assert!(!rate.is_enough(2 << 20, asked));
     }
 
     #[test]

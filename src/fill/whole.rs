@@ -3,18 +3,15 @@
 //! For small blobs, for those of which nobody tells the size, and for upstreams that serve no ranges. A transfer that
 //! breaks is gone on with by Range, as long as that brings bytes. Called by [`super::run`].
 
-use std::time::Duration;
-
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::FillError;
+use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, stopped};
 use super::writer::Writer;
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
-use crate::config::Abandoned;
 use crate::upstream::BlobAnswer;
 
 impl Run {
@@ -97,11 +94,7 @@ impl Run {
         writer: &mut Writer,
         reservation: &mut Reservation,
     ) -> Result<(), FillError> {
-        let abort = self.fills.config.abandoned == Abandoned::Abort;
-        // Nobody reading at four looks in a row is nobody reading for `abandon_after`.
-        let mut look = interval((self.fills.config.abandon_after / 4).max(Duration::from_millis(1)));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut unread = 0;
+        let mut abandonment = Abandonment::new(&self.fills.config);
         let mut checked = writer.received();
         let mut stopping = self.stopping.clone();
         loop {
@@ -127,12 +120,7 @@ impl Run {
                     }
                     None => return Ok(()),
                 },
-                _ = look.tick(), if abort => {
-                    unread = if self.fill.progress.readers() == 0 { unread + 1 } else { 0 };
-                    if unread > 4 {
-                        return Err(FillError::Abandoned);
-                    }
-                }
+                () = abandonment.of(&self.fill) => return Err(FillError::Abandoned),
                 () = stopped(&mut stopping) => return Err(FillError::Stopping),
             }
         }

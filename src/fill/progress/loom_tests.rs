@@ -64,6 +64,33 @@ fn loom_every_reader_hears_of_a_failure() {
     });
 }
 
+/// Who comes while a fill is given up either keeps it, or is told of nothing but the failure.
+#[test]
+fn loom_a_fill_is_given_up_unread_or_not_at_all() {
+    loom::model(|| {
+        let cell = Arc::new(Progress::new());
+        cell.begin(Some(HELD_BACK * 2), Extents::default());
+        let coming = {
+            let cell = cell.clone();
+            thread::spawn(move || {
+                let place = cell.attach();
+                let head = block_on(poll_fn(|cx| cell.poll_head(&place, cx)));
+                let end = block_on(follow(&cell));
+                cell.detach(&place);
+                (head, end)
+            })
+        };
+        if cell.give_up() {
+            cell.fail("abandoned");
+            assert_eq!(coming.join().unwrap(), (Err("abandoned"), Err("abandoned")));
+        } else {
+            cell.advance(HELD_BACK * 2);
+            cell.verified(HELD_BACK * 2);
+            assert_eq!(coming.join().unwrap(), (Ok(Some(HELD_BACK * 2)), Ok(HELD_BACK * 2)));
+        }
+    });
+}
+
 /// Two parts announce out of order: a reader at the front and one at the second part both get what is theirs.
 #[test]
 fn loom_parts_out_of_order_lose_no_reader() {

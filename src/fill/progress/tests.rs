@@ -49,6 +49,25 @@ fn i5_an_empty_blob_has_no_head_before_it_is_verified() {
 }
 
 #[test]
+fn who_comes_after_it_was_given_up_hears_of_nothing_but_its_failure() {
+    let cell = Cell::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    cell.begin(Some(HELD_BACK * 3), Extents::default());
+    cell.advance(HELD_BACK * 2);
+    let reader = cell.attach();
+    assert!(!cell.give_up() && poll(&cell, &reader, 0).is_ready(), "somebody reads it");
+    cell.detach(&reader);
+    assert!(cell.give_up());
+    let late = cell.attach();
+    assert!(cell.poll_head(&late, &mut cx).is_pending() && cell.poll_total(&late, &mut cx).is_pending());
+    // What was on its way to the disk.
+    cell.advance(HELD_BACK * 3);
+    assert!(poll(&cell, &late, 0).is_pending());
+    cell.fail("abandoned");
+    assert_eq!(cell.poll_head(&late, &mut cx), Poll::Ready(Err("abandoned")));
+}
+
+#[test]
 fn places_are_reused() {
     let cell = Cell::new();
     let (first, second) = (cell.attach(), cell.attach());
