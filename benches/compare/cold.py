@@ -37,12 +37,16 @@ class Cold:
         for title, rate, shared, bound in ((f"upstream limited to {limit} MB/s a connection", limit * MB, False, 0.35),
                                            (f"upstream limited to {IN_ALL} MB/s in all", IN_ALL * MB, True, 1.03),
                                            ("upstream at loopback speed", None, False, 1.3)):
+            if not self._options.wants(f"cold, one client, {title}"):
+                continue
             seconds = self._table.row(alone, f"{title}, seconds", "{:.2f}")
             share = self._table.row(alone, f"{title}, ÷ direct", "{:.3f}", False, ("<=", bound))
             cost = self._table.row(alone, f"{title}, server CPU-s per GB", "{:.2f}")
             self._alone(title, rate, shared, seconds, share, cost)
             if rate and not shared:
                 self._far(alone, rate)
+        if not self._options.wants(f"cold, {CROWD} clients at once"):
+            return
         # In all, so that it is the upstream that limits, and not the mirror or fifty clients on one machine.
         crowd = f"{CROWD} clients at once, the same blob, upstream limited to {limit} MB/s in all"
         single = self._single(crowd, limit * MB)

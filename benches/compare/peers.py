@@ -10,6 +10,7 @@ from client import Failed
 from harness.mirror import Mirror
 from harness.process import Process, free_port, listens, wait_until
 
+BESIDE = "Roadstead, the other build"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -61,12 +62,12 @@ def certificate(folder):
     return paths
 
 
-def roadstead(binary, folder, upstream):
+def roadstead(binary, log, folder, upstream):
     """As shipped: defaults, but for the addresses, the cache's folder and what one client may hold. The log goes to a file,
     as nginx's does."""
     port, secure = free_port(), free_port()
     cert, key = certificate(folder.parent)
-    mirror = Mirror(binary, "roadstead", folder, {"docker.io": {"url": f"http://127.0.0.1:{upstream}"}},
+    mirror = Mirror(binary, log, folder, {"docker.io": {"url": f"http://127.0.0.1:{upstream}"}},
                     server={"listen": [f"plain:127.0.0.1:{port}", f"127.0.0.1:{secure}"],
                             "tls": {"cert": str(cert), "key": str(key)}, "max_connections_per_client": 20_000},
                     cache={"dir": str(folder / "cache")}, freshness={"fresh_for": "1m"}, port=port)
@@ -132,9 +133,10 @@ def drayage(program, folder, upstream):
 class Peers:
     """What is installed here, in the order of the table's columns."""
 
-    def __init__(self, binary, virtual_environment):
+    def __init__(self, binary, beside, virtual_environment):
         self.missing = {}
-        self._starts = {"Roadstead": (lambda *where: roadstead(binary, *where), [binary, "--version"])}
+        self._starts = {name: (lambda *where, build=build, log=log: roadstead(build, log, *where), [build, "--version"])
+                        for name, build, log in (("Roadstead", binary, "roadstead"), (BESIDE, beside, "beside")) if build}
         for name, start, how in (("nginx", nginx, "apt-get install nginx"),
                                  ("docker-registry", docker_registry, "apt-get install docker-registry")):
             if shutil.which(name):

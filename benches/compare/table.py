@@ -85,10 +85,13 @@ class Table:
     def lines(self):
         """Markdown whose columns are also aligned for a terminal."""
         for section, rows in self.sections.items():
-            used = [name for name in self.columns if any(name in row.values or name in row.failures for row in rows.values())]
+            rows = [row for row in rows.values() if row.values or row.failures]
+            if not rows:
+                continue
+            used = [name for name in self.columns if any(name in row.values or name in row.failures for row in rows)]
             used += [name for name in self.missing if name not in used]
             grid = [["", *used, f"Roadstead ÷ {LOGGING}", "Roadstead ÷ nginx", "target", ""]]
-            for row in rows.values():
+            for row in rows:
                 share, logging = row.share(), row.share(LOGGING)
                 grid.append([row.label, *(self.missing.get(name) or row.cell(name) for name in used),
                              f"{logging:.2f}" if logging is not None else "",

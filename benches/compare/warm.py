@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from client import Failed, held
+from peers import BESIDE
 from table import LOGGING
 
 DRAIN = Path(__file__).resolve().parent / "drain.py"
@@ -117,6 +118,8 @@ class Warm:
 
     def run(self):
         for name, (path, _) in self.small.items():
+            if not self._options.wants(name):
+                continue
             rate, p50, p99, cost = (self._table.row(_SMALL, f"{name}, {what}", form, True, target) for what, form, target in (
                 ("requests/s", "{:,.0f}", (">=", 1.2)), ("p50 ms", "{:.2f}", None), ("p99 ms", "{:.2f}", ("<=", 1.0)),
                 ("server CPU µs a request", "{:.1f}", None)))
@@ -130,11 +133,13 @@ class Warm:
                 self._shares.append(spent / took)
 
             self._rounds(name, small, rate, True)
-        both = {name: self.servers[name] for name in ("Roadstead", "nginx") if name in self.servers}
+        both = {name: self.servers[name] for name in ("Roadstead", BESIDE, "nginx") if name in self.servers}
         for section, client, servers, targets in ((_LARGE, wrk, self.servers, _TARGETS), (_DRAINED, drain, both, {})):
             for size, connections in self._options.large:
                 self._large(section, client, servers, size, connections, targets.get(size, (None, None)))
         self._run_secure()
+        if not self._shares:
+            return
         memory = self._table.row("Memory", "RSS after all of this, MiB", "{:.0f}")
         for name, server in self.servers.items():
             memory.add(name, server.rss() / 2**20)
@@ -148,6 +153,9 @@ class Warm:
 
     def _large(self, section, client, servers, size, connections, targets):
         plural = "connection" if connections == 1 else "connections"
+        title = f"{size} blob, {connections} {plural}, {client.__name__}"
+        if not self._options.wants(title):
+            return
         speed = self._table.row(section, f"{size}, {connections} {plural}, GB/s", "{:.2f}", True, targets[0])
         cost = self._table.row(section, f"{size}, {connections} {plural}, server CPU-s per GB", "{:.3f}", True, targets[1])
 
@@ -157,7 +165,7 @@ class Warm:
             cost.add(column, used / (rate * took / 1e9))
             self._shares.append(spent / took)
 
-        self._rounds(f"{size} blob, {connections} {plural}, {client.__name__}", measure, speed, False, servers)
+        self._rounds(title, measure, speed, False, servers)
 
     def _run_secure(self):
         """The same objects over TLS, by the servers that have it here."""
@@ -169,6 +177,9 @@ class Warm:
                 unit, form = ("requests/s", "{:,.0f}") if small else ("GB/s", "{:.2f}")
                 of, share_form = ("server CPU µs a request", "{:.1f}") if small else ("server CPU-s per GB", "{:.3f}")
                 plural = "connection" if connections == 1 else "connections"
+                title = f"{size} blob over TLS, {connections} {plural}"
+                if not self._options.wants(title):
+                    continue
                 speed = self._table.row(_TLS, f"{size}, {connections} {plural}, {unit}", form, True, (">=", 1.0))
                 cost = self._table.row(_TLS, f"{size}, {connections} {plural}, {of}", share_form, True)
 
@@ -178,7 +189,7 @@ class Warm:
                     cost.add(column, used / (requests * took) * 1e6 if small else used / (rate * took / 1e9))
                     self._shares.append(spent / took)
 
-                self._rounds(f"{size} blob over TLS, {connections} {plural}", measure, speed, False, servers)
+                self._rounds(title, measure, speed, False, servers)
 
     def _load(self, client, server, path, connections):
         """One round, again if others took part of the machine: as the load is not seen in the figures, it must not be in them."""
@@ -219,7 +230,10 @@ class Warm:
         for name in self._options.crowd_names or self.servers:
             if name not in self.servers:
                 continue
-            print(f"  {idle:,} idle connections, {streams:,} slow streams: {name}", flush=True)
+            title = f"{idle:,} idle connections, {streams:,} slow streams: {name}"
+            if not self._options.wants(title):
+                continue
+            print(f"  {title}", flush=True)
             for row, kind, (path, digest), words, seconds in (
                     (resting, "idle", self.small["manifest by digest"], [idle], 1),
                     (growth, "slow", self.blobs["200 MiB"], [reference, streams, SLOW], self._options.crowd_seconds)):
