@@ -10,6 +10,7 @@ pub mod clouds;
 mod defaults;
 mod document;
 mod error;
+mod freshness;
 mod listen;
 mod load;
 mod patterns;
@@ -18,22 +19,23 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod units;
+mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
-
 pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
 pub use error::{ConfigError, Problem};
+pub use freshness::{Freshness, FreshnessRule, Terms};
 pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
 pub use patterns::{Globs, TagPatterns};
 pub use secret::Secret;
 pub use units::Amount;
+pub use upstream::{BlobOutage, Breaker, Credentials, RepositoryRule, Reserve, ScopedCredentials, Upstream, Visibility};
 
-use crate::oci::name::{Repository, UpstreamName};
+use crate::oci::name::UpstreamName;
 
 /// The whole configuration of one mirror.
 #[derive(Clone, Debug, PartialEq)]
@@ -210,248 +212,6 @@ pub struct Quota {
     pub max_size: Option<Amount>,
     /// `unused_for`: what was not pulled for so long is removed.
     pub unused_for: Option<Duration>,
-}
-
-/// `[freshness]`, and the same keys under an upstream: for how long a tag is believed. Digests never go stale.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Freshness {
-    /// `fresh_for`: no upstream contact within this after a tag was checked.
-    pub fresh_for: Duration,
-    /// `revalidate_within`: how long a client waits for the check before it gets the cached tag.
-    pub revalidate_within: Duration,
-    /// `stale_while_revalidate`: for so long after `fresh_for` the cached tag is served at once and checked behind.
-    pub stale_while_revalidate: Duration,
-    /// `stale_if_error`: how old a tag may be served when the upstream cannot be asked.
-    pub stale_if_error: Duration,
-    /// `negative`: for how long a 404 is remembered.
-    pub negative: Duration,
-    /// `immutable_tags`: tags that are never checked again.
-    pub immutable_tags: TagPatterns,
-    /// `no_cache`: a client's `Cache-Control: no-cache` has the tag checked, however fresh it is.
-    pub no_cache: bool,
-    /// `[[freshness.rule]]`: the first one that matches changes what stands above. An upstream's own come first.
-    pub rules: Vec<FreshnessRule>,
-}
-
-/// `[[freshness.rule]]`: other times for some tags of some repositories.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FreshnessRule {
-    /// `repositories`: globs over repository names.
-    pub repositories: Globs,
-    /// `tags`: regular expressions over tags.
-    pub tags: TagPatterns,
-    /// Its times; `None` where the rule says nothing.
-    pub fresh_for: Option<Duration>,
-    /// As above.
-    pub revalidate_within: Option<Duration>,
-    /// As above.
-    pub stale_while_revalidate: Option<Duration>,
-    /// As above.
-    pub stale_if_error: Option<Duration>,
-    /// As above.
-    pub negative: Option<Duration>,
-    /// As above.
-    pub no_cache: Option<bool>,
-}
-
-/// What [`Freshness`] comes to for one tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// `Duration::MAX` for ever.
-    pub fresh_for: Duration,
-    /// See [`Freshness`], as all the others.
-    pub revalidate_within: Duration,
-    /// See there.
-    pub stale_while_revalidate: Duration,
-    /// See there.
-    pub stale_if_error: Duration,
-    /// See there.
-    pub negative: Duration,
-    /// See there.
-    pub no_cache: bool,
-}
-
-impl Freshness {
-    /// What holds for a tag of a repository. A rule that names `fresh_for` has precedence over `immutable_tags`.
-    pub fn terms(&self, repository: &str, tag: &str) -> Terms {
-        let rule = self.rules.iter().find(|rule| rule.tags.is_match(tag) && rule.repositories.is_match(repository));
-        let own = |of: fn(&FreshnessRule) -> Option<Duration>, general| rule.and_then(of).unwrap_or(general);
-        let ever = rule.and_then(|rule| rule.fresh_for).is_none() && self.immutable_tags.is_match(tag);
-        Terms {
-            fresh_for: if ever { Duration::MAX } else { own(|rule| rule.fresh_for, self.fresh_for) },
-            revalidate_within: own(|rule| rule.revalidate_within, self.revalidate_within),
-            stale_while_revalidate: own(|rule| rule.stale_while_revalidate, self.stale_while_revalidate),
-            stale_if_error: own(|rule| rule.stale_if_error, self.stale_if_error),
-            negative: own(|rule| rule.negative, self.negative),
-            no_cache: rule.and_then(|rule| rule.no_cache).unwrap_or(self.no_cache),
-        }
-    }
-}
-
-/// `[upstream."NAME"]`: one registry that is mirrored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Upstream {
-    /// `url`: base URLs, tried in order. Never empty; scheme http or https, no query, no user.
-    pub urls: Vec<Url>,
-    /// `hosts`: Host headers that select this upstream.
-    pub hosts: Vec<String>,
-    /// `credentials`: how the mirror signs in.
-    pub credentials: Credentials,
-    /// `visibility`: whom the mirror serves what it has of this upstream.
-    pub visibility: Visibility,
-    /// `verdict_for`: with `visibility = "caller"`, for how long the upstream's word on a caller and a repository holds.
-    pub verdict_for: Duration,
-    /// `token_realms`: hosts (`host` or `host:port`) besides the upstream's own that may receive the credentials.
-    pub token_realms: Vec<String>,
-    /// `ca`: a PEM file of further roots for this upstream.
-    pub ca: Option<PathBuf>,
-    /// `connect_timeout`: name resolution, TCP and TLS.
-    pub connect_timeout: Duration,
-    /// `response_timeout`: from the request to the first header.
-    pub response_timeout: Duration,
-    /// `stall_timeout`: no byte of a body for so long is a broken transfer.
-    pub stall_timeout: Duration,
-    /// `max_connections`: blob downloads from this upstream at one time. Tags and manifests have a few more to themselves.
-    pub max_connections: usize,
-    /// `max_fills`: a lower bound on blob downloads than `max_connections`.
-    pub max_fills: Option<usize>,
-    /// `parallel`: connections that share a large blob of this upstream, instead of `fill.parallel`.
-    pub parallel: Option<usize>,
-    /// `max_queue`: requests that may wait for their turn; further ones are refused.
-    pub max_queue: usize,
-    /// `max_bandwidth`: bytes of blobs taken from this upstream in a second.
-    pub max_bandwidth: Option<u64>,
-    /// `max_manifest`: bytes of the longest manifest that is taken from it; 4 MiB at least, [`MAX_MANIFEST`](crate::oci::MAX_MANIFEST) at most.
-    pub max_manifest: u64,
-    /// `quota_reserve`: with so many pulls left, work that no client waits for is put off.
-    pub quota_reserve: Reserve,
-    /// `breaker`: when the upstream counts as down.
-    pub breaker: Breaker,
-    /// `blob_outage_status`: what a client is told that wants a blob while the upstream is down.
-    pub blob_outage_status: BlobOutage,
-    /// `offline`: never contact this upstream.
-    pub offline: bool,
-    /// `allow` and `deny`: which repositories may be pulled.
-    pub repositories: RepositoryRule,
-    /// The upstream's own freshness, `[freshness]` where it says nothing.
-    pub freshness: Freshness,
-}
-
-/// `upstream.*.visibility`: whom the mirror serves what it has of an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// Everybody whom the rules let in. The default of an upstream without credentials.
-    Public,
-    /// The same callers, and of each repository only what is known to belong to it. The default with credentials.
-    Operator,
-    /// Whoever the upstream lets read the repository, by a login of their own.
-    Caller,
-}
-
-/// `upstream.*.quota_reserve`
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Reserve {
-    /// So many pulls.
-    Pulls(u64),
-    /// A share of the upstream's limit, in percent.
-    Percent(f64),
-}
-
-impl Reserve {
-    /// The reserve in pulls; of a limit that the upstream does not tell, a share is nothing.
-    pub fn of(self, limit: Option<u64>) -> u64 {
-        match self {
-            Self::Pulls(pulls) => pulls,
-            Self::Percent(percent) => (limit.unwrap_or_default() as f64 * percent / 100.0) as u64,
-        }
-    }
-}
-
-/// `upstream.*.breaker`: when one of an upstream's addresses is no longer asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Breaker {
-    /// `failures`: so many of them, no success between, within `window`, and the address is not asked any more.
-    pub failures: usize,
-    /// `window`
-    pub window: Duration,
-    /// `probe_every`: how often one request tries whether it is back.
-    pub probe_every: Duration,
-}
-
-/// `upstream.*.blob_outage_status`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlobOutage {
-    /// 503; 429 where the upstream says 429.
-    Unavailable,
-    /// 429: dockerd with graph drivers goes on to its next source at once, instead of after 50 s.
-    TooManyRequests,
-    /// 404: so does every client, and it is not true.
-    NotFound,
-}
-
-/// `allow`, `deny`: globs over repository names; `*` stays within one component, `**` does not.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RepositoryRule {
-    /// What may be pulled.
-    pub allow: Globs,
-    /// What may not, whatever `allow` says.
-    pub deny: Globs,
-}
-
-impl RepositoryRule {
-    /// Whether `repository` may be pulled.
-    pub fn permits(&self, repository: &Repository) -> bool {
-        self.allow.is_match(repository.as_str()) && !self.deny.is_match(repository.as_str())
-    }
-}
-
-/// How the mirror signs in to one upstream.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Credentials {
-    /// Not at all.
-    Anonymous,
-    /// A user name and a password or access token.
-    Password {
-        /// The user name.
-        username: String,
-        /// The password, read from `password`, `password_file` or `env:NAME`.
-        password: Secret,
-    },
-    /// Whatever the Docker `config.json` at this path says for the upstream's host; read again when it changes.
-    DockerConfig(PathBuf),
-    /// What the program `docker-credential-NAME` says.
-    Helper(String),
-    /// Amazon ECR and ECR Public, by the machine's AWS identity.
-    Ecr,
-    /// Google's registries, by a key file or the machine's service account.
-    Gcp {
-        /// A key file; without one `GOOGLE_APPLICATION_CREDENTIALS`, else the metadata server.
-        key_file: Option<PathBuf>,
-    },
-    /// Azure Container Registry, by the machine's identity.
-    Acr,
-    /// One for each part of the registry.
-    ByRepository(Vec<ScopedCredentials>),
-}
-
-/// Credentials for the repositories below a prefix.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScopedCredentials {
-    /// `prefix`: one or more components of repository names; empty for all that no other entry is for.
-    pub prefix: String,
-    /// Never [`Credentials::ByRepository`].
-    pub credentials: Credentials,
-}
-
-impl Credentials {
-    /// Whether a cloud's identity service is asked.
-    pub fn is_cloud(&self) -> bool {
-        match self {
-            Self::Ecr | Self::Gcp { .. } | Self::Acr => true,
-            Self::ByRepository(list) => list.iter().any(|entry| entry.credentials.is_cloud()),
-            Self::Anonymous | Self::Password { .. } | Self::DockerConfig(_) | Self::Helper(_) => false,
-        }
-    }
 }
 
 /// `[fill]`: how blobs are downloaded.

@@ -1,29 +1,29 @@
 //! From a cache folder into a bundle.
 //!
-//! First a plan: which images, and of each every blob, found and measured; what is missing is told before a byte is
-//! written. Then the bytes, in an order that depends on the images alone: index, signature, and for each image its
-//! config, layers and manifests. Memory holds a digest per blob, never content. Blocks; reads a running mirror's
+//! First a plan: which images, and of each every blob, found and measured ([`walk`]); what is missing is told before a byte
+//! is written. Then the bytes ([`write`]), in an order that depends on the images alone: index, signature, and for each image
+//! its config, layers and manifests. Memory holds a digest per blob, never content. Blocks; reads a running mirror's
 //! folder as well as a stopped one's.
 
+mod walk;
+mod write;
+
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write};
-use std::path::{Path, PathBuf};
+use std::io;
 
 use serde::Serialize;
 
 use super::bundle::{self, Index, Locked};
-use super::document::{Descriptor, Document, platform_of_config};
+use super::document::{Descriptor, Document};
 use super::platform::Platforms;
 use super::prefetch::{cosign_suffixes, cosign_tag};
 use super::reference::{ImageRef, Wish};
-use super::sign::{SignError, Signer};
-use super::tar;
+use super::sign::SignError;
 use crate::cache::tree::{Tagged, Tree};
-use crate::oci::{Digest, MAX_MANIFEST, MediaType, Reference, Scope};
-
-/// One read of a blob.
-const CHUNK: usize = 1 << 20;
+use crate::oci::{Digest, MediaType, Reference, Scope};
+pub(super) use walk::is_manifest;
+use walk::{Walk, small};
+pub use write::replace;
 
 /// Why nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -212,310 +212,6 @@ fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportE
         }
     }
     Ok((images.into_values().collect(), missing))
-}
-
-/// Goes through images from the top, and notes every blob once, parents after their children.
-struct Walk<'a> {
-    tree: &'a Tree,
-    seen: HashSet<Digest>,
-    blobs: Vec<(Digest, u64)>,
-    /// Manifests of the last image: what may have referrers.
-    subjects: Vec<Digest>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(tree: &'a Tree) -> Self {
-        Self { tree, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
-    }
-
-    fn forget_problems(&mut self) {
-        self.subjects.clear();
-    }
-
-    /// An image and all it needs: its descriptor, and which platforms of it.
-    fn image(
-        &mut self,
-        image: &ImageRef,
-        digest: &Digest,
-        platforms: Option<&Platforms>,
-    ) -> Result<(Descriptor, Platforms), String> {
-        self.subjects.clear();
-        match platforms {
-            Some(platforms) => {
-                let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, platforms, 0, added))?;
-                Ok((descriptor, platforms.clone()))
-            }
-            None => match self.attempt(|walk, added| walk.manifest(&image.scope, digest, &Platforms::default(), 0, added)) {
-                Ok(descriptor) => Ok((descriptor, Platforms::default())),
-                Err(problem) => self.what_is_here(image, digest).ok_or(problem),
-            },
-        }
-    }
-
-    /// Of an index, the platforms that are here whole.
-    fn what_is_here(&mut self, image: &ImageRef, digest: &Digest) -> Option<(Descriptor, Platforms)> {
-        let document = Document::parse(&small(self.tree, digest).ok()??, None).ok()?;
-        let mut here = Vec::new();
-        for platform in document.platforms().0 {
-            let one = Platforms(vec![platform.clone()]);
-            self.subjects.clear();
-            if self.attempt(|walk, added| walk.manifest(&image.scope, digest, &one, 0, added)).is_ok() {
-                here.push(platform);
-            }
-        }
-        here.sort();
-        let here = Platforms(here);
-        if here.is_all() {
-            return None;
-        }
-        self.subjects.clear();
-        let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, &here, 0, added)).ok()?;
-        Some((descriptor, here))
-    }
-
-    /// Takes back what `walk` noted if it fails.
-    fn attempt<T>(&mut self, walk: impl FnOnce(&mut Self, &mut Vec<Digest>) -> Result<T, String>) -> Result<T, String> {
-        let (mark, mut added) = (self.blobs.len(), Vec::new());
-        let walked = walk(self, &mut added);
-        if walked.is_err() {
-            self.blobs.truncate(mark);
-            for digest in &added {
-                self.seen.remove(digest);
-            }
-        }
-        walked
-    }
-
-    fn manifest(
-        &mut self,
-        scope: &Scope,
-        digest: &Digest,
-        platforms: &Platforms,
-        depth: u32,
-        added: &mut Vec<Digest>,
-    ) -> Result<Descriptor, String> {
-        let bytes = small(self.tree, digest)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
-        let recorded = self.tree.manifest_record(scope, digest).map(|record| record.media_type);
-        let document = Document::parse(&bytes, recorded.as_ref().map(MediaType::as_str))
-            .map_err(|error| format!("manifest {digest}: {error}"))?;
-        if document.lacks(platforms) {
-            return Err(format!("it has no {platforms}, only {}", document.platforms()));
-        }
-        if depth > 3 {
-            return Err(format!("manifest {digest} is nested too deep"));
-        }
-        self.subjects.push(*digest);
-        for child in document.wanted(platforms) {
-            // An index may list things that are no manifests.
-            match is_manifest(child) {
-                true => drop(self.manifest(scope, &child.digest, &Platforms::default(), depth + 1, added)?),
-                false => self.blob(child, added)?,
-            }
-        }
-        if depth == 0 && !platforms.is_all() && document.manifests.is_empty() {
-            let config = document.blobs.first().map(|config| small(self.tree, &config.digest)).transpose();
-            let platform = config.ok().flatten().flatten().and_then(|config| platform_of_config(&config));
-            if let Some(platform) = platform.filter(|platform| !platforms.wants(platform)) {
-                return Err(format!("it has no {platforms}, only {platform}"));
-            }
-        }
-        for blob in &document.blobs {
-            self.blob(blob, added)?;
-        }
-        let size = bytes.len() as u64;
-        self.note(*digest, size, added);
-        Ok(Descriptor {
-            media_type: document.media_type,
-            digest: *digest,
-            size,
-            platform: None,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
-        })
-    }
-
-    fn blob(&mut self, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
-        if self.seen.contains(&blob.digest) {
-            return Ok(());
-        }
-        match self.tree.find(&blob.digest) {
-            Some((size, _)) if size == blob.size => self.note(blob.digest, size, added),
-            Some((size, _)) => return Err(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)),
-            None => return Err(format!("blob {} ({} bytes) is not in the cache", blob.digest, blob.size)),
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, digest: Digest, size: u64, added: &mut Vec<Digest>) {
-        if self.seen.insert(digest) {
-            self.blobs.push((digest, size));
-            added.push(digest);
-        }
-    }
-
-    /// The lists of what refers to the last image's manifests, as far as they and all in them are here.
-    fn referrers(&mut self, scope: &Scope) -> Vec<Descriptor> {
-        let subjects = std::mem::take(&mut self.subjects);
-        let mut lists = Vec::new();
-        for subject in subjects {
-            let Some(record) = self.tree.referrers(scope, &subject) else { continue };
-            let Ok(document) = Document::parse(record.body.as_bytes(), Some(MediaType::OCI_INDEX.as_str())) else { continue };
-            let children = &document.manifests;
-            let whole = self.attempt(|walk, added| {
-                children
-                    .iter()
-                    .try_for_each(|child| walk.manifest(scope, &child.digest, &Platforms::default(), 1, added).map(drop))
-            });
-            if children.is_empty() || whole.is_err() {
-                continue;
-            }
-            // The list travels inside the index: it is small, and it is no blob of the cache.
-            let annotations = BTreeMap::from([(bundle::SUBJECT.to_owned(), format!("{scope}@{subject}"))]);
-            lists.extend(document.manifests.into_iter().map(|child| {
-                let mut descriptor = child;
-                descriptor.annotations.extend(annotations.clone());
-                descriptor
-            }));
-        }
-        self.subjects.clear();
-        lists
-    }
-}
-
-/// Whether an index's child is a manifest.
-pub(super) fn is_manifest(child: &Descriptor) -> bool {
-    let known = [
-        MediaType::OCI_INDEX,
-        MediaType::OCI_MANIFEST,
-        MediaType::OCI_ARTIFACT,
-        MediaType::DOCKER_LIST,
-        MediaType::DOCKER_MANIFEST,
-    ];
-    known.contains(&child.media_type)
-}
-
-/// A small object's bytes, checked.
-fn small(tree: &Tree, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
-    let Some((file, size)) = tree.read(digest)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
-    let right = bytes.len() as u64 == size && Digest::of(digest.algorithm(), &bytes) == *digest;
-    Ok(right.then_some(bytes))
-}
-
-impl Plan {
-    fn index_bytes(&self) -> Vec<u8> {
-        // Of strings and numbers: always possible.
-        serde_json::to_vec(&self.index).unwrap_or_default()
-    }
-
-    /// Writes the bundle as a tar. `progress` is told the bytes of each blob as it goes.
-    pub fn write<W: Write>(
-        &self,
-        tree: &Tree,
-        signer: Option<&Signer>,
-        out: W,
-        mut progress: impl FnMut(u64),
-    ) -> Result<W, ExportError> {
-        let mut archive = tar::Writer::new(out);
-        let index = self.index_bytes();
-        archive.file(bundle::LAYOUT, bundle::LAYOUT_CONTENT)?;
-        archive.file(bundle::INDEX, &index)?;
-        if let Some(signer) = signer {
-            archive.file(bundle::SIGNATURE, signer.sign(&index).as_bytes())?;
-        }
-        if !self.docker.is_empty() {
-            archive.file(bundle::DOCKER_MANIFEST, &serde_json::to_vec(&self.docker).map_err(io::Error::from)?)?;
-        }
-        archive.folder("blobs/")?;
-        for algorithm in crate::oci::Algorithm::ALL {
-            if self.blobs.iter().any(|(digest, _)| digest.algorithm() == algorithm) {
-                archive.folder(&format!("blobs/{}/", algorithm.name()))?;
-            }
-        }
-        let mut buffer = vec![0; CHUNK];
-        for (digest, size) in &self.blobs {
-            let (mut file, now) = tree.read(digest)?.ok_or(ExportError::Gone(*digest))?;
-            if now != *size {
-                return Err(ExportError::Gone(*digest));
-            }
-            // A damaged file must not leave the site: it is hashed on its way out.
-            let mut hasher = crate::oci::Hasher::new(digest.algorithm());
-            archive.begin(&blob_name(digest), *size)?;
-            let mut left = *size;
-            while left > 0 {
-                let want = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
-                let read = file.read(&mut buffer[..want])?;
-                if read == 0 {
-                    return Err(ExportError::Gone(*digest));
-                }
-                hasher.update(&buffer[..read]);
-                archive.content(&buffer[..read])?;
-                left -= read as u64;
-                progress(read as u64);
-            }
-            if hasher.finish() != *digest {
-                return Err(ExportError::Gone(*digest));
-            }
-            archive.pad(*size)?;
-        }
-        Ok(archive.finish()?)
-    }
-
-    /// Writes the bundle as a folder: hard links where the file system allows, copies elsewhere. Gives the number of
-    /// links. The index comes last: a folder that has one is whole.
-    pub fn write_folder(
-        &self,
-        tree: &Tree,
-        signer: Option<&Signer>,
-        folder: &Path,
-        mut progress: impl FnMut(u64),
-    ) -> Result<usize, ExportError> {
-        let mut links = 0;
-        for (digest, size) in &self.blobs {
-            let to = folder.join(blob_name(digest));
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            if fs::metadata(&to).is_ok_and(|meta| meta.len() == *size) {
-                progress(*size);
-                continue;
-            }
-            let from = tree.path(digest);
-            match fs::hard_link(&from, &to) {
-                Ok(()) => links += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ExportError::Gone(*digest)),
-                Err(_) => {
-                    let temporary = PathBuf::from(format!("{}.partial", to.display()));
-                    fs::copy(&from, &temporary)?;
-                    fs::rename(&temporary, &to)?;
-                }
-            }
-            progress(*size);
-        }
-        let index = self.index_bytes();
-        replace(&folder.join(bundle::LAYOUT), bundle::LAYOUT_CONTENT)?;
-        match signer {
-            Some(signer) => replace(&folder.join(bundle::SIGNATURE), signer.sign(&index).as_bytes())?,
-            None => match fs::remove_file(folder.join(bundle::SIGNATURE)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            },
-        }
-        replace(&folder.join(bundle::INDEX), &index)?;
-        Ok(links)
-    }
-}
-
-/// Writes a small file in one step.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = PathBuf::from(format!("{}.partial", path.display()));
-    let mut file = File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    fs::rename(temporary, path)
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -9,6 +9,8 @@
 mod archive;
 mod docker;
 mod images;
+mod staged;
+mod writers;
 
 use std::io;
 use std::sync::Arc;

@@ -1,19 +1,16 @@
 //! The pass over the archive: blobs into the cache, manifests into the spool, the lists of images into memory.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::super::bundle::{self, Index};
 use super::super::document::Document;
 use super::super::tar::{self, Entry, Input, Kind};
+use super::staged::Staged;
+use super::writers::Writers;
 use super::{ImportError, Options};
 use crate::cache::Cache;
 use crate::cache::index::{Class, Reservation};
@@ -22,9 +19,6 @@ use crate::oci::{Algorithm, Digest, MAX_MANIFEST};
 
 /// One read of a blob.
 const CHUNK: usize = 1 << 20;
-/// Blobs whose last bytes are on their way to the disk while the next ones are read.
-const BEHIND: usize = 8;
-const WRITERS: usize = 3;
 /// Entries that an archive may hold besides blobs.
 const MAX_OTHERS: usize = 100_000;
 
@@ -43,76 +37,14 @@ pub struct Bundle {
     pub links: HashMap<String, String>,
 }
 
-/// Where what was taken in is.
-#[derive(Debug)]
-pub struct Staged {
-    spool: Option<File>,
-    spooled: HashMap<Digest, (u64, u32)>,
-    spool_len: u64,
-    published: Arc<Mutex<Vec<Digest>>>,
-    bytes: Arc<AtomicU64>,
-    pub known: usize,
-}
-
-impl Staged {
-    /// What was published for this bundle.
-    pub fn published(&self) -> Vec<Digest> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Bytes of that.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Notes that something was published.
-    pub fn note(&self, digest: Digest, size: u64) {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
-        self.bytes.fetch_add(size, Ordering::Relaxed);
-    }
-
-    /// A manifest that waits.
-    pub fn spooled(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
-        let (Some((at, len)), Some(spool)) = (self.spooled.get(digest), &self.spool) else { return Ok(None) };
-        let mut bytes = vec![0; *len as usize];
-        spool.read_exact_at(&mut bytes, *at)?;
-        Ok(Some(bytes))
-    }
-
-    /// The size of a manifest that waits.
-    pub fn spooled_size(&self, digest: &Digest) -> Option<u64> {
-        self.spooled.get(digest).map(|(_, len)| u64::from(*len))
-    }
-
-    fn spool(&mut self, cache: &Cache, digest: Digest, bytes: &[u8]) -> io::Result<()> {
-        let spool = match &mut self.spool {
-            Some(spool) => spool,
-            none => none.insert(cache.store().scratch()?),
-        };
-        spool.write_all_at(bytes, self.spool_len)?;
-        self.spooled.insert(digest, (self.spool_len, bytes.len() as u32));
-        self.spool_len += bytes.len() as u64;
-        Ok(())
-    }
-}
-
 /// Takes an archive in. What was staged is told also when it fails.
 pub fn take_in(cache: &Arc<Cache>, input: Box<dyn Input>, options: &Options) -> (Staged, Result<Bundle, ImportError>) {
-    let published = Arc::new(Mutex::new(Vec::new()));
-    let bytes = Arc::new(AtomicU64::new(0));
-    let staged = Staged {
-        spool: None,
-        spooled: HashMap::new(),
-        spool_len: 0,
-        published: published.clone(),
-        bytes: bytes.clone(),
-        known: 0,
-    };
-    let writers = Writers::start(cache, published, bytes);
+    let notes = Arc::default();
+    let writers = Writers::start(cache, &notes);
     let mut pass = Pass {
         cache,
         options,
-        staged,
+        staged: Staged::new(notes),
         bundle: Bundle::default(),
         seen: HashSet::new(),
         reservation: None,
@@ -362,7 +294,7 @@ fn copy(archive: &mut Archive, mut ingest: Ingest, size: u64) -> Result<Ingest, 
 }
 
 /// A disk that is full is told as what it is, and nothing of the bundle stays on it.
-fn full(error: io::Error) -> ImportError {
+pub(super) fn full(error: io::Error) -> ImportError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ImportError::Bad(format!("the cache's disk is full: {error}; nothing of the bundle was kept"))
@@ -376,7 +308,7 @@ fn check(digest: &Digest, bytes: &[u8]) -> Result<(), ImportError> {
     if found == *digest { Ok(()) } else { Err(damaged(digest, &found)) }
 }
 
-fn damaged(wanted: &Digest, found: &Digest) -> ImportError {
+pub(super) fn damaged(wanted: &Digest, found: &Digest) -> ImportError {
     ImportError::Bad(format!("the bundle is damaged: the content of {wanted} has digest {found}; copy it again"))
 }
 
@@ -386,76 +318,4 @@ fn blob_digest(name: &str) -> Option<Result<Digest, ImportError>> {
     let known = Algorithm::ALL.into_iter().find(|known| known.name() == algorithm);
     let digest = known.and_then(|algorithm| Digest::from_parts(algorithm, hex).ok());
     Some(digest.ok_or_else(|| ImportError::Bad(format!("{name:?} is no blob: its name is no sha256 or sha512 digest"))))
-}
-
-/// Threads that bring finished blobs to the disk and give them their names, behind the reader's back.
-struct Writers {
-    queue: SyncSender<(Ingest, Reservation)>,
-    threads: Vec<JoinHandle<()>>,
-    failed: Arc<Mutex<Option<ImportError>>>,
-    failures: Arc<AtomicUsize>,
-}
-
-impl Writers {
-    fn start(cache: &Arc<Cache>, published: Arc<Mutex<Vec<Digest>>>, bytes: Arc<AtomicU64>) -> Self {
-        let (queue, jobs) = sync_channel::<(Ingest, Reservation)>(BEHIND);
-        let jobs: Arc<Mutex<Receiver<_>>> = Arc::new(Mutex::new(jobs));
-        let failed: Arc<Mutex<Option<ImportError>>> = Arc::default();
-        let failures = Arc::new(AtomicUsize::new(0));
-        let work = || {
-            let (cache, jobs, published) = (cache.clone(), jobs.clone(), published.clone());
-            let (bytes, failed, failures) = (bytes.clone(), failed.clone(), failures.clone());
-            std::thread::spawn(move || {
-                loop {
-                    let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((ingest, reservation)) = next else { return };
-                    let result =
-                        ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
-                            let (digest, size) = (*verified.digest(), verified.size());
-                            cache.publish(verified, reservation).map_err(full)?;
-                            published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
-                            bytes.fetch_add(size, Ordering::Relaxed);
-                            Ok(())
-                        });
-                    if let Err(error) = result {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                        failures.fetch_add(1, Ordering::Release);
-                    }
-                }
-            })
-        };
-        let threads = (0..WRITERS).map(|_| work()).collect();
-        Self { queue, threads, failed, failures }
-    }
-
-    fn send(&self, ingest: Ingest, reservation: Reservation) -> Result<(), ImportError> {
-        if self.failures.load(Ordering::Acquire) > 0 {
-            ingest.discard();
-            return Err(ImportError::Bad("the import has failed".into()));
-        }
-        self.queue.send((ingest, reservation)).map_err(|_| io::Error::other("a writer has ended").into())
-    }
-
-    fn finish(self) -> Result<(), ImportError> {
-        drop(self.queue);
-        for thread in self.threads {
-            thread.join().map_err(|_| io::Error::other("a writer has failed"))?;
-        }
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        failed.map_or(Ok(()), Err)
-    }
-}
-
-/// A whole published or spooled small object.
-pub fn small(cache: &Cache, staged: &Staged, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
-    if let Some(bytes) = staged.spooled(digest)? {
-        return Ok(Some(bytes));
-    }
-    let Some((file, size)) = cache.store().read(digest)? else { return Ok(None) };
-    if size > MAX_MANIFEST {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_MANIFEST).read_to_end(&mut bytes)?;
-    Ok((Digest::of(digest.algorithm(), &bytes) == *digest).then_some(bytes))
 }

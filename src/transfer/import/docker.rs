@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::super::reference::ImageRef;
 use super::super::tar::clean;
 use super::ImportError;
-use super::archive::{Bundle, Staged, small};
+use super::archive::Bundle;
+use super::staged::{Staged, small};
 use crate::cache::Cache;
 use crate::oci::{Algorithm, Digest, MediaType};
 

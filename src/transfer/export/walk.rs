@@ -1,0 +1,204 @@
+//! From an image to all that it needs, as far as the cache folder has it.
+//!
+//! Notes every blob once and looks at nothing but manifests. Called by [`super::plan`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Read as _};
+
+use crate::cache::tree::Tree;
+use crate::oci::{Digest, MAX_MANIFEST, MediaType, Scope};
+use crate::transfer::bundle;
+use crate::transfer::document::{Descriptor, Document, platform_of_config};
+use crate::transfer::platform::Platforms;
+use crate::transfer::reference::ImageRef;
+
+/// Goes through images from the top, and notes every blob once, parents after their children.
+pub(super) struct Walk<'a> {
+    tree: &'a Tree,
+    pub seen: HashSet<Digest>,
+    pub blobs: Vec<(Digest, u64)>,
+    /// Manifests of the last image: what may have referrers.
+    pub subjects: Vec<Digest>,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(tree: &'a Tree) -> Self {
+        Self { tree, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
+    }
+
+    pub fn forget_problems(&mut self) {
+        self.subjects.clear();
+    }
+
+    /// An image and all it needs: its descriptor, and which platforms of it.
+    pub fn image(
+        &mut self,
+        image: &ImageRef,
+        digest: &Digest,
+        platforms: Option<&Platforms>,
+    ) -> Result<(Descriptor, Platforms), String> {
+        self.subjects.clear();
+        match platforms {
+            Some(platforms) => {
+                let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, platforms, 0, added))?;
+                Ok((descriptor, platforms.clone()))
+            }
+            None => match self.attempt(|walk, added| walk.manifest(&image.scope, digest, &Platforms::default(), 0, added)) {
+                Ok(descriptor) => Ok((descriptor, Platforms::default())),
+                Err(problem) => self.what_is_here(image, digest).ok_or(problem),
+            },
+        }
+    }
+
+    /// Of an index, the platforms that are here whole.
+    fn what_is_here(&mut self, image: &ImageRef, digest: &Digest) -> Option<(Descriptor, Platforms)> {
+        let document = Document::parse(&small(self.tree, digest).ok()??, None).ok()?;
+        let mut here = Vec::new();
+        for platform in document.platforms().0 {
+            let one = Platforms(vec![platform.clone()]);
+            self.subjects.clear();
+            if self.attempt(|walk, added| walk.manifest(&image.scope, digest, &one, 0, added)).is_ok() {
+                here.push(platform);
+            }
+        }
+        here.sort();
+        let here = Platforms(here);
+        if here.is_all() {
+            return None;
+        }
+        self.subjects.clear();
+        let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, &here, 0, added)).ok()?;
+        Some((descriptor, here))
+    }
+
+    /// Takes back what `walk` noted if it fails.
+    fn attempt<T>(&mut self, walk: impl FnOnce(&mut Self, &mut Vec<Digest>) -> Result<T, String>) -> Result<T, String> {
+        let (mark, mut added) = (self.blobs.len(), Vec::new());
+        let walked = walk(self, &mut added);
+        if walked.is_err() {
+            self.blobs.truncate(mark);
+            for digest in &added {
+                self.seen.remove(digest);
+            }
+        }
+        walked
+    }
+
+    fn manifest(
+        &mut self,
+        scope: &Scope,
+        digest: &Digest,
+        platforms: &Platforms,
+        depth: u32,
+        added: &mut Vec<Digest>,
+    ) -> Result<Descriptor, String> {
+        let bytes = small(self.tree, digest)
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
+        let recorded = self.tree.manifest_record(scope, digest).map(|record| record.media_type);
+        let document = Document::parse(&bytes, recorded.as_ref().map(MediaType::as_str))
+            .map_err(|error| format!("manifest {digest}: {error}"))?;
+        if document.lacks(platforms) {
+            return Err(format!("it has no {platforms}, only {}", document.platforms()));
+        }
+        if depth > 3 {
+            return Err(format!("manifest {digest} is nested too deep"));
+        }
+        self.subjects.push(*digest);
+        for child in document.wanted(platforms) {
+            // An index may list things that are no manifests.
+            match is_manifest(child) {
+                true => drop(self.manifest(scope, &child.digest, &Platforms::default(), depth + 1, added)?),
+                false => self.blob(child, added)?,
+            }
+        }
+        if depth == 0 && !platforms.is_all() && document.manifests.is_empty() {
+            let config = document.blobs.first().map(|config| small(self.tree, &config.digest)).transpose();
+            let platform = config.ok().flatten().flatten().and_then(|config| platform_of_config(&config));
+            if let Some(platform) = platform.filter(|platform| !platforms.wants(platform)) {
+                return Err(format!("it has no {platforms}, only {platform}"));
+            }
+        }
+        for blob in &document.blobs {
+            self.blob(blob, added)?;
+        }
+        let size = bytes.len() as u64;
+        self.note(*digest, size, added);
+        Ok(Descriptor {
+            media_type: document.media_type,
+            digest: *digest,
+            size,
+            platform: None,
+            artifact_type: None,
+            annotations: BTreeMap::new(),
+        })
+    }
+
+    fn blob(&mut self, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
+        if self.seen.contains(&blob.digest) {
+            return Ok(());
+        }
+        match self.tree.find(&blob.digest) {
+            Some((size, _)) if size == blob.size => self.note(blob.digest, size, added),
+            Some((size, _)) => return Err(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)),
+            None => return Err(format!("blob {} ({} bytes) is not in the cache", blob.digest, blob.size)),
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, digest: Digest, size: u64, added: &mut Vec<Digest>) {
+        if self.seen.insert(digest) {
+            self.blobs.push((digest, size));
+            added.push(digest);
+        }
+    }
+
+    /// The lists of what refers to the last image's manifests, as far as they and all in them are here.
+    pub fn referrers(&mut self, scope: &Scope) -> Vec<Descriptor> {
+        let subjects = std::mem::take(&mut self.subjects);
+        let mut lists = Vec::new();
+        for subject in subjects {
+            let Some(record) = self.tree.referrers(scope, &subject) else { continue };
+            let Ok(document) = Document::parse(record.body.as_bytes(), Some(MediaType::OCI_INDEX.as_str())) else { continue };
+            let children = &document.manifests;
+            let whole = self.attempt(|walk, added| {
+                children
+                    .iter()
+                    .try_for_each(|child| walk.manifest(scope, &child.digest, &Platforms::default(), 1, added).map(drop))
+            });
+            if children.is_empty() || whole.is_err() {
+                continue;
+            }
+            // The list travels inside the index: it is small, and it is no blob of the cache.
+            let annotations = BTreeMap::from([(bundle::SUBJECT.to_owned(), format!("{scope}@{subject}"))]);
+            lists.extend(document.manifests.into_iter().map(|child| {
+                let mut descriptor = child;
+                descriptor.annotations.extend(annotations.clone());
+                descriptor
+            }));
+        }
+        self.subjects.clear();
+        lists
+    }
+}
+
+/// Whether an index's child is a manifest.
+pub(in crate::transfer) fn is_manifest(child: &Descriptor) -> bool {
+    let known = [
+        MediaType::OCI_INDEX,
+        MediaType::OCI_MANIFEST,
+        MediaType::OCI_ARTIFACT,
+        MediaType::DOCKER_LIST,
+        MediaType::DOCKER_MANIFEST,
+    ];
+    known.contains(&child.media_type)
+}
+
+/// A small object's bytes, checked.
+pub(super) fn small(tree: &Tree, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+    let Some((file, size)) = tree.read(digest)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
+    let right = bytes.len() as u64 == size && Digest::of(digest.algorithm(), &bytes) == *digest;
+    Ok(right.then_some(bytes))
+}

@@ -1,0 +1,99 @@
+//! What of a bundle is in the cache already, and the manifests that wait for the rest: in an unlinked file, so that memory
+//! holds a digest per blob and never content. Filled by [`super::archive`], read by [`super::images`].
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::Cache;
+use crate::oci::{Digest, MAX_MANIFEST};
+
+/// Where what was taken in is.
+#[derive(Debug)]
+pub struct Staged {
+    spool: Option<File>,
+    spooled: HashMap<Digest, (u64, u32)>,
+    spool_len: u64,
+    notes: Arc<Notes>,
+    /// Blobs that were in the cache already.
+    pub known: usize,
+}
+
+/// What was published for a bundle: told by the reader and by the threads behind it.
+#[derive(Debug, Default)]
+pub struct Notes {
+    published: Mutex<Vec<Digest>>,
+    bytes: AtomicU64,
+}
+
+impl Notes {
+    /// Notes that something was published.
+    pub fn add(&self, digest: Digest, size: u64) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+    }
+}
+
+impl Staged {
+    /// Nothing yet. What others publish for it they add to `notes`.
+    pub fn new(notes: Arc<Notes>) -> Self {
+        Self { spool: None, spooled: HashMap::new(), spool_len: 0, notes, known: 0 }
+    }
+
+    /// What was published for this bundle.
+    pub fn published(&self) -> Vec<Digest> {
+        self.notes.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Bytes of that.
+    pub fn bytes(&self) -> u64 {
+        self.notes.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something was published.
+    pub fn note(&self, digest: Digest, size: u64) {
+        self.notes.add(digest, size);
+    }
+
+    /// A manifest that waits.
+    pub fn spooled(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        let (Some((at, len)), Some(spool)) = (self.spooled.get(digest), &self.spool) else { return Ok(None) };
+        let mut bytes = vec![0; *len as usize];
+        spool.read_exact_at(&mut bytes, *at)?;
+        Ok(Some(bytes))
+    }
+
+    /// The size of a manifest that waits.
+    pub fn spooled_size(&self, digest: &Digest) -> Option<u64> {
+        self.spooled.get(digest).map(|(_, len)| u64::from(*len))
+    }
+
+    /// Keeps a manifest until everything that it needs is there.
+    pub fn spool(&mut self, cache: &Cache, digest: Digest, bytes: &[u8]) -> io::Result<()> {
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            none => none.insert(cache.store().scratch()?),
+        };
+        spool.write_all_at(bytes, self.spool_len)?;
+        self.spooled.insert(digest, (self.spool_len, bytes.len() as u32));
+        self.spool_len += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A whole published or spooled small object.
+pub fn small(cache: &Cache, staged: &Staged, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+    if let Some(bytes) = staged.spooled(digest)? {
+        return Ok(Some(bytes));
+    }
+    let Some((file, size)) = cache.store().read(digest)? else { return Ok(None) };
+    if size > MAX_MANIFEST {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST).read_to_end(&mut bytes)?;
+    Ok((Digest::of(digest.algorithm(), &bytes) == *digest).then_some(bytes))
+}

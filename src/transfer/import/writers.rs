@@ -1,0 +1,79 @@
+//! The threads behind the reader of an archive: they look whether a blob is the one that its name says, and publish it (I1).
+//!
+//! Called by [`super::archive`] alone.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::ImportError;
+use super::archive::{damaged, full};
+use super::staged::Notes;
+use crate::cache::Cache;
+use crate::cache::index::Reservation;
+use crate::cache::store::Ingest;
+
+/// Blobs whose last bytes are on their way to the disk while the next ones are read.
+const BEHIND: usize = 8;
+const WRITERS: usize = 3;
+
+/// Threads that bring finished blobs to the disk and give them their names, behind the reader's back.
+pub(super) struct Writers {
+    queue: SyncSender<(Ingest, Reservation)>,
+    threads: Vec<JoinHandle<()>>,
+    failed: Arc<Mutex<Option<ImportError>>>,
+    failures: Arc<AtomicUsize>,
+}
+
+impl Writers {
+    pub fn start(cache: &Arc<Cache>, notes: &Arc<Notes>) -> Self {
+        let (queue, jobs) = sync_channel::<(Ingest, Reservation)>(BEHIND);
+        let jobs: Arc<Mutex<Receiver<_>>> = Arc::new(Mutex::new(jobs));
+        let failed: Arc<Mutex<Option<ImportError>>> = Arc::default();
+        let failures = Arc::new(AtomicUsize::new(0));
+        let work = || {
+            let (cache, jobs, notes) = (cache.clone(), jobs.clone(), notes.clone());
+            let (failed, failures) = (failed.clone(), failures.clone());
+            std::thread::spawn(move || {
+                loop {
+                    let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((ingest, reservation)) = next else { return };
+                    let result =
+                        ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
+                            let (digest, size) = (*verified.digest(), verified.size());
+                            cache.publish(verified, reservation).map_err(full)?;
+                            notes.add(digest, size);
+                            Ok(())
+                        });
+                    if let Err(error) = result {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        failures.fetch_add(1, Ordering::Release);
+                    }
+                }
+            })
+        };
+        let threads = (0..WRITERS).map(|_| work()).collect();
+        Self { queue, threads, failed, failures }
+    }
+
+    /// Hands a whole blob on. An error says that an earlier one failed.
+    pub fn send(&self, ingest: Ingest, reservation: Reservation) -> Result<(), ImportError> {
+        if self.failures.load(Ordering::Acquire) > 0 {
+            ingest.discard();
+            return Err(ImportError::Bad("the import has failed".into()));
+        }
+        self.queue.send((ingest, reservation)).map_err(|_| io::Error::other("a writer has ended").into())
+    }
+
+    /// Waits for them, and says why the first blob failed that did.
+    pub fn finish(self) -> Result<(), ImportError> {
+        drop(self.queue);
+        for thread in self.threads {
+            thread.join().map_err(|_| io::Error::other("a writer has failed"))?;
+        }
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failed.map_or(Ok(()), Err)
+    }
+}
