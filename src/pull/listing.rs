@@ -152,6 +152,8 @@ impl Pull {
         query: &ReferrersQuery,
     ) -> Result<Page, PullError> {
         let (upstream, page) = (self.upstream(scope, asker)?, query.page());
+        // Freshness runs from the question, as a tag's does.
+        let asked = self.clock.now();
         let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, page.as_deref());
         let answer = self.patiently(scope, asker, answer).await?;
         let page = match answer {
@@ -165,7 +167,7 @@ impl Pull {
             && page.next.is_none()
             && let Ok(body) = String::from_utf8(page.body.to_vec())
         {
-            let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: self.clock.now() };
+            let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: asked };
             self.cache.set_referrers_record(scope, digest, query.filter().as_deref(), &record).await;
         }
         Ok(page)
