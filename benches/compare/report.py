@@ -68,6 +68,23 @@ before; the streams ran for {crowd_seconds} s and the idle connections for 1 s a
 hint, not a confidence interval. p99 at {cores} cores shared with the load generator is mostly the scheduler's. A hypervisor's
 other guests are not seen here.
 
+## What was tried
+
+Kept is what showed in this comparison; the commit that brought it has its figures. On two cores, one build beside the other in the same rounds:
+
+- *Threads that take turns* (`server/turns.rs`), kept: p99 of a manifest by digest over 64 connections 4.5 to 1.2 ms. Each thread bound to a core
+  did as well here, and would be worse beside other work.
+- *A look into the page cache for each 128 KiB*, now only for what nobody has sent within a second (`cache/pages.rs`): 7 % of the server's CPU
+  time for 200 MiB blobs.
+- *`TCP_CORK`*, kept while another span of a blob follows: a quarter less server CPU time for 200 MiB blobs over 8 and 64 connections. A client that
+  is the limit itself is then slower, with nginx as well: without `tcp_nopush` that one does 2.1 instead of 1.6 GB/s over 8 connections, at a
+  third more CPU time. Around answers of one span it halved the rate (1 MiB over 8 connections: 6.1 to 3.4 GB/s), and is not set.
+- *Spans of 2 and 4 MiB* instead of 1: no difference.
+- *aws-lc-rs for SHA-256* instead of sha2: 0.544 and 0.546 s a GiB where the CPU has SHA extensions.
+- *Heads rendered ahead*: not built. Making the head of an answer is 13 % of the instructions of a hit outside the kernel
+  (`benches/instructions --keep`), some 5 % of its time.
+- *`SO_REUSEPORT`*: not built. Connections are given to the thread that has the fewest; nginx with it is as fast as without.
+
 ## Where a change in cost is seen first
 
 `cargo bench` measures the steps one by one (`benches/micro.rs`): routes, ranges, a hit in memory, the index, and a fill's news to 1, 8
