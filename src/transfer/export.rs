@@ -1,7 +1,7 @@
 //! From a cache folder into a bundle.
 //!
 //! First a plan: which images, and of each every blob, found and measured ([`walk`]); what is missing is told before a byte
-//! is written. Then the bytes ([`write`]), in an order that depends on the images alone: index, signature, and for each image
+//! is written. Then the bytes ([`mod@write`]), in an order that depends on the images alone: index, signature, and for each image
 //! its config, layers and manifests. Memory holds a digest per blob, never content. Blocks; reads a running mirror's
 //! folder as well as a stopped one's.
 
