@@ -22,6 +22,9 @@ const MOMENT: u64 = 1000;
 /// Pages are looked for so far apart: what the kernel reads ahead comes in pieces of this size at least.
 const STEP: u64 = 128 << 10;
 
+/// 21 bits; a piece's whole length is one of what they can say.
+const MASK: u64 = (1 << 21) - 1;
+
 /// An open file. Shared by all who read it.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -77,9 +80,6 @@ impl OpenFile {
         self.place(number).store(number << 42 | length << 21 | now & MASK, Ordering::Relaxed);
     }
 }
-
-/// 21 bits; a piece's whole length is one of them.
-const MASK: u64 = (1 << 21) - 1;
 
 #[cfg(test)]
 mod tests {
