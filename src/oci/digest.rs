@@ -63,6 +63,16 @@ pub enum DigestError {
     Hex(usize),
 }
 
+/// Each byte in lower-case hexadecimal: every request has a digest, and every answer has it three times.
+static PAIRS: [[u8; 2]; 256] = {
+    let (mut pairs, mut byte, digits) = ([[0; 2]; 256], 0, b"0123456789abcdef");
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 impl Digest {
     /// The digest of `data`. For large data use a [`Hasher`] off the reactor (I11).
     pub fn of(algorithm: Algorithm, data: &[u8]) -> Self {
@@ -113,14 +123,12 @@ impl Digest {
 
     /// Hands the text to `take` without an allocation and without the formatter: every answer carries it three times.
     pub fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [b':'; "sha512:".len() + 128];
         let (name, raw) = (self.algorithm.name(), self.raw());
         text[..name.len()].copy_from_slice(name.as_bytes());
         let hex = &mut text[name.len() + 1..][..raw.len() * 2];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(raw) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in hex.as_chunks_mut().0.iter_mut().zip(raw) {
+            *pair = PAIRS[usize::from(*byte)];
         }
         // ASCII only.
         take(str::from_utf8(&text[..name.len() + 1 + raw.len() * 2]).unwrap_or_default())
@@ -253,6 +261,10 @@ mod tests {
             ("md5:d41d8cd98f00b204e9800998ecf8427e", DigestError::Algorithm),
             ("SHA256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", DigestError::Algorithm),
             (&EMPTY[..70], DigestError::Hex(64)),
+            (&EMPTY[..69], DigestError::Hex(64)),
+            (&format!("{EMPTY}00"), DigestError::Hex(64)),
+            (&format!("sha256:g{}", &hex[1..]), DigestError::Hex(64)),
+            (&format!("sha256:é{}", &hex[2..]), DigestError::Hex(64)),
             (&format!("{EMPTY}0"), DigestError::Hex(64)),
             (&format!("sha256:{}", hex.to_uppercase()), DigestError::Hex(64)),
             (&format!("sha256:../{}", &hex[3..]), DigestError::Hex(64)),
