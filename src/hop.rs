@@ -14,7 +14,8 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const MAX_STATUS: usize = 1024;
 
 tokio::task_local! {
-    static HOP: Arc<Hop>;
+    /// `None` in a task that belongs to no request.
+    static HOP: Option<Arc<Hop>>;
 }
 
 #[derive(Debug)]
@@ -23,37 +24,37 @@ struct Hop {
     cache_status: Mutex<Option<String>>,
 }
 
-/// Runs `future` as the work of the request with this id.
-pub async fn of<F: Future>(request_id: HeaderValue, future: F) -> F::Output {
-    HOP.scope(Arc::new(Hop { request_id, cache_status: Mutex::default() }), future).await
+/// `future` as the work of the request with this id. No `async fn`, as the next one is none: those keep room for what they
+/// are given and once more for what they wait for, and the futures here are large.
+pub fn of<F: Future>(request_id: HeaderValue, future: F) -> impl Future<Output = F::Output> {
+    HOP.scope(Some(Arc::new(Hop { request_id, cache_status: Mutex::default() })), future)
 }
 
 /// `future` for a task of its own, which is still the work of the request that is being answered here, if there is one.
 pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let hop = HOP.try_with(Arc::clone).ok();
-    async move {
-        match hop {
-            Some(hop) => HOP.scope(hop, future).await,
-            None => future.await,
-        }
-    }
+    HOP.scope(with(Arc::clone), future)
+}
+
+/// Asks the request that is being answered, if there is one.
+fn with<T>(ask: impl FnOnce(&Arc<Hop>) -> T) -> Option<T> {
+    HOP.try_with(|hop| hop.as_ref().map(ask)).ok().flatten()
 }
 
 /// The id of the request that is being answered, for the next hop.
 pub fn request_id() -> Option<HeaderValue> {
-    HOP.try_with(|hop| hop.request_id.clone()).ok()
+    with(|hop| hop.request_id.clone())
 }
 
 /// Takes in what the next hop says of its caches (RFC 9211). The last answer counts: it is the one with the content.
 pub fn learn(headers: &HeaderMap) {
     let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().filter_map(|line| line.to_str().ok()).collect();
     let status = Some(lines.join(", ")).filter(|status| !status.trim().is_empty() && status.len() <= MAX_STATUS);
-    let _ = HOP.try_with(|hop| *hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner) = status);
+    with(|hop| *hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner) = status);
 }
 
 /// The `Cache-Status` of the next hop, which goes before ours, if this request asked there.
 pub fn before() -> Option<String> {
-    HOP.try_with(|hop| hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner).clone()).ok().flatten()
+    with(|hop| hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner).clone()).flatten()
 }
 
 #[cfg(test)]

@@ -71,7 +71,8 @@ where
         }
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
-        let (work, leave) = (work(), Leave { flights: self.clone(), key });
+        // Boxed: the task would have room for it twice.
+        let (work, leave) = (Box::pin(work()), Leave { flights: self.clone(), key });
         self.runtime.spawn(hop::carried(async move {
             let value = work.await;
             // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
