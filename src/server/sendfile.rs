@@ -106,9 +106,9 @@ impl Lane {
     }
 }
 
-/// Whether a connection holds back what fills no segment (`TCP_CORK`): while another span follows, or every one ends in a
-/// small segment, and so does what a full socket could take last. They cost the sender up to a quarter of its CPU time for
-/// a large blob. What has no other span behind it is never held back.
+/// Whether a connection holds back what fills no segment (`TCP_CORK`). It does while another span follows: else each span ends
+/// in a small segment, and so does what a full socket took last, which costs the sender up to a quarter of its CPU time
+/// for a large blob. What no span follows is never held back.
 #[derive(Debug, Default)]
 struct Cork(bool);
 
