@@ -64,14 +64,17 @@ async fn downloads_begun_by_one_client_are_bounded() {
     })
     .await;
     let paths: Vec<_> = blobs.iter().map(|blob| blob_path("library/alpine", blob)).collect();
-    let (first, joined, second) = (mirror.get(&paths[0]), mirror.get(&paths[0]), mirror.get(&paths[1]));
-    let opened = async {
+    let others = async {
+        // Only then is it sure which of the two downloads has the one place.
         until("the first download", || up.count(&format!("GET {}", paths[0])) == 1).await;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        assert_eq!(up.count(&format!("GET {}", paths[1])), 0, "its turn has not come");
-        gate.open();
+        let opened = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            assert_eq!(up.count(&format!("GET {}", paths[1])), 0, "its turn has not come");
+            gate.open();
+        };
+        tokio::join!(mirror.get(&paths[0]), mirror.get(&paths[1]), opened)
     };
-    let (first, joined, second, ()) = tokio::join!(first, joined, second, opened);
+    let (first, (joined, second, ())) = tokio::join!(mirror.get(&paths[0]), others);
     first.assert_is(&blobs[0]);
     joined.assert_is(&blobs[0]);
     second.assert_is(&blobs[1]);
