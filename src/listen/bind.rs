@@ -17,6 +17,11 @@ use crate::config::Listen;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 
+/// What connections from this machine send by (`TCP_CONGESTION`). The system's own choice may be one that spaces packets by
+/// timers (bbr), for links that have queues; on loopback the timers are all there is to wait for, and cost more than the
+/// bytes. Every kernel has this one, and permits it to everybody.
+const UNPACED: &str = "reno";
+
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {entry}: {problem}; choose another with {key}{hint}")]
@@ -51,6 +56,10 @@ fn tcp(address: SocketAddr, tls: bool) -> io::Result<Listener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for the last run's closed connections to be forgotten.
     socket.set_reuseaddr(true)?;
+    if address.ip().is_loopback() {
+        // Before there is a connection: one that has begun with pacing keeps it. Where it cannot be set it is as before.
+        let _ = rustix::net::sockopt::set_tcp_congestion(&socket, UNPACED);
+    }
     socket.bind(address)?;
     of_tcp(socket.listen(BACKLOG)?, tls)
 }

@@ -77,3 +77,21 @@ async fn an_address_in_use_is_named_with_its_key() {
     let error = bind(&Listen::Systemd(Some("web".into())), 0, "server.listen", &mut Passed::default()).unwrap_err();
     assert!(error.to_string().contains("no socket of the name \"web\""), "{error}");
 }
+
+#[tokio::test]
+async fn loopback_is_not_paced_and_the_rest_is_as_the_system_has_it() {
+    let systems = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    for (address, congestion) in [("127.0.0.1:0", "reno"), ("[::1]:0", "reno"), ("0.0.0.0:0", systems.trim())] {
+        let listener = match bind(&Listen::Tcp(address.parse().unwrap()), 0, "server.listen", &mut Passed::default()) {
+            Ok(mut listeners) => listeners.remove(0),
+            // A machine without IPv6.
+            Err(_) if address.starts_with('[') => continue,
+            Err(error) => panic!("{error}"),
+        };
+        let &Place::Tcp(at) = listener.place() else { panic!("{:?}", listener.place()) };
+        let to = if at.ip().is_unspecified() { ([127, 0, 0, 1], at.port()).into() } else { at };
+        let (_client, accepted) = tokio::join!(tokio::net::TcpStream::connect(to), listener.accept());
+        let Accepted::Tcp(socket, _) = accepted.unwrap() else { panic!("TCP") };
+        assert_eq!(rustix::net::sockopt::tcp_congestion(&socket).unwrap(), congestion, "{address}");
+    }
+}

@@ -100,7 +100,6 @@ pub struct Span {
     file: Arc<File>,
     start: u64,
     len: usize,
-    more: bool,
 }
 
 impl Span {
@@ -121,11 +120,6 @@ impl Span {
     /// Where in the file it begins.
     pub fn start(&self) -> u64 {
         self.start
-    }
-
-    /// Whether another span follows at once.
-    pub fn more(&self) -> bool {
-        self.more
     }
 
     /// Number of bytes.
@@ -256,11 +250,10 @@ impl Body {
 
 /// A piece of a file, once its pages are in memory: `sendfile` would wait for the disk on the reactor (I11).
 fn poll_span(reader: &mut Reader, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<Piece>> {
-    let more = end - at > Span::LONGEST;
-    let end = if more { at + Span::MAX } else { end };
+    let end = if end - at > Span::LONGEST { at + Span::MAX } else { end };
     ready!(reader.poll_warm(cx, at, end))?;
     // At most `Span::LONGEST`.
-    Poll::Ready(Ok(Piece::Span(Span { file: reader.file().clone(), start: at, len: (end - at) as usize, more })))
+    Poll::Ready(Ok(Piece::Span(Span { file: reader.file().clone(), start: at, len: (end - at) as usize })))
 }
 
 #[cfg(test)]

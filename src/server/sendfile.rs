@@ -82,13 +82,9 @@ impl Lane {
 
     /// Sends from the file in front, at most `most` bytes. Blocks only where the page cache has lost what was warm a
     /// moment ago.
-    fn send(&self, socket: &TcpStream, cork: &mut Cork, most: usize) -> io::Result<usize> {
+    fn send(&self, socket: &TcpStream, most: usize) -> io::Result<usize> {
         self.with(|queue| {
             let span = queue.front_mut().ok_or_else(|| io::Error::other("there is no file to send"))?;
-            let more = span.more();
-            if more {
-                cork.set(socket, true);
-            }
             let mut at = span.start();
             let sent = rustix::fs::sendfile(socket, span.file(), Some(&mut at), span.len().min(most))?;
             if sent == 0 {
@@ -97,27 +93,9 @@ impl Lane {
             }
             if span.advance(sent) {
                 queue.pop_front();
-                if !more {
-                    cork.set(socket, false);
-                }
             }
             Ok(sent)
         })
-    }
-}
-
-/// Whether a connection holds back what fills no segment (`TCP_CORK`). It does while another span follows: else each span ends
-/// in a small segment, and so does what a full socket took last, which costs the sender up to a quarter of its CPU time
-/// for a large blob. What no span follows is never held back.
-#[derive(Debug, Default)]
-struct Cork(bool);
-
-impl Cork {
-    fn set(&mut self, socket: &TcpStream, on: bool) {
-        // Where there is no such option it is as before.
-        if self.0 != on && rustix::net::sockopt::set_tcp_cork(socket, on).is_ok() {
-            self.0 = on;
-        }
     }
 }
 
@@ -126,13 +104,12 @@ impl Cork {
 pub struct Socket {
     tcp: TcpStream,
     lane: Lane,
-    cork: Cork,
 }
 
 impl Socket {
     /// Wraps a connection.
     pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, lane: Lane::default(), cork: Cork::default() }
+        Self { tcp, lane: Lane::default() }
     }
 
     /// The connection itself.
@@ -146,20 +123,19 @@ impl Socket {
     }
 
     /// Sends from the lane, at most `most` bytes.
-    fn poll_send_file(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        let Self { tcp, lane, cork } = self;
-        poll_send(tcp, cx, || lane.send(tcp, cork, most))
+    fn poll_send_file(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, || self.lane.send(&self.tcp, most))
     }
-}
 
-/// Repeats a system call until the socket takes something.
-fn poll_send(tcp: &TcpStream, cx: &mut Context<'_>, mut send: impl FnMut() -> io::Result<usize>) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(tcp.poll_write_ready(cx))?;
-        match tcp.try_io(Interest::WRITABLE, &mut send) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            sent => return Poll::Ready(sent),
+    /// Repeats a system call until the socket takes something.
+    fn poll_send(&self, cx: &mut Context<'_>, send: impl Fn() -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tcp.try_io(Interest::WRITABLE, &send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return Poll::Ready(sent),
+            }
         }
     }
 }
@@ -183,7 +159,7 @@ impl AsyncWrite for Socket {
             None => Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs),
             Some(0) => self.poll_send_file(cx, bufs[0].len()),
             // The head of the answer; the kernel keeps it until the file's first bytes fill its segment.
-            Some(before) => poll_send(&self.tcp, cx, || {
+            Some(before) => self.poll_send(cx, || {
                 let sent = rustix::net::sendmsg(
                     &self.tcp,
                     &bufs[..before],

@@ -98,34 +98,6 @@ async fn files_and_bytes_leave_in_order_on_a_kept_connection() {
 }
 
 #[tokio::test]
-async fn nothing_is_held_back_once_no_span_follows() {
-    const LEN: u64 = 3 << 20;
-    let (file, bytes) = file(LEN as usize);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let mut socket = Socket::new(listener.accept().await.unwrap().0);
-    let reading = tokio::spawn(async move {
-        let mut received = vec![0; 2 * LEN as usize];
-        client.read_exact(&mut received).await.unwrap();
-        received
-    });
-    let mut body = Body::new(Content::File(Arc::new(file.into())).into(), [Segment::Span(0..LEN), Segment::Span(0..LEN)]);
-    let mut held_back = Vec::new();
-    while let Some(piece) = std::future::poll_fn(|cx| body.poll_piece(cx, true)).await {
-        let Ok(Piece::Span(span)) = piece else { panic!("{piece:?}") };
-        let more = span.more();
-        let mut left = socket.lane().take(span).remaining();
-        while left > 0 {
-            left -= socket.write(&MARKER[..left]).await.unwrap();
-        }
-        assert_eq!(rustix::net::sockopt::tcp_cork(&socket.tcp).unwrap(), more);
-        held_back.push(more);
-    }
-    assert_eq!(held_back, [true, true, false].repeat(2));
-    assert!(reading.await.unwrap() == bytes.repeat(2));
-}
-
-#[tokio::test]
 async fn a_client_that_leaves_in_the_middle_is_no_ones_trouble() {
     let (mut client, _) = connect(8 << 20).await;
     client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
