@@ -2,7 +2,7 @@
 
 It sends files with sendfile, so that it costs little beside the mirrors; a thread a connection, which is for tens of
 connections. `rate` limits each connection, as a registry's object store does, or, if `shared`, all of them together, as a
-slow link does.
+slow link does. `pause` is what a blob's answer takes to begin, as behind a redirect.
 """
 
 import os
@@ -25,6 +25,7 @@ class Origin:
     def __init__(self, image, media_type):
         self.rate = None  # bytes a second
         self.shared = False  # for all connections together, not for each
+        self.pause = 0.0  # seconds from the request of a blob to its answer
         self._lock = threading.Lock()
         self._objects = {}
         for digest in image.blobs:
@@ -80,6 +81,8 @@ class Origin:
             if start >= end:
                 return self._head(connection, 416, 0, media_type, more=f"Content-Range: bytes */{size}\r\n")
             status, more = 206, more + f"Content-Range: bytes {start}-{end - 1}/{size}\r\n"
+        if method == "GET" and self.pause and "/blobs/" in path:
+            time.sleep(self.pause)
         self._head(connection, status, end - start, media_type, more=more)
         if method == "GET":
             with self._lock:

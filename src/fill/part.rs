@@ -33,6 +33,10 @@ pub(super) struct Shared {
     pub known: Mutex<Known>,
     /// Something was written, or a part was answered.
     pub moved: Notify,
+    /// Held by the part that is being read, where they are read in turn.
+    pub turn: tokio::sync::Mutex<()>,
+    /// Whether one connection is fast enough. Who waits for its turn waits no longer than that.
+    pub fast: watch::Sender<bool>,
     /// Turns true when all parts have to end.
     pub stop: watch::Sender<bool>,
 }
@@ -109,7 +113,12 @@ pub(super) enum Start {
     /// An answer that has come already.
     Answer(Box<Incoming>),
     /// A question for these bytes; as one more part than are needed, or as the only one.
-    Ask { part: std::ops::Range<u64>, spare: bool },
+    Ask {
+        part: std::ops::Range<u64>,
+        spare: bool,
+        /// It is asked ahead: what answers it is read once the part before it has come, so that the hash goes on from memory.
+        in_turn: bool,
+    },
     /// A question for all from this byte on.
     AskRest(u64),
 }
@@ -127,13 +136,24 @@ pub(super) struct Ended {
 /// Runs a part to its end. Its claim is kept; the caller releases it.
 pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
     let mut stop = shared.stop.subscribe();
+    let in_turn = matches!(start, Start::Answer(_) | Start::Ask { in_turn: true, .. });
+    let body = async {
+        let body = open(&shared, id, start).await?;
+        let mut fast = shared.fast.subscribe();
+        let turn = tokio::select! {
+            turn = shared.turn.lock(), if in_turn => Some(turn),
+            _ = fast.wait_for(|fast| !fast), if in_turn => None,
+            else => None,
+        };
+        Ok((body, turn))
+    };
     let body = tokio::select! {
-        body = open(&shared, id, start) => body,
+        body = body => body,
         () = stopped(&mut stop) => Err(Trouble::Fill(FillError::Stopping)),
     };
     match body {
-        Ok(Some(body)) => receive(&shared, id, body).await,
-        Ok(None) => Ended { id, bytes: 0, trouble: None, void: true },
+        Ok((Some(body), _turn)) => receive(&shared, id, body).await,
+        Ok((None, _)) => Ended { id, bytes: 0, trouble: None, void: true },
         Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false },
     }
 }
@@ -149,7 +169,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
             let answer = upstream.blob(repository, digest, from).await.map_err(fail)?;
             Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))
         }
-        Start::Ask { part, spare } => {
+        Start::Ask { part, spare, in_turn: _ } => {
             let lead = shared.known().lead.clone();
             let asked = upstream.blob_part(repository, digest, part.clone(), lead.as_deref(), spare).await;
             let answer = asked.map_err(|error| match error.class() {

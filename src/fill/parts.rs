@@ -3,7 +3,7 @@
 //! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte; it is a part
 //! where the size was known before, and open where not. If it says that ranges are served and does not come as fast as
 //! one could wish ([`super::rate`]), a second part is asked for, and each that is answered as it should be permits one
-//! more, up to `fill.parallel`. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
+//! more, up to `fill.parallel`. If it does, parts are read one after the other, and the next is asked for ahead. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
 //! too many: from then on there are fewer, at the least the one. The hash follows the frontier: from memory where a part wrote
 //! just what comes next, and else reading back what was written out of order. Called by [`super::run`].
 
@@ -30,6 +30,10 @@ use crate::upstream::{Class, Reason, UpstreamError};
 
 /// What is asked for at once where one connection is fast enough, in parts: a question costs time, too.
 const FAST_STEPS: u64 = 4;
+
+/// Where one connection is fast enough, the next part is asked for when so many bytes are still to come, so that there is
+/// no pause between two: an upstream that needs 30 ms for an answer could bring as much in the meantime.
+const AHEAD: u64 = 32 << 20;
 
 /// The parts of one fill, and who decides about them.
 struct Parts<'a> {
@@ -74,6 +78,8 @@ impl Run {
             plan: Mutex::new(Plan::new(total, step, written)),
             known: Mutex::new(part::Known { total, ..opened.known }),
             moved: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+            fast: watch::Sender::new(true),
             stop: watch::Sender::new(false),
         });
         let most = if opened.ranges { self.parts(total) } else { 1 };
@@ -104,11 +110,13 @@ impl Parts<'_> {
         let mut checked = self.shared.plan().bytes();
         let (shared, mut stopping) = (self.shared.clone(), self.run.stopping.clone());
         loop {
-            self.begin_more();
             let (frontier, bytes) = {
                 let plan = shared.plan();
                 (plan.frontier(), plan.bytes())
             };
+            let fast = self.rate.is_enough(bytes, Instant::now());
+            shared.fast.send_if_modified(|known| std::mem::replace(known, fast) != fast);
+            self.begin_more(fast);
             if bytes - checked.min(bytes) >= CHECK {
                 checked = bytes;
                 let cache = self.run.fills.cache.clone();
@@ -144,7 +152,7 @@ impl Parts<'_> {
 
     /// Begins the parts that may be: the first that is missing always, more as far as upstream and limits let them, and
     /// as long as they make a difference.
-    fn begin_more(&mut self) {
+    fn begin_more(&mut self, fast: bool) {
         loop {
             let (running, answered) = (self.running.len(), self.shared.known().answered);
             // The first answer permits a second part, each part that came as asked one more.
@@ -164,15 +172,16 @@ impl Parts<'_> {
             let wanted = self.run.fill.progress.wanted();
             let claimed = {
                 let mut plan = self.shared.plan();
-                let enough = self.rate.is_enough(plan.bytes(), Instant::now());
                 // However fast it comes: nobody waits for what nobody fetches.
-                if spare && enough && plan.neglected(&wanted).is_none() {
+                let elsewhere = plan.neglected(&wanted).is_some();
+                if spare && fast && !elsewhere && (running > 1 || !plan.ends_within(AHEAD)) {
                     return;
                 }
-                plan.claim_next(&wanted, if enough { FAST_STEPS } else { 1 })
+                let steps = if fast { FAST_STEPS } else { 1 };
+                plan.claim_next(&wanted, steps).map(|claimed| (claimed, fast && !elsewhere))
             };
-            let Some((id, part)) = claimed else { return };
-            self.spawn(id, Start::Ask { part, spare });
+            let Some(((id, part), in_turn)) = claimed else { return };
+            self.spawn(id, Start::Ask { part, spare, in_turn });
         }
     }
 

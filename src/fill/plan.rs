@@ -106,6 +106,12 @@ impl Plan {
         })
     }
 
+    /// Whether at most `bytes` are still to come of all that is claimed. Never while an answer goes on to the end.
+    pub fn ends_within(&self, bytes: u64) -> bool {
+        let left = |claim: &Claim| claim.range.end.saturating_sub(claim.at);
+        self.claims.iter().all(|claim| claim.reach == Reach::Part) && self.claims.iter().map(left).sum::<u64>() <= bytes
+    }
+
     /// Whether some bytes are neither here nor claimed.
     pub fn has_gap(&self) -> bool {
         self.taken().frontier() < self.total

@@ -15,7 +15,7 @@ const ENOUGH: f64 = 500e6;
 const TOLERANCE: f64 = 4.0;
 
 /// So much has come, or so long it has taken, before anything is said.
-const SAMPLE: u64 = 1 << 20;
+const SAMPLE: u64 = 4 << 20;
 const LONGEST: Duration = Duration::from_millis(50);
 
 /// How fast a blob comes in all.
@@ -73,8 +73,8 @@ mod tests {
         let at = |milliseconds| began + Duration::from_millis(milliseconds);
         assert!(rate.is_enough(10, at(49)), "not known");
         assert!(!rate.is_enough(10, at(50)), "nothing has come");
-        assert!(!rate.is_enough(10 + SAMPLE, at(3)), "350 MB/s");
-        assert!(rate.is_enough(10 + SAMPLE, at(2)), "524 MB/s");
+        assert!(!rate.is_enough(10 + SAMPLE, at(9)), "466 MB/s");
+        assert!(rate.is_enough(10 + SAMPLE, at(8)), "524 MB/s");
     }
 
     #[test]
@@ -84,13 +84,13 @@ mod tests {
         let at = |milliseconds| began + Duration::from_millis(milliseconds);
         assert_eq!(rate.slow_at(0, at(49)), Some(at(50)));
         assert_eq!(rate.slow_at(0, at(50)), None);
-        // 2 MiB at 2 GB/s, and then nothing.
+        // 8 MiB at 2 GB/s, and then nothing.
         let mut rate = Rate { began, ..Rate::new(0) };
-        let asked = rate.slow_at(2 << 20, at(1)).unwrap();
-        assert!(asked > at(17) && asked < at(18), "{:?}", asked - began);
-        assert!(rate.is_enough(2 << 20, at(16)));
-        assert_eq!(rate.slow_at(2 << 20, asked), None);
-        assert!(!rate.is_enough(2 << 20, asked));
+        let asked = rate.slow_at(8 << 20, at(4)).unwrap();
+        assert!(asked > at(68) && asked < at(69), "{:?}", asked - began);
+        assert!(rate.is_enough(8 << 20, at(67)));
+        assert_eq!(rate.slow_at(8 << 20, asked), None);
+        assert!(!rate.is_enough(8 << 20, asked));
     }
 
     #[test]

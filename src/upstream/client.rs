@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The most of a body that is read only to learn why something failed, and how long that may take.
 const REMARK: (usize, Duration) = (64 * 1024, Duration::from_secs(2));
 
+/// Bytes that are read of a fast body at once, at the most.
+const READ: usize = 1 << 20;
+
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
 /// An HTTP client for one upstream address and whatever that leads to.
@@ -66,7 +69,7 @@ impl Client {
         let pool = |idle: usize| {
             let mut builder = legacy::Client::builder(TokioExecutor::new());
             builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new()).pool_idle_timeout(IDLE);
-            builder.pool_max_idle_per_host(idle).build(connector.clone())
+            builder.http1_max_buf_size(READ).pool_max_idle_per_host(idle).build(connector.clone())
         };
         Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, response_timeout, stall_timeout, offline }
     }

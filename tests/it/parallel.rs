@@ -14,6 +14,7 @@ const REPOSITORY: &str = "library/alpine";
 const SIZE: u64 = 8 << 20;
 /// With this threshold, of a blob of [`SIZE`].
 const THRESHOLD: &str = "1MiB";
+const THRESHOLD_BYTES: usize = 1 << 20;
 const PART: u64 = 128 << 10;
 
 /// Parts of [`PART`] bytes, four at one time.
@@ -75,6 +76,22 @@ async fn i3_each_byte_is_sent_once() {
     assert_eq!((disjoint(&up, &path), up.sent(&path)), (SIZE + 12345, SIZE + 12345));
     assert!(up.journal().peak(&path) > 1);
     mirror.files().blobs();
+}
+
+/// An upstream that is fast does not pause between two parts: the next one is asked for while one still comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_part_is_asked_for_ahead() {
+    let (up, mirror, first, _) = with_blob(|_| {}).await;
+    mirror.pull_blob(REPOSITORY, &first).await;
+    // Too small to be called slow before all of it has come, unless the machine is.
+    let image = Builder::new(8).layer(THRESHOLD_BYTES + (512 << 10)).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let path = blob_path(REPOSITORY, &image.layers[0]);
+    up.on(&path).always(Act::honest().drip(64 << 10, std::time::Duration::from_millis(1)));
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    assert!(up.journal().peak(&path) > 1);
+    let size = image.layers[0].bytes.len() as u64;
+    assert_eq!((disjoint(&up, &path), up.sent(&path)), (size, size));
 }
 
 /// At the threshold and below, with `parallel = 1`, and where nobody tells the size: one request.

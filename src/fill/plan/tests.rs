@@ -21,6 +21,21 @@ fn parts_go_in_order_and_to_where_somebody_waits() {
 }
 
 #[test]
+fn what_is_claimed_ends_when_all_of_it_has_come() {
+    let mut plan = Plan::new(100, 10, Extents::prefix(3));
+    let (part, range) = next(&mut plan, &[]);
+    next(&mut plan, &[]);
+    assert_eq!(range.end - range.start, 7);
+    assert!(plan.ends_within(17) && !plan.ends_within(16));
+    plan.take(part, 5);
+    assert!(plan.ends_within(12) && !plan.ends_within(11));
+    plan.release(part);
+    assert!(plan.ends_within(10) && !plan.ends_within(9));
+    plan.claim_open(20);
+    assert!(!plan.ends_within(100), "it needs no other after it");
+}
+
+#[test]
 fn an_open_answer_goes_on_until_it_meets_another_part() {
     let mut plan = Plan::new(100, 10, Extents::default());
     let open = plan.claim_open(0);
