@@ -9,6 +9,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use moka::Entry;
+use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache as Memory;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,18 +115,49 @@ impl Cache {
         self.records.tags.get_with(key, || found.map(Arc::new))
     }
 
-    /// Writes down what a tag is. The caller orders calls for the same tag.
+    /// Writes down what a tag is, whatever was known of it.
     pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) {
+        self.put_tag(scope, tag, record, |_| true).await;
+    }
+
+    /// Writes down what a check of a tag has found, unless what is known was asked for later; what was asked for after
+    /// `now` was written under a wrong clock. Of several checks at one time the one that asked last counts, whichever
+    /// lands last.
+    pub async fn confirm_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, now: Timestamp) {
+        // From its file, if it must be.
+        let _ = self.tag(scope, tag).await;
+        let asked = record.checked_at;
+        self.put_tag(scope, tag, record, |known| known.checked_at <= asked || known.checked_at > now).await;
+    }
+
+    async fn put_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, replaces: impl Fn(&TagRecord) -> bool) {
         let key = TagKey(scope.clone(), tag.clone());
-        let moved = self.records.tags.get(&key).flatten().is_none_or(|known| known.digest != record.digest);
-        self.records.tags.insert(key, Some(Arc::new(record.clone())));
-        self.catalog.set_tag(scope, tag, Some(record.clone()));
-        if moved {
-            let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
-            let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
+        let (mut latest, mut moved) = (Arc::new(record), true);
+        let put = self.records.tags.entry_by_ref(&key).and_compute_with(|known| match known.and_then(Entry::into_value) {
+            Some(known) if !replaces(&known) => Op::Nop,
+            known => {
+                moved = known.is_none_or(|known| known.digest != latest.digest);
+                Op::Put(Some(latest.clone()))
+            }
+        });
+        if matches!(put, CompResult::Unchanged(_)) {
+            return;
         }
-        // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
-        self.write_record(self.records.tag_path(scope, tag), &record, moved).await;
+        loop {
+            self.catalog.set_tag(scope, tag, Some(TagRecord::clone(&latest)));
+            if moved {
+                let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
+                let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
+            }
+            // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
+            self.write_record(self.records.tag_path(scope, tag), &*latest, moved).await;
+            // Memory says what is last. Who came meanwhile may have been through with its file before.
+            match self.records.tags.get(&key) {
+                Some(Some(newer)) if newer != latest => (moved, latest) = (newer.digest != latest.digest, newer),
+                Some(None) => return self.remove_tag(scope, tag).await,
+                _ => return,
+            }
+        }
     }
 
     /// Forgets a tag that the upstream no longer has. Its manifest stays, by digest.

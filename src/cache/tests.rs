@@ -112,6 +112,38 @@ async fn a_damaged_small_file_is_not_served() {
     assert_eq!(cache.index.totals().1, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 1 << 30);
+    let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
+    let record = |asked: u64| TagRecord {
+        digest: Digest::of(Algorithm::Sha256, &asked.to_le_bytes()),
+        checked_at: Timestamp(asked),
+        imported: false,
+    };
+    for round in 0..20 {
+        let tag: crate::oci::Tag = format!("v{round}").parse().unwrap();
+        let mut checks = tokio::task::JoinSet::new();
+        // 37 has no common factor with 40: every one of 0 to 39, in no order.
+        for asked in (0..40).map(|number| number * 37 % 40) {
+            let (cache, scope, tag, record) = (cache.clone(), scope.clone(), tag.clone(), record(asked));
+            checks.spawn(async move { cache.confirm_tag(&scope, &tag, record, Timestamp(100)).await });
+        }
+        checks.join_all().await;
+        assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)));
+        cache.records.reread();
+        assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)), "in the file, too");
+    }
+    // A record that is not in memory counts, and one of a wrong clock does not.
+    let tag = "v0".parse().unwrap();
+    cache.records.reread();
+    cache.confirm_tag(&scope, &tag, record(38), Timestamp(100)).await;
+    assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)));
+    cache.confirm_tag(&scope, &tag, record(37), Timestamp(38)).await;
+    assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(37)));
+}
+
 #[tokio::test]
 async fn records_are_hints() {
     let dir = tempfile::tempdir().unwrap();

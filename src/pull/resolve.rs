@@ -252,10 +252,7 @@ impl Pull {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: confirmed.asked, imported: false };
                 // Callers with logins of their own have checks of their own: one that asked later may have landed before.
-                let known = self.cache.tag(&scope, &tag).await.map(|known| known.checked_at);
-                if known.is_none_or(|known| known <= record.checked_at || known > self.clock.now()) {
-                    self.cache.set_tag(&scope, &tag, record).await;
-                }
+                self.cache.confirm_tag(&scope, &tag, record, self.clock.now()).await;
             }
             Err(error) if error.is_not_found() => {
                 self.cache.remove_tag(&scope, &tag).await;

@@ -169,3 +169,24 @@ async fn t22_referrers_that_cannot_be_known_are_an_error() {
     let answer = mirror.get(&referrers(&image.manifest)).await;
     assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"));
 }
+
+/// A list is as old as the question for it: one whose answer took longer than `fresh_for` is asked for again.
+#[tokio::test]
+async fn referrers_are_as_fresh_as_their_question() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "500ms");
+    })
+    .await;
+    let path = referrers(&image.manifest);
+    let gate = up.gate_head(&format!("GET {path}"));
+    let (first, ()) = tokio::join!(mirror.get(&path), async {
+        gate.arrived(1).await;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        gate.open();
+    });
+    assert_eq!(digests(&first).len(), artifacts.len());
+    let second = mirror.get(&path).await;
+    assert_eq!((digests(&second), up.count(&format!("GET {path}"))), (digests(&first), 2));
+}
