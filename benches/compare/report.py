@@ -82,9 +82,9 @@ Kept is what showed in this comparison; the commit that brought it has its figur
 - *Loopback without pacing* (`listen/bind.rs`), kept: where the system's congestion control is bbr, every packet waits for a timer, on
   loopback too. Listeners on loopback addresses use reno; nginx has no such setting. GB/s of 1 MiB blobs over 1 and 64 connections
   2.9 to 3.8 and 2.8 to 5.1, of 200 MiB over 8 and 64 1.9 to 4.5 and 1.6 to 4.2, server CPU-s per GB 0.21 to 0.10, 0.20 to 0.08, 0.11 to 0.06 and
-  0.10 to 0.06. **Half of what is ahead of nginx for large blobs is this.** On a machine whose system-wide choice is cubic, Linux's default,
-  nginx is not paced either; over 1, 8 and 64 connections the ratios to it are then, by the same run (`--only "MiB blob"`): 1 MiB, GB/s 1.06, 1.19 and
-  1.16, CPU 1.29, 1.17 and 1.26; 200 MiB, GB/s 1.18, 1.20 and 1.22, CPU 0.90, 0.79 and 0.83.
+  0.10 to 0.06. **Most of what is ahead of nginx for large blobs on a machine with bbr is this.** Where the system-wide choice is cubic, Linux's default,
+  nginx is not paced either. Over 1, 8 and 64 connections, in five rounds of the same cases after `sysctl -w net.ipv4.tcp_congestion_control=cubic`,
+  the ratios to it are: 1 MiB, GB/s 1.06, 1.19 and 1.16, CPU 1.29, 1.17 and 1.26; 200 MiB, GB/s 1.18, 1.20 and 1.22, CPU 0.90, 0.79 and 0.83.
 - *`TCP_CORK`* around spans, dropped: it made up for what pacing does to small segments, and makes no difference without. Around
   answers of one span it moves work of the server to the client: 13 % less CPU time of the one, 16 % fewer bytes a second (1 MiB
   over 64 connections), which is where nginx's smaller share above comes from.

@@ -199,7 +199,8 @@ class Warm:
             if share <= OTHERS:
                 break
             self._repeated += attempt + 1 < ATTEMPTS
-        self._others.append(share)
+        # Below 0 by the ticks that everybody's time is counted in.
+        self._others.append(max(0.0, share))
         self._table.others = max(self._table.others, share)
         return *figures, took
 
