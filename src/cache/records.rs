@@ -131,41 +131,51 @@ impl Cache {
     }
 
     async fn put_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, replaces: impl Fn(&TagRecord) -> bool) {
-        let key = TagKey(scope.clone(), tag.clone());
-        let (mut latest, mut moved) = (Arc::new(record), true);
-        let put = self.records.tags.entry_by_ref(&key).and_compute_with(|known| match known.and_then(Entry::into_value) {
+        let (record, mut moved) = (Arc::new(record), true);
+        let entry = self.records.tags.entry(TagKey(scope.clone(), tag.clone()));
+        let put = entry.and_compute_with(|known| match known.and_then(Entry::into_value) {
             Some(known) if !replaces(&known) => Op::Nop,
             known => {
-                moved = known.is_none_or(|known| known.digest != latest.digest);
-                Op::Put(Some(latest.clone()))
+                moved = known.is_none_or(|known| known.digest != record.digest);
+                Op::Put(Some(record.clone()))
             }
         });
-        if matches!(put, CompResult::Unchanged(_)) {
-            return;
-        }
-        loop {
-            self.catalog.set_tag(scope, tag, Some(TagRecord::clone(&latest)));
-            if moved {
-                let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
-                let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
-            }
-            // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
-            self.write_record(self.records.tag_path(scope, tag), &*latest, moved).await;
-            // Memory says what is last. Who came meanwhile may have been through with its file before.
-            match self.records.tags.get(&key) {
-                Some(Some(newer)) if newer != latest => (moved, latest) = (newer.digest != latest.digest, newer),
-                Some(None) => return self.remove_tag(scope, tag).await,
-                _ => return,
-            }
+        if !matches!(put, CompResult::Unchanged(_)) {
+            self.settle_tag(scope, tag, Some(record), moved).await;
         }
     }
 
     /// Forgets a tag that the upstream no longer has. Its manifest stays, by digest.
     pub async fn remove_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) {
         self.records.tags.insert(TagKey(scope.clone(), tag.clone()), None);
-        self.catalog.set_tag(scope, tag, None);
-        let path = self.records.tag_path(scope, tag);
-        let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
+        self.settle_tag(scope, tag, None, true).await;
+    }
+
+    /// Brings catalog and file to what memory says of a tag. `moved`: it stands for another manifest than before.
+    async fn settle_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, mut known: Option<Arc<TagRecord>>, mut moved: bool) {
+        let key = TagKey(scope.clone(), tag.clone());
+        loop {
+            self.catalog.set_tag(scope, tag, known.as_deref().cloned());
+            let path = self.records.tag_path(scope, tag);
+            if let Some(record) = &known {
+                if moved {
+                    let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
+                    let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
+                }
+                // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
+                self.write_record(path, &**record, moved).await;
+            } else {
+                let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
+            }
+            // Who came meanwhile may have been through with its file before this one.
+            match self.records.tags.get(&key) {
+                Some(latest) if latest != known => {
+                    moved = latest.as_ref().map(|record| record.digest) != known.as_ref().map(|record| record.digest);
+                    known = latest;
+                }
+                _ => return,
+            }
+        }
     }
 
     /// The tags of a repository that were pulled through this mirror, in order.

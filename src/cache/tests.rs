@@ -135,6 +135,24 @@ async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
         cache.records.reread();
         assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)), "in the file, too");
     }
+    // Who is told that there is no such tag, while others are told what it is: the file follows memory all the same.
+    for round in 0..100 {
+        let tag: crate::oci::Tag = format!("gone{round}").parse().unwrap();
+        let mut checks = tokio::task::JoinSet::new();
+        for asked in 0..8 {
+            let (cache, scope, tag, record) = (cache.clone(), scope.clone(), tag.clone(), record(asked));
+            checks.spawn(async move {
+                match asked % 2 {
+                    0 => cache.confirm_tag(&scope, &tag, record, Timestamp(100)).await,
+                    _ => cache.remove_tag(&scope, &tag).await,
+                }
+            });
+        }
+        checks.join_all().await;
+        let known = cache.tag(&scope, &tag).await;
+        cache.records.reread();
+        assert_eq!(cache.tag(&scope, &tag).await, known, "in the file, too");
+    }
     // A record that is not in memory counts, and one of a wrong clock does not.
     let tag = "v0".parse().unwrap();
     cache.records.reread();
