@@ -44,7 +44,8 @@ CPU leaves more to the client, and throughput here is the cost of both ends. *Se
 processes, as the kernel counts it in ticks of 10 ms: that is what a real network card makes the limit. Bytes are counted as
 they arrive, so that a blob that takes longer than the round counts too.
 
-**As shipped.** Roadstead runs with its defaults: metrics on, its log at `info` into a file, tags believed for a minute. nginx
+**As shipped.** Roadstead runs with its defaults: metrics on, its log at `info` into a file, tags believed for a minute. All listen
+on loopback; there Roadstead's bytes are not paced, and the others' leave as the system's congestion control has it. nginx
 has sendfile, tcp_nopush, two workers, tags for an hour, and a cache lock that waits as long as it takes (by default it gives up
 after 5 s and goes upstream). As shipped it writes an access log, as Roadstead does: for small objects, where a line counts, the
 targets are to that column, and the ratio to an nginx without a log stands beside; elsewhere it writes none. docker-registry and

@@ -35,8 +35,8 @@ pub(super) struct Shared {
     pub moved: Notify,
     /// Held by the part that is being read, where they are read in turn.
     pub turn: tokio::sync::Mutex<()>,
-    /// Whether one connection is fast enough. Who waits for its turn waits no longer than that.
-    pub fast: watch::Sender<bool>,
+    /// Whether parts are read in turn: as long as one connection is fast enough, and nobody waits for what waits its turn.
+    pub in_turn: watch::Sender<bool>,
     /// Turns true when all parts have to end.
     pub stop: watch::Sender<bool>,
 }
@@ -139,10 +139,11 @@ pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
     let in_turn = matches!(start, Start::Answer(_) | Start::Ask { in_turn: true, .. });
     let body = async {
         let body = open(&shared, id, start).await?;
-        let mut fast = shared.fast.subscribe();
+        let mut still_in_turn = shared.in_turn.subscribe();
         let turn = tokio::select! {
+            biased;
             turn = shared.turn.lock(), if in_turn => Some(turn),
-            _ = fast.wait_for(|fast| !fast), if in_turn => None,
+            _ = still_in_turn.wait_for(|still| !still), if in_turn => None,
             else => None,
         };
         Ok((body, turn))

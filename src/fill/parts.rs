@@ -3,9 +3,10 @@
 //! Begins with the one answer that every fill begins with, so that nobody waits longer for the first byte; it is a part
 //! where the size was known before, and open where not. If it says that ranges are served and does not come as fast as
 //! one could wish ([`super::rate`]), a second part is asked for, and each that is answered as it should be permits one
-//! more, up to `fill.parallel`. If it does, parts are read one after the other, and the next is asked for ahead. A part that the upstream pushes back (429, 503, a stall), or that does not fit the others, is one
-//! too many: from then on there are fewer, at the least the one. The hash follows the frontier: from memory where a part wrote
-//! just what comes next, and else reading back what was written out of order. Called by [`super::run`].
+//! more, up to `fill.parallel`. If it does, parts are read one after the other, and the next is asked for ahead. A part that
+//! the upstream pushes back (429, 503, a stall), or that does not fit the others, is one too many: from then on there are
+//! fewer, at the least the one. The hash follows the frontier: from memory where a part wrote just what comes next, and else
+//! reading back what was written out of order. Called by [`super::run`].
 
 use std::io;
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl Run {
             known: Mutex::new(part::Known { total, ..opened.known }),
             moved: Notify::new(),
             turn: tokio::sync::Mutex::default(),
-            fast: watch::Sender::new(true),
+            in_turn: watch::Sender::new(true),
             stop: watch::Sender::new(false),
         });
         let most = if opened.ranges { self.parts(total) } else { 1 };
@@ -115,8 +116,9 @@ impl Parts<'_> {
                 (plan.frontier(), plan.bytes())
             };
             let fast = self.rate.is_enough(bytes, Instant::now());
-            shared.fast.send_if_modified(|known| std::mem::replace(known, fast) != fast);
             self.begin_more(fast);
+            let in_turn = fast && !shared.plan().keeps_waiting(&shared.fill.progress.wanted());
+            shared.in_turn.send_if_modified(|known| std::mem::replace(known, in_turn) != in_turn);
             if bytes - checked.min(bytes) >= CHECK {
                 checked = bytes;
                 let cache = self.run.fills.cache.clone();

@@ -112,6 +112,12 @@ impl Plan {
         self.claims.iter().all(|claim| claim.reach == Reach::Part) && self.claims.iter().map(left).sum::<u64>() <= bytes
     }
 
+    /// Whether one of these bytes belongs to a part of which none has come, and some before it are missing, too.
+    pub fn keeps_waiting(&self, wanted: &[u64]) -> bool {
+        let unread = |claim: &&Claim| claim.at == claim.range.start && claim.range.start > self.frontier();
+        self.claims.iter().filter(unread).any(|claim| wanted.iter().any(|at| claim.range.contains(at)))
+    }
+
     /// Whether some bytes are neither here nor claimed.
     pub fn has_gap(&self) -> bool {
         self.taken().frontier() < self.total

@@ -36,6 +36,21 @@ fn what_is_claimed_ends_when_all_of_it_has_come() {
 }
 
 #[test]
+fn who_wants_bytes_of_an_unread_part_is_kept_waiting() {
+    let mut plan = Plan::new(100, 10, Extents::default());
+    let ((first, _), (second, _)) = (next(&mut plan, &[]), next(&mut plan, &[]));
+    assert!(!plan.keeps_waiting(&[0, 9, 20]), "the first comes first, and nobody has claimed byte 20");
+    assert!(plan.keeps_waiting(&[0, 10]) && plan.keeps_waiting(&[19]));
+    plan.take(second, 1);
+    assert!(!plan.keeps_waiting(&[19]), "it is being read");
+    plan.release(second);
+    next(&mut plan, &[]);
+    plan.take(first, 10);
+    plan.wrote(0..10);
+    assert!(!plan.keeps_waiting(&[10]), "it is its turn");
+}
+
+#[test]
 fn an_open_answer_goes_on_until_it_meets_another_part() {
     let mut plan = Plan::new(100, 10, Extents::default());
     let open = plan.claim_open(0);

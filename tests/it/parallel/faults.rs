@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{REPOSITORY, SIZE, with_blob};
+use super::{PART, REPOSITORY, SIZE, with_blob};
 use crate::support::client;
-use crate::support::image::Blob;
+use crate::support::image::{Blob, Builder};
 use crate::support::until;
-use crate::support::upstream::{Act, blob_path};
+use crate::support::upstream::{Act, blob_path, manifest_path};
 
 /// Slow enough that a second part begins while the first answer still comes.
 fn slow() -> Act {
@@ -104,6 +104,34 @@ async fn a_part_that_breaks_is_continued() {
         mirror.files().blobs();
         assert_eq!(mirror.metric("roadstead_fill_failures_total", &[]).await, 0.0, "{what}");
     }
+}
+
+/// What was asked for ahead is read, too, when the part before it stands still: nobody waits for that one's time-out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_was_asked_for_ahead_does_not_wait_for_one_that_stands_still() {
+    const CAME: u64 = 50_000;
+    let (up, mirror, first, _) = with_blob(|settings| {
+        settings.hub("stall_timeout", "5m");
+    })
+    .await;
+    mirror.pull_blob(REPOSITORY, &first).await;
+    let image = Builder::new(9).layer(SIZE as usize).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let (layer, path) = (&image.layers[0], blob_path(REPOSITORY, &image.layers[0]));
+    up.on(&path).then(Act::honest().stall_after(CAME));
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    let mut download = mirror.open(&path).await;
+    assert!(download.read(CAME as usize).await == layer.bytes[..CAME as usize]);
+    // The next part's last bytes: the range makes nobody ask for them.
+    until("a second part", || up.count(&path) > 1).await;
+    let (from, to) = up.requests().iter().filter(|request| request.path == path).nth(1).unwrap().range().unwrap();
+    let to = to.unwrap();
+    assert_eq!(from, PART);
+    let range = format!("bytes={}-{to}", to - 99);
+    let headers = [("Range", &*range)];
+    let ranged = tokio::time::timeout(Duration::from_secs(20), mirror.get_with(&path, &headers));
+    let ranged = ranged.await.expect("long before the first part's time is out");
+    assert!(ranged.status() == 206 && ranged.body == layer.bytes[to as usize - 99..=to as usize]);
 }
 
 /// I5: one wrong byte in one part. Nobody gets a whole body, nothing is kept, and the next attempt begins from nothing.
