@@ -6,6 +6,7 @@
 
 mod blob;
 pub mod body;
+mod cache_status;
 mod error;
 mod fetch;
 mod flight;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use http::header;
 
 use super::body::Source as Bytes;
-use super::respond::{Answer, From};
+use super::cache_status::From;
+use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request};
 use crate::cache::read::Reader;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::respond::{Answer, From};
+use super::cache_status::From;
+use super::respond::Answer;
 use super::visibility::{Asker, Key};
 use super::{Pull, PullError, Request};
 use crate::cache::Tier;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::respond::{Answer, From};
+use super::cache_status::From;
+use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;

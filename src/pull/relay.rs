@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::body;
-use super::respond::{Answer, From};
+use super::cache_status::From;
+use super::respond::Answer;
 use super::{Pull, PullError, Request};
 use crate::cache::store::Mismatch;
 use crate::fill::{FillError, Source};

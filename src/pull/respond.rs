@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -12,10 +11,10 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::body::{Body, Segment, Source};
+use super::cache_status::From;
 use super::listing::Page;
 use super::manifest::Held;
 use super::{PullError, Request};
-use crate::cache::Tier;
 use crate::hop;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::range::MAX_PARTS;
@@ -44,67 +43,6 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What went wrong, for the log.
     pub error: Option<String>,
-}
-
-/// Where the content of an answer came from: outcome, `Cache-Status` (RFC 9211) and `Warning`.
-#[derive(Clone, Debug)]
-pub struct From {
-    /// How it is counted.
-    pub outcome: Outcome,
-    cache_status: Cow<'static, str>,
-    warning: Option<String>,
-}
-
-impl From {
-    fn new(outcome: Outcome, cache_status: impl Into<Cow<'static, str>>) -> Self {
-        Self { outcome, cache_status: cache_status.into(), warning: None }
-    }
-
-    /// From the cache.
-    pub fn cache(tier: Tier) -> Self {
-        match tier {
-            Tier::Memory => Self::new(Outcome::Memory, "roadstead; hit; detail=memory"),
-            Tier::Disk => Self::new(Outcome::Disk, "roadstead; hit; detail=disk"),
-        }
-    }
-
-    /// From the upstream into the cache; `joined`: another request had begun it.
-    pub fn upstream(joined: bool) -> Self {
-        match joined {
-            true => Self::new(Outcome::Joined, "roadstead; fwd=miss; collapsed"),
-            false => Self::new(Outcome::Fill, "roadstead; fwd=miss; stored"),
-        }
-    }
-
-    /// From the upstream past the cache.
-    pub fn uncached(joined: bool) -> Self {
-        match joined {
-            true => Self::new(Outcome::Joined, "roadstead; fwd=miss; collapsed; detail=uncached"),
-            false => Self::new(Outcome::Fill, "roadstead; fwd=miss; detail=uncached"),
-        }
-    }
-
-    /// From the cache, after the upstream confirmed it.
-    pub fn revalidated() -> Self {
-        Self::new(Outcome::Revalidated, "roadstead; fwd=stale; detail=revalidated")
-    }
-
-    /// From the cache, `overdue` after its freshness ended, because of `why`.
-    pub fn stale(overdue: Duration, why: &str, reason: &str) -> Self {
-        let status = format!("roadstead; hit; ttl=-{}; reason={reason}; detail=stale", overdue.as_secs());
-        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
-    }
-
-    /// A list as far as it is known here, because of `why`.
-    pub fn stale_list(why: &str) -> Self {
-        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, "roadstead; hit; detail=stale") }
-    }
-}
-
-/// `Warning: 299`, which containerd and podman show to people. Without what would end the quoted text.
-fn warning(why: &str) -> String {
-    let why: String = why.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\' && c.is_ascii()).take(300).collect();
-    format!("299 - \"stale: {why}\"")
 }
 
 impl Request<'_> {
