@@ -93,7 +93,7 @@ fn hits(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (pull, policy, paths) = runtime.block_on(warm(folder.path().to_str().unwrap()));
     let (directory, headers) = (directory(), HeaderMap::new());
-    let peer = Peer { address: Some(SocketAddr::from(([127, 0, 0, 1], 40_000))), tls: false, certificate: None };
+    let peer = Peer::new(Some(SocketAddr::from(([127, 0, 0, 1], 40_000))));
     let mut group = criterion.benchmark_group("hit");
     for (name, path) in &paths {
         let route = Route::parse(path, None, None, &directory).unwrap();

@@ -73,6 +73,19 @@ static PAIRS: [[u8; 2]; 256] = {
     pairs
 };
 
+/// Set in what stands for a character that is no lower-case hexadecimal digit.
+const NO_DIGIT: u8 = 0x80;
+
+/// What each character says as a digit.
+static NIBBLES: [u8; 256] = {
+    let (mut nibbles, mut nibble) = ([NO_DIGIT; 256], 0);
+    while nibble < 16 {
+        nibbles[b"0123456789abcdef"[nibble] as usize] = nibble as u8;
+        nibble += 1;
+    }
+    nibbles
+};
+
 impl Digest {
     /// The digest of `data`. For large data use a [`Hasher`] off the reactor (I11).
     pub fn of(algorithm: Algorithm, data: &[u8]) -> Self {
@@ -87,16 +100,12 @@ impl Digest {
         if hex.len() != algorithm.len() * 2 {
             return Err(wrong);
         }
-        let nibble = |c: u8| match c {
-            b'0'..=b'9' => Ok(c - b'0'),
-            b'a'..=b'f' => Ok(c - b'a' + 10),
-            _ => Err(wrong),
-        };
-        let mut bytes = [0; 64];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (mut bytes, mut seen) = ([0; 64], 0);
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().as_chunks().0) {
+            let [high, low] = pair.map(|c| NIBBLES[usize::from(c)]);
+            (*byte, seen) = (high << 4 | low & 0xf, seen | high | low);
         }
-        Ok(Self { algorithm, bytes })
+        if seen & NO_DIGIT != 0 { Err(wrong) } else { Ok(Self { algorithm, bytes }) }
     }
 
     /// The algorithm before the colon.
@@ -271,6 +280,21 @@ mod tests {
             (&format!("sha512:{hex}"), DigestError::Hex(128)),
         ] {
             assert_eq!(text.parse::<Digest>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_character_at_each_place() {
+        for c in (0..=char::MAX as u32).filter_map(char::from_u32).filter(|c| c.len_utf8() <= 2) {
+            for at in [0, 1, 62, 63 - (c.len_utf8() - 1)] {
+                let mut hex = "0".repeat(64);
+                hex.replace_range(at..at + c.len_utf8(), c.encode_utf8(&mut [0; 4]));
+                let parsed = Digest::from_parts(Algorithm::Sha256, &hex);
+                match c {
+                    '0'..='9' | 'a'..='f' => assert_eq!(parsed.unwrap().hex(), hex),
+                    _ => assert_eq!(parsed, Err(DigestError::Hex(64)), "{c:?} at {at}"),
+                }
+            }
         }
     }
 }

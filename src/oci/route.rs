@@ -119,9 +119,8 @@ impl Route {
             let message = format!("{} is not a path of a registry; its API is under /v2/", clip(&path));
             return Err(RouteError { code: ErrorCode::NameUnknown, message, kind: Kind::Other, upstream: None });
         };
-        let kind = Endpoint::of(rest).kind();
         let parameters = Parameters(query.unwrap_or_default());
-        let fail = |(code, message), upstream| RouteError { code, message, kind, upstream };
+        let fail = |(code, message), upstream| RouteError { code, message, kind: Endpoint::of(rest).kind(), upstream };
         let Address { upstream, namespace, rest } =
             address(prefix, rest, parameters, host, directory).map_err(|refusal| fail(refusal, None))?;
         match Endpoint::of(rest).target(upstream, parameters) {

@@ -9,10 +9,11 @@ use super::certificate::ClientCertificate;
 use crate::config::Secret;
 
 /// The other end of a connection, as far as the socket tells. One a connection, shared by its requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address; `None` on a unix socket.
-    pub address: Option<SocketAddr>,
+    address: Option<SocketAddr>,
+    /// The address as the log has it: each of its requests has a line.
+    text: Box<str>,
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// Whom its certificate names, if it showed one and it was verified.
@@ -20,6 +21,17 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A peer without encryption and without a certificate. `address`: `None` on a unix socket.
+    pub fn new(address: Option<SocketAddr>) -> Self {
+        let text = address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
+        Self { address, text: text.into(), tls: false, certificate: None }
+    }
+
+    /// Its address; `None` on a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
     /// How a client addresses the mirror on this connection.
     pub fn scheme(&self) -> &'static str {
         if self.tls { "https" } else { "http" }
@@ -28,10 +40,7 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            Some(address) => address.fmt(f),
-            None => f.write_str("unix"),
-        }
+        f.write_str(&self.text)
     }
 }
 

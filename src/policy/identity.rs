@@ -24,7 +24,7 @@ pub struct Identity {
 impl Identity {
     /// What the connection alone says.
     pub(super) fn of(peer: &Peer) -> Self {
-        let address = peer.address.map(|address| address.ip().to_canonical());
+        let address = peer.address().map(|address| address.ip().to_canonical());
         Self { certificate: certificate_names(peer), address, ..Self::default() }
     }
 
@@ -78,7 +78,7 @@ pub(super) enum Key {
 impl Key {
     /// Where a connection comes from, whoever is at its end.
     pub fn place(peer: &Peer) -> Self {
-        peer.address.map_or(Self::Local, |address| Self::Address(network(address.ip().to_canonical())))
+        peer.address().map_or(Self::Local, |address| Self::Address(network(address.ip().to_canonical())))
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: Some(address.parse().unwrap()), ..Peer::default() }
+        Peer::new(Some(address.parse().unwrap()))
     }
 
     #[test]
@@ -121,7 +121,8 @@ mod tests {
             uris: vec!["spiffe://example/node/1".to_owned()],
             emails: vec!["ops@example".to_owned()],
         };
-        let peer = Peer { certificate: Some(certificate), ..peer("10.0.0.1:1") };
+        let mut peer = peer("10.0.0.1:1");
+        peer.certificate = Some(certificate);
         let mut identity = Identity::of(&peer);
         assert_eq!(identity.certificate, ["node\n1", "spiffe://example/node/1", "node-1.example", "ops@example"]);
         assert!(identity.is_signed_in());
@@ -138,7 +139,7 @@ mod tests {
         assert_ne!(key("[2001:db8::1]:1"), key("[2001:db8:0:1::1]:1"));
         assert_eq!(key("[::ffff:10.0.0.1]:1"), key("10.0.0.1:9"));
         assert_ne!(key("10.0.0.1:1"), key("10.0.0.2:1"));
-        assert_eq!(Identity::of(&Peer::default()).key(), Key::Local);
+        assert_eq!(Identity::of(&Peer::new(None)).key(), Key::Local);
         assert_eq!(Key::place(&peer("10.0.0.1:1")), key("10.0.0.1:2"));
     }
 }

@@ -20,7 +20,7 @@ async fn the_future_of_an_answer_is_small() {
     let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
     let pull = Pull::new(BTreeMap::new(), cache, fills, metrics);
     let headers = HeaderMap::new();
-    let caller = Caller { peer: &Peer { address: None, tls: false, certificate: None }, headers: &headers };
+    let caller = Caller { peer: &Peer::new(None), headers: &headers };
     let (upstream, repository) = ("docker.io".parse().unwrap(), "library/alpine".parse().unwrap());
     let policy = Policy::new(&config, Arc::new(Metrics::new())).unwrap();
     let identity = policy.identify(&caller, Some(&upstream)).await.unwrap();

@@ -87,7 +87,7 @@ impl Connection {
     async fn ready(&self, socket: Detached) -> Option<Ready> {
         let accepted = socket.attach().inspect_err(|error| tracing::debug!(%error, "connection ended")).ok()?;
         let config = &self.server.config;
-        let mut peer = Peer { address: accepted.address(), ..Peer::default() };
+        let mut peer = Peer::new(accepted.address());
         let (io, http2, lane) = match (accepted, &self.tls) {
             (Accepted::Tcp(tcp, _), Some(tls)) => {
                 let _ = tcp.set_nodelay(true);

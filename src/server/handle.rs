@@ -142,7 +142,7 @@ impl Handler {
     ) -> Result<(), PullError> {
         match (upstream, identity.login()) {
             (Some(upstream), Some(login)) => {
-                let from = peer.address.map(|address| address.ip());
+                let from = peer.address().map(|address| address.ip());
                 // Boxed: hardly any request has one.
                 Box::pin(self.pull.try_login(upstream, login, from)).await
             }

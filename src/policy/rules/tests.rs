@@ -80,7 +80,7 @@ fn the_first_match_decides() {
 #[test]
 fn a_mapped_address_is_the_address_it_maps() {
     let access = access(RULES);
-    let peer = super::super::Peer { address: Some("[::ffff:10.1.1.1]:7".parse().unwrap()), ..Default::default() };
+    let peer = super::super::Peer::new(Some("[::ffff:10.1.1.1]:7".parse().unwrap()));
     assert!(decide(&access, &Identity::of(&peer), "docker.io/library/alpine").allowed);
 }
 

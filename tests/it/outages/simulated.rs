@@ -157,7 +157,7 @@ impl Sim {
     }
 
     async fn ask(&self, repository: &str, wanted: Wanted, headers: &HeaderMap) -> Got {
-        let caller = Caller { peer: &Peer::default(), headers };
+        let caller = Caller { peer: &Peer::new(None), headers };
         let permit = self
             .policy
             .admit(&self.policy.identify(&caller, None).await.unwrap(), &hub(), &repository.parse().unwrap())
