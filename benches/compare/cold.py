@@ -15,6 +15,7 @@ CROWD = 50
 PATIENCE = 100  # seconds, seven times what the link needs
 IN_ALL = 50  # MB/s of a link that one client fills
 PAUSE = 0.03  # seconds that a registry and its object store take to answer
+FAR = 0.1  # seconds, where they are far away
 
 
 class Cold:
@@ -37,6 +38,7 @@ class Cold:
         # Each connection is limited, as a registry's object store does it: several are faster than one.
         for title, rate, shared, pause, bound in (
                 (f"upstream limited to {limit} MB/s a connection", limit * MB, False, 0, ("<=", 0.35)),
+                (f"upstream limited to {limit} MB/s a connection, each answer after {FAR * 1e3:.0f} ms", limit * MB, False, FAR, None),
                 (f"upstream limited to {IN_ALL} MB/s in all", IN_ALL * MB, True, 0, ("<=", 1.03)),
                 ("upstream at loopback speed", None, False, 0, ("<=", 1.3)),
                 (f"the same, each answer after {PAUSE * 1e3:.0f} ms", None, False, PAUSE, None)):
@@ -48,7 +50,7 @@ class Cold:
             self._origin.pause = pause
             self._alone(title, rate, shared, seconds, share, cost)
             self._origin.pause = 0
-            if rate and not shared:
+            if rate and not shared and not pause:
                 self._far(alone, rate)
         if not self._options.wants(f"cold, {CROWD} clients at once"):
             return

@@ -58,7 +58,7 @@ one for docker-registry and drayage, and the killed ones one for all. One client
 container engine does; *direct* is the same client against the upstream itself. Fifty are `load.rs`, which compares every byte with
 the original, and their upstream is limited in all, so that it is what limits. At loopback speed nothing is limited by the upstream:
 client, mirror and upstream share the cores, and what a mirror takes longer is the CPU time of receiving, hashing, writing and sending.
-The same with 30 ms before each answer is a fast registry that is not in the next rack.
+The same with 30 ms before each answer is a fast registry that is not in the next rack; 100 ms is what one on another continent takes.
 
 **Killed.** {killed} of the fifty clients close their connection after a quarter of the blob. The last one must get all of it.
 
@@ -90,6 +90,12 @@ Kept is what showed in this comparison; the commit that brought it has its figur
   answers of one span it moves work of the server to the client: 13 % less CPU time of the one, 16 % fewer bytes a second (1 MiB
   over 64 connections), which is where nginx's smaller share above comes from.
 - *Asking for the next part ahead* (`fill/parts.rs`), kept: an upstream that takes 30 ms to answer, 2.23 to 1.25 × direct.
+- *Larger parts where answers take long* (`fill/rate.rs`), kept: answers after 100 ms from an upstream limited to 20 MB/s a connection, a
+  blob of 256 MiB, 0.333 to 0.318 × direct; after 50 ms at 100 MB/s, 512 MiB, 0.426 to 0.352; after 100 ms at 50 MB/s, 1 GiB, 0.338 to
+  0.303. The least for four connections is 0.25.
+- *1 MiB over one connection* is nearly all wrk's: `perf sched` shows of 235 µs a request 193 in which wrk runs, 28 until one or the other
+  core is awake, and 14 from Roadstead's waking to the first bytes for wrk, which are all that a server could save. Sending the head by
+  itself, so that wrk wakes sooner: no difference, not kept.
 - *Batches of 4 MiB to the disk* instead of 1: a cold blob takes 1.6 times as long. Of 256 and 512 KiB: 5 % longer.
 - *Spans of 2 and 4 MiB* instead of 1: no difference.
 - *aws-lc-rs for SHA-256* instead of sha2: 0.544 and 0.546 s a GiB where the CPU has SHA extensions.

@@ -19,7 +19,7 @@ pub struct Freshness {
     pub negative: Duration,
     /// `immutable_tags`: tags that are never checked again.
     pub immutable_tags: TagPatterns,
-    /// `no_cache`: a client's `Cache-Control: no-cache` has the tag checked, however fresh it is.
+    /// `no_cache`: a client's `Cache-Control: no-cache` has the tag checked, however fresh it or a "not found" of it is.
     pub no_cache: bool,
     /// `[[freshness.rule]]`: the first one that matches changes what stands above. An upstream's own come first.
     pub rules: Vec<FreshnessRule>,

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
 use super::plan::{Id, Plan};
 use super::run::{Incoming, stopped};
@@ -130,6 +132,9 @@ pub(super) struct Ended {
     pub bytes: u64,
     /// Another answer had brought them before.
     pub void: bool,
+    /// How long it waited for its answer, and how long that took to come; of a part that waited for nothing else, neither a
+    /// slot nor its turn.
+    pub took: Option<(Duration, Duration)>,
     pub trouble: Option<Trouble>,
 }
 
@@ -137,8 +142,11 @@ pub(super) struct Ended {
 pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
     let mut stop = shared.stop.subscribe();
     let in_turn = matches!(start, Start::Answer(_) | Start::Ask { in_turn: true, .. });
+    let is_timed = matches!(start, Start::Ask { spare: true, in_turn: false, .. });
+    let asked = Instant::now();
     let body = async {
         let body = open(&shared, id, start).await?;
+        let answered = Instant::now();
         let mut still_in_turn = shared.in_turn.subscribe();
         let turn = tokio::select! {
             biased;
@@ -146,16 +154,19 @@ pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
             _ = still_in_turn.wait_for(|still| !still), if in_turn => None,
             else => None,
         };
-        Ok((body, turn))
+        Ok((body, answered, turn))
     };
     let body = tokio::select! {
         body = body => body,
         () = stopped(&mut stop) => Err(Trouble::Fill(FillError::Stopping)),
     };
     match body {
-        Ok((Some(body), _turn)) => receive(&shared, id, body).await,
-        Ok((None, _)) => Ended { id, bytes: 0, trouble: None, void: true },
-        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false },
+        Ok((Some(body), answered, _turn)) => {
+            let ended = receive(&shared, id, body).await;
+            Ended { took: is_timed.then(|| (answered - asked, answered.elapsed())), ..ended }
+        }
+        Ok((None, ..)) => Ended { id, bytes: 0, trouble: None, void: true, took: None },
+        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false, took: None },
     }
 }
 
@@ -299,7 +310,7 @@ async fn receive(shared: &Arc<Shared>, id: Id, body: Incoming) -> Ended {
             }
         }
     }
-    Ended { id, bytes, trouble, void: false }
+    Ended { id, bytes, trouble, void: false, took: None }
 }
 
 /// Cancel-safe.

@@ -21,7 +21,7 @@ use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::part::{self, Ended, Hash, Shared, Start, Trouble};
 use super::plan::{self, Plan};
-use super::rate::Rate;
+use super::rate::{Pace, Rate};
 use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, stopped};
 use crate::cache::NoRoom;
 use crate::cache::index::Reservation;
@@ -48,6 +48,7 @@ struct Parts<'a> {
     /// Attempts in a row that brought no byte.
     fruitless: u32,
     rate: Rate,
+    pace: Pace,
     /// Reads back and hashes what was written out of order.
     reading_back: Option<JoinHandle<io::Result<()>>>,
 }
@@ -86,7 +87,8 @@ impl Run {
         let most = if opened.ranges { self.parts(total) } else { 1 };
         let rate = Rate::new(shared.plan().bytes());
         let (running, whole) = (JoinSet::new(), !opened.ranges);
-        let mut parts = Parts { run: self, shared, running, most, whole, fruitless: 0, rate, reading_back: None };
+        let mut parts =
+            Parts { run: self, shared, running, most, whole, fruitless: 0, rate, pace: Pace::default(), reading_back: None };
         let id = match opened.end {
             Some(end) if end < total => parts.shared.plan().claim(from..end.max(from)),
             _ if parts.whole => parts.shared.plan().claim_whole(from),
@@ -179,7 +181,12 @@ impl Parts<'_> {
                 if spare && fast && !elsewhere && (running > 1 || !plan.ends_within(AHEAD)) {
                     return;
                 }
-                let steps = if fast { FAST_STEPS } else { 1 };
+                let steps = match (fast, elsewhere) {
+                    (true, _) => FAST_STEPS,
+                    // Who jumps about wants a connection soon again.
+                    (false, true) => 1,
+                    (false, false) => plan.steps(self.pace.worthwhile(), self.most),
+                };
                 plan.claim_next(&wanted, steps).map(|claimed| (claimed, fast && !elsewhere))
             };
             let Some(((id, part), in_turn)) = claimed else { return };
@@ -196,6 +203,9 @@ impl Parts<'_> {
         };
         if ended.bytes > 0 {
             self.fruitless = 0;
+            if let Some((waited, took)) = ended.took {
+                self.pace.learn(ended.bytes, waited, took);
+            }
         }
         let alone = self.running.is_empty();
         let upstream = self.run.source.upstream.clone();

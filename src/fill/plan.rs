@@ -118,6 +118,13 @@ impl Plan {
         self.claims.iter().filter(unread).any(|claim| wanted.iter().any(|at| claim.range.contains(at)))
     }
 
+    /// The length in steps of parts of about `bytes`: one at the least, and no more than half of what each of `parts` at one
+    /// time would get of all that nobody has claimed, so that the last ones end together.
+    pub fn steps(&self, bytes: u64, parts: usize) -> u64 {
+        let share = (self.total - self.taken().bytes().min(self.total)) / (2 * parts.max(1) as u64);
+        (bytes.div_ceil(self.step)).min(share / self.step).max(1)
+    }
+
     /// Whether some bytes are neither here nor claimed.
     pub fn has_gap(&self) -> bool {
         self.taken().frontier() < self.total

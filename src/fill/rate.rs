@@ -1,7 +1,8 @@
-//! Whether one more connection would bring a blob sooner. Pure.
+//! Whether one more connection would bring a blob sooner, and how much to ask of each. Pure.
 //!
 //! Several connections are for upstreams that limit each of them, and for long ways. Where one brings more than a disk
-//! takes, a second one only makes the parts wait for each other. Asked by [`super::parts`].
+//! takes, a second one only makes the parts wait for each other. And where an answer is long in coming, parts are larger, so
+//! that connections are not idle for much of the time. Asked by [`super::parts`].
 
 use std::time::Duration;
 
@@ -62,9 +63,52 @@ impl Rate {
     }
 }
 
+/// A connection that waits for an answer brings nothing: at most one part in so many of its time.
+const WORTH: f64 = 10.0;
+
+/// No part is made larger than this: what is read back to be hashed shall still be in memory.
+const LARGEST: f64 = (64 << 20) as f64;
+
+/// Seconds that a part waits for its answer, and bytes a second that one connection brings after that: the means of all
+/// parts, the last one for half.
+#[derive(Debug, Default)]
+pub struct Pace(Option<(f64, f64)>);
+
+impl Pace {
+    /// A part of so many bytes waited so long for its answer, which then took so long to come.
+    pub fn learn(&mut self, bytes: u64, waited: Duration, took: Duration) {
+        let now = (waited.as_secs_f64(), bytes as f64 / took.as_secs_f64().max(1e-6));
+        self.0 = Some(self.0.map_or(now, |(waited, speed)| ((waited + now.0) / 2.0, (speed + now.1) / 2.0)));
+    }
+
+    /// Bytes of a part that is worth its answer's wait; 0 while nothing is known.
+    pub fn worthwhile(&self) -> u64 {
+        self.0.map_or(0, |(waited, speed)| (WORTH * waited * speed).min(LARGEST) as u64)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longer_the_wait_the_larger_the_part() {
+        let of = |waited, speed: u64| {
+            let mut pace = Pace::default();
+            pace.learn(speed * 2, Duration::from_millis(waited), Duration::from_secs(2));
+            pace.worthwhile()
+        };
+        assert_eq!(Pace::default().worthwhile(), 0);
+        assert_eq!((of(0, 20_000_000), of(1, 20_000_000), of(100, 20_000_000)), (0, 200_000, 20_000_000));
+        assert_eq!(of(100, 1_000_000), 1_000_000);
+        assert_eq!(of(1000, 20_000_000), LARGEST as u64);
+        let mut pace = Pace::default();
+        pace.learn(1_000_000, Duration::from_millis(300), Duration::from_secs(1));
+        pace.learn(1_000_000, Duration::from_millis(100), Duration::from_secs(1));
+        assert_eq!(pace.worthwhile(), 2_000_000, "the first one had to connect");
+        pace.learn(1, Duration::ZERO, Duration::ZERO);
+        assert!(pace.worthwhile() <= LARGEST as u64);
+    }
 
     #[test]
     fn slow_is_said_late() {

@@ -169,7 +169,7 @@ impl Pull {
                         .map(|record| stale(&record, overdue, "the mirror is offline", "offline"))
                         .ok_or_else(|| PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
                 }
-                if self.negative.is_remembered(scope, asker, tag.as_str()) {
+                if !demand.check && self.negative.is_remembered(scope, asker, tag.as_str()) {
                     return Err(not_found(scope, tag, true));
                 }
                 let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;

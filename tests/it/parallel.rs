@@ -3,6 +3,8 @@
 mod faults;
 mod resumed;
 
+use std::time::Duration;
+
 use crate::support::client::{self, Response};
 use crate::support::image::{Blob, Builder, random};
 use crate::support::join_all;
@@ -50,7 +52,7 @@ fn disjoint(up: &Upstream, path: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i3_parts_are_one_fill() {
     let (up, mirror, blob, path) = with_blob(|_| {}).await;
-    up.on(&path).always(Act::honest().drip(64 << 10, std::time::Duration::from_millis(2)));
+    up.on(&path).always(Act::honest().drip(64 << 10, Duration::from_millis(2)));
     mirror.pull_blob(REPOSITORY, &blob).await;
     mirror.files().get(&blob).await;
     assert_eq!(up.requests()[0].range(), None);
@@ -70,7 +72,7 @@ async fn i3_each_byte_is_sent_once() {
     mirror.pull_blob(REPOSITORY, &first).await;
     let image = Builder::new(7).layer(SIZE as usize + 12345).build();
     up.push_image(REPOSITORY, "latest", &image);
-    up.on("/v2/*/blobs/*").always(Act::honest().drip(64 << 10, std::time::Duration::from_millis(1)));
+    up.on("/v2/*/blobs/*").always(Act::honest().drip(64 << 10, Duration::from_millis(1)));
     mirror.pull(REPOSITORY, "latest", &image).await;
     let path = blob_path(REPOSITORY, &image.layers[0]);
     assert_eq!((disjoint(&up, &path), up.sent(&path)), (SIZE + 12345, SIZE + 12345));
@@ -87,9 +89,26 @@ async fn the_next_part_is_asked_for_ahead() {
     let image = Builder::new(8).layer(THRESHOLD_BYTES + (512 << 10)).build();
     up.push_image(REPOSITORY, "latest", &image);
     let path = blob_path(REPOSITORY, &image.layers[0]);
-    up.on(&path).always(Act::honest().drip(64 << 10, std::time::Duration::from_millis(1)));
+    up.on(&path).always(Act::honest().drip(64 << 10, Duration::from_millis(1)));
     mirror.pull(REPOSITORY, "latest", &image).await;
     assert!(up.journal().peak(&path) > 1);
+    let size = image.layers[0].bytes.len() as u64;
+    assert_eq!((disjoint(&up, &path), up.sent(&path)), (size, size));
+}
+
+/// Where each answer is long in coming, fewer are asked for, each for more; the same bytes, each once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_are_larger_where_answers_take_long() {
+    let (up, mirror, first, _) = with_blob(|_| {}).await;
+    mirror.pull_blob(REPOSITORY, &first).await;
+    let image = Builder::new(9).layer(SIZE as usize).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let path = blob_path(REPOSITORY, &image.layers[0]);
+    up.on(&path).always(Act::honest().delay(Duration::from_millis(50)).drip(64 << 10, Duration::from_millis(2)));
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    // Four as large as ever; the others half of a fair share of what is left, again and again.
+    assert!((8..40).contains(&up.count(&path)), "{} of {}", up.count(&path), SIZE / PART);
+    assert!(up.journal().peak(&path) > 1 && up.journal().peak(&path) <= 4);
     let size = image.layers[0].bytes.len() as u64;
     assert_eq!((disjoint(&up, &path), up.sent(&path)), (size, size));
 }
@@ -125,7 +144,7 @@ async fn one_request_where_parts_are_not_wanted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i3_fifty_clients_with_mixed_ranges() {
     let (up, mirror, blob, path) = with_blob(|_| {}).await;
-    up.on(&path).always(Act::honest().drip(32 << 10, std::time::Duration::from_millis(2)));
+    up.on(&path).always(Act::honest().drip(32 << 10, Duration::from_millis(2)));
     let address = mirror.address();
     let clients = (0..50_u64).map(|number| {
         let (path, blob) = (path.clone(), blob.clone());
@@ -168,9 +187,7 @@ async fn a_far_range_comes_before_what_is_in_front_of_it() {
     })
     .await;
     // The front stands still, and parts come slowly: in order, the end would be long in coming.
-    up.on(&path)
-        .then(Act::honest().stall_after(10_000))
-        .always(Act::honest().drip(16 << 10, std::time::Duration::from_millis(20)));
+    up.on(&path).then(Act::honest().stall_after(10_000)).always(Act::honest().drip(16 << 10, Duration::from_millis(20)));
     let from = SIZE - 3 * PART;
     let range = format!("bytes={from}-{}", from + 99);
     let answer = mirror.get_with(&path, &[("Range", &range)]).await;
@@ -191,7 +208,7 @@ async fn parts_keep_to_the_limits_of_the_upstream() {
             settings.hub(key, 2);
         })
         .await;
-        up.on("/v2/*/blobs/*").always(Act::honest().drip(64 << 10, std::time::Duration::from_millis(1)));
+        up.on("/v2/*/blobs/*").always(Act::honest().drip(64 << 10, Duration::from_millis(1)));
         let other = Blob::random(2, SIZE as usize);
         up.push_blob(REPOSITORY, &other);
         let pulls = [blob, other].map(|blob| {

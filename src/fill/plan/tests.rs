@@ -21,6 +21,20 @@ fn parts_go_in_order_and_to_where_somebody_waits() {
 }
 
 #[test]
+fn large_parts_end_together() {
+    let mut plan = Plan::new(1000, 10, Extents::prefix(200));
+    assert_eq!(plan.steps(0, 4), 1, "nothing speaks for more");
+    assert_eq!((plan.steps(11, 4), plan.steps(100, 4), plan.steps(101, 4)), (2, 10, 10), "half of 200, the share of each");
+    let (_, range) = plan.claim_next(&[], plan.steps(1000, 4)).unwrap();
+    assert_eq!(range, 200..300);
+    assert_eq!((plan.steps(1000, 4), plan.steps(1000, 1)), (8, 35), "of what nobody has claimed");
+    while let Some((_, range)) = plan.claim_next(&[], plan.steps(1000, 4)) {
+        assert!(range.end - range.start <= 80 && range.start >= 300);
+    }
+    assert_eq!((plan.steps(1000, 4), plan.steps(1000, 0)), (1, 1), "all is claimed");
+}
+
+#[test]
 fn what_is_claimed_ends_when_all_of_it_has_come() {
     let mut plan = Plan::new(100, 10, Extents::prefix(3));
     let (part, range) = next(&mut plan, &[]);

@@ -207,6 +207,14 @@ async fn no_cache_only_where_a_rule_allows_it() {
         let answer = mirror.get_with(&manifest_path("team/a", name), &[("Cache-Control", "max-age=0, no-cache")]).await;
         assert!(answer.body == image.manifest.bytes, "{name}");
     }
+    // A "not found" that is remembered is no more than a tag that is.
+    for (name, status) in [("next", 404), ("y-nightly", 200)] {
+        assert_eq!(mirror.get(&manifest_path("team/a", name)).await.status(), 404);
+        up.push_image("team/a", name, &new);
+        assert_eq!(mirror.get(&manifest_path("team/a", name)).await.status(), 404, "remembered");
+        let answer = mirror.get_with(&manifest_path("team/a", name), &[("Cache-Control", "no-cache")]).await;
+        assert_eq!(answer.status(), status, "{name}");
+    }
 }
 
 async fn manifest(mirror: &Sim, tag: &str) -> u16 {
