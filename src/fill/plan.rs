@@ -122,7 +122,7 @@ impl Plan {
     /// time would get of all that nobody has claimed, so that the last ones end together.
     pub fn steps(&self, bytes: u64, parts: usize) -> u64 {
         let share = (self.total - self.taken().bytes().min(self.total)) / (2 * parts.max(1) as u64);
-        (bytes.div_ceil(self.step)).min(share / self.step).max(1)
+        bytes.div_ceil(self.step).min(share / self.step).max(1)
     }
 
     /// Whether some bytes are neither here nor claimed.
