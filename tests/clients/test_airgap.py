@@ -252,24 +252,24 @@ class TwoSites(ClientTest):
     def test_a_schedule_brings_what_refers_to_an_image(self):
         """`[[prefetch]]` of a running mirror, with a signature as clients without a referrers API push it; carried along."""
         image = SITE.push("rs-signed", [("signed", 200 * KIB)])
-        payload, signature = self.sign(image)
+        signature, *parts = self.sign(image)
         connected, gapped = self.sites()
         connected.stop()
         with connected._config.open("a") as config:
             config.write(f'\n[[prefetch]]\nimages = "{image.reference()}"\nwith_referrers = true\nevery = "1h"\n')
         connected.start()
-        wanted = {digest[7:] for digest in (image.digest, signature, payload, *image.blobs)}
+        wanted = {digest[7:] for digest in (image.digest, signature, *parts, *image.blobs)}
         wait_until(lambda: wanted <= {path.name for path in connected.published()}, "the schedule has brought all of it")
         bundle = self.folder / "signed.tar"
         roadstead("export", "--config", connected._config, image.reference(), "-o", bundle, "--sign", self.sign_key)
         roadstead("import", "--config", gapped._config, bundle)
         status, _, body = gapped.get(f"/v2/{image.repository}/referrers/{image.digest}")
         self.assertEqual((status, [entry["digest"] for entry in json.loads(body)["manifests"]]), (200, [signature]))
-        for path in (f"manifests/{signature}", f"blobs/{payload}"):
+        for path in (f"manifests/{signature}", *(f"blobs/{part}" for part in parts)):
             self.assertEqual(gapped.get(f"/v2/{image.repository}/{path}")[0], 200, path)
 
     def sign(self, image):
-        """Pushes a signature of an image under the tag made of its digest: the digests of its payload and manifest."""
+        """Pushes a signature of an image under the tag made of its digest: the digests of its manifest, payload and config."""
         oci = "application/vnd.oci.image."
 
         def put(path, data, kind, method="PUT"):
@@ -286,15 +286,15 @@ class TwoSites(ClientTest):
             put(f"{place}&digest={digest_of(data)}", data, "application/octet-stream")
             return {"mediaType": oci + "layer.v1.tar", "digest": digest_of(data), "size": len(data)}
 
-        payload = blob(random.randbytes(1000))
+        payload, config = blob(random.randbytes(1000)), blob(b"{}")
         manifest = json.dumps({
-            "schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": blob(b"{}") | {"mediaType": oci + "config.v1+json"},
+            "schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": config | {"mediaType": oci + "config.v1+json"},
             "layers": [payload]}).encode()
         put(f"/v2/{image.repository}/manifests/{digest_of(manifest)}", manifest, oci + "manifest.v1+json")
         entry = {"mediaType": oci + "manifest.v1+json", "digest": digest_of(manifest), "size": len(manifest)}
         index = json.dumps({"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": [entry]}).encode()
         put(f"/v2/{image.repository}/manifests/{image.digest.replace(':', '-')}", index, oci + "index.v1+json")
-        return payload["digest"], digest_of(manifest)
+        return digest_of(manifest), payload["digest"], config["digest"]
 
 
 if __name__ == "__main__":
