@@ -66,7 +66,7 @@ impl Rate {
 /// A connection that waits for an answer brings nothing: at most one part in so many of its time.
 const WORTH: f64 = 10.0;
 
-/// No part is made larger than this: what is read back to be hashed shall still be in memory.
+/// No wait makes a part longer than this, to the next whole step: what is read back to be hashed shall still be in memory.
 const LARGEST: f64 = (64 << 20) as f64;
 
 /// Seconds that a part waits for its answer, and bytes a second that one connection brings after that: the means of all

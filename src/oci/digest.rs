@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn each_character_at_each_place() {
-        for c in (0..=char::MAX as u32).filter_map(char::from_u32).filter(|c| c.len_utf8() <= 2) {
+        // As far as a character has one byte or two.
+        for c in '\0'..='\u{7ff}' {
             for at in [0, 1, 62, 63 - (c.len_utf8() - 1)] {
                 let mut hex = "0".repeat(64);
                 hex.replace_range(at..at + c.len_utf8(), c.encode_utf8(&mut [0; 4]));
