@@ -1,14 +1,18 @@
-//! The account of one request: counted once and logged once, when its body has ended (I12).
+//! The account of one request: counted once and logged once, when its answer has ended (I12).
 //!
-//! A request ends when its body is dropped: after its last byte, or because the client left or the body failed.
+//! An answer ends when the connection has taken its last byte, or has given it up: the client left, or the body failed.
+//! hyper takes a piece of a body long before it is on its way to a slow client, and drops the body once it has the last
+//! one. So the account belongs to the body and to every piece in hyper's hands, and ends with the last of them.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Buf;
 use http::{Method, Request, StatusCode};
 use http_body::{Frame, SizeHint};
 
@@ -35,9 +39,16 @@ pub struct Account {
     status: StatusCode,
     outcome: Outcome,
     error: Option<Cow<'static, str>>,
-    sent: u64,
-    first_byte: Option<Duration>,
-    whole: bool,
+    /// Until there was a first byte of a body.
+    first_byte: OnceLock<Duration>,
+    /// Bytes of the body that hyper was given.
+    given: AtomicU64,
+    /// Those of them that the connection has taken.
+    sent: AtomicU64,
+    /// Nothing more will be given.
+    ended: AtomicBool,
+    /// Why the body broke off.
+    broken: OnceLock<String>,
 }
 
 impl Account {
@@ -54,9 +65,11 @@ impl Account {
             // What stays if the client leaves before there is an answer.
             outcome: Outcome::Error,
             error: Some("the client left before it was answered".into()),
-            sent: 0,
-            first_byte: None,
-            whole: false,
+            first_byte: OnceLock::new(),
+            given: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            broken: OnceLock::new(),
         }
     }
 
@@ -82,8 +95,15 @@ impl Drop for Account {
         let duration = self.started.elapsed();
         let subject = self.subject.take().unwrap_or_default();
         let upstream = subject.upstream.as_ref().map_or("unknown", UpstreamName::as_str);
-        let first_byte = self.first_byte.map(|time| time.as_secs_f64());
-        self.metrics.count(upstream, subject.kind, self.outcome, self.sent, duration.as_secs_f64(), first_byte);
+        let first_byte = self.first_byte.take();
+        let sent = *self.sent.get_mut();
+        let whole = *self.ended.get_mut() && sent == *self.given.get_mut();
+        let (outcome, error) = match self.broken.get() {
+            Some(broken) => (Outcome::Error, Some(broken.as_str())),
+            None => (self.outcome, self.error.as_deref()),
+        };
+        let first_byte_seconds = first_byte.map(|time| time.as_secs_f64());
+        self.metrics.count(upstream, subject.kind, outcome, sent, duration.as_secs_f64(), first_byte_seconds);
         let reference: &dyn fmt::Display = match &subject.reference {
             Some(reference) => reference,
             None => &"",
@@ -98,59 +118,81 @@ impl Drop for Account {
             repository: subject.repository.as_ref().map_or("", Repository::as_str),
             reference,
             status: self.status.as_u16(),
-            result: self.outcome.label(),
-            bytes: self.sent,
-            first_byte: self.first_byte,
+            result: outcome.label(),
+            bytes: sent,
+            first_byte,
             duration,
-            complete: self.whole,
-            error: self.error.as_deref(),
+            complete: whole,
+            error,
         };
         line.log();
     }
 }
 
-/// A body whose bytes are counted on their way to hyper.
+/// A piece of a body in hyper's hands: what the connection takes of it is counted.
+#[derive(Debug)]
+pub struct Outgoing {
+    chunk: Chunk,
+    account: Arc<Account>,
+}
+
+impl Buf for Outgoing {
+    fn remaining(&self) -> usize {
+        self.chunk.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.chunk.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.chunk.advance(count);
+        self.account.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// A body that is accounted for.
 #[derive(Debug)]
 pub struct Counted {
     body: Body,
-    account: Account,
+    account: Arc<Account>,
     /// Where the connection can send files by itself.
     lane: Option<Lane>,
 }
 
 impl Counted {
-    pub(super) fn new(body: Body, mut account: Account, lane: Option<Lane>) -> Self {
-        account.whole = body.is_end();
-        Self { body, account, lane }
+    pub(super) fn new(body: Body, account: Account, lane: Option<Lane>) -> Self {
+        account.ended.store(body.is_end(), Ordering::Relaxed);
+        Self { body, account: Arc::new(account), lane }
     }
 }
 
 impl http_body::Body for Counted {
-    type Data = Chunk;
+    type Data = Outgoing;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
-        let this = &mut *self;
-        let chunk = match ready!(this.body.poll_piece(cx, this.lane.is_some())) {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, BodyError>>> {
+        let Self { body, account, lane } = &mut *self;
+        let chunk = match ready!(body.poll_piece(cx, lane.is_some())) {
             Some(Ok(piece)) => {
-                this.account.sent += piece.len() as u64;
-                this.account.first_byte.get_or_insert_with(|| this.account.started.elapsed());
-                match (piece, &this.lane) {
-                    (Piece::Bytes(bytes), _) => Some(Ok(Frame::data(Chunk::Bytes(bytes)))),
-                    (Piece::Span(span), Some(lane)) => Some(Ok(Frame::data(lane.take(span)))),
+                account.given.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                account.first_byte.get_or_init(|| account.started.elapsed());
+                match (piece, lane) {
+                    (Piece::Bytes(bytes), _) => Some(Ok(Chunk::Bytes(bytes))),
+                    (Piece::Span(span), Some(lane)) => Some(Ok(lane.take(span))),
                     // Not asked for, so never given.
                     (Piece::Span(_), None) => Some(Err(std::io::Error::other("a span without a lane").into())),
                 }
             }
             Some(Err(error)) => {
-                this.account.error = Some(error.to_string().into());
-                this.account.outcome = Outcome::Error;
+                account.broken.get_or_init(|| error.to_string());
                 Some(Err(error))
             }
             None => None,
         };
-        this.account.whole = this.body.is_end();
-        Poll::Ready(chunk)
+        account.ended.store(body.is_end(), Ordering::Relaxed);
+        let frame = |chunk| Frame::data(Outgoing { chunk, account: account.clone() });
+        Poll::Ready(chunk.map(|chunk| chunk.map(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -43,9 +43,9 @@ pub struct Line<'a> {
     pub status: u16,
     /// The label it is counted under.
     pub result: &'static str,
-    /// Body bytes that hyper took.
+    /// Body bytes that the connection took.
     pub bytes: u64,
-    /// Until the first of them.
+    /// Until there was the first of them.
     pub first_byte: Option<Duration>,
     /// Until the last of them, or the end of it all.
     pub duration: Duration,

@@ -1,5 +1,6 @@
 //! What a client may not do, how it is stopped, that it is counted, and that the others do not notice.
 
+mod accounts;
 mod frames;
 mod http2;
 
