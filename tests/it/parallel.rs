@@ -113,6 +113,28 @@ async fn parts_are_larger_where_answers_take_long() {
     assert_eq!((disjoint(&up, &path), up.sent(&path)), (size, size));
 }
 
+/// Who jumps about meanwhile gets a part of the usual length, and so a connection soon again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jump_begins_no_larger_part_where_answers_take_long() {
+    let (up, mirror, first, _) = with_blob(|_| {}).await;
+    mirror.pull_blob(REPOSITORY, &first).await;
+    let image = Builder::new(10).layer(SIZE as usize).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let (layer, path) = (&image.layers[0], blob_path(REPOSITORY, &image.layers[0]));
+    up.on(&path).always(Act::honest().delay(Duration::from_millis(50)).drip(64 << 10, Duration::from_millis(2)));
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    let whole = mirror.open(&path).await;
+    let asked = || up.requests().into_iter().filter(|request| request.path == path).filter_map(|request| request.range());
+    until("parts are larger", || asked().any(|(from, to)| to.is_some_and(|to| to - from > 2 * PART))).await;
+    let from = SIZE - 3 * PART + 5;
+    let answer = mirror.get_with(&path, &[("Range", &format!("bytes={from}-{}", from + 99))]).await;
+    assert!(answer.status() == 206 && answer.body == layer.bytes[from as usize..][..100]);
+    let (_, to) = asked().find(|(first, _)| *first == from).expect("a part that begins there");
+    assert_eq!(to, Some(SIZE - 2 * PART - 1));
+    whole.rest().await.assert_is(layer);
+    assert_eq!((disjoint(&up, &path), up.sent(&path)), (SIZE, SIZE));
+}
+
 /// At the threshold and below, with `parallel = 1`, and where nobody tells the size: one request.
 #[tokio::test]
 async fn one_request_where_parts_are_not_wanted() {
