@@ -58,7 +58,7 @@ pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;
 pub use listing::{Listing, Referrers};
 pub use manifest::{FetchedManifest, Resolved};
-pub use part::Lead;
+pub use part::{Effort, Lead};
 pub use probe::Step;
 pub use queue::Crowd;
 pub use quota::Quota;
@@ -245,8 +245,7 @@ impl Upstream {
             return self.ask_around(ask, accepts, true).await;
         }
         let slot = self.turn(lane, ask).await?;
-        // A download that broke is resumed by who writes it.
-        let retries = if ask.need == Need::Content && ask.range.is_none() { RETRIES } else { 0 };
+        let retries = if ask.need == Need::Content && ask.effort == Effort::Patient { RETRIES } else { 0 };
         let (started, mut failed) = (Instant::now(), None);
         for attempt in 0.. {
             let error = match self.ask_around(ask, accepts, attempt == 0).await {
@@ -270,7 +269,7 @@ impl Upstream {
 
     /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take, a spare part not at all.
     async fn turn(&self, lane: Lane, ask: &Ask<'_>) -> Result<Slot, UpstreamError> {
-        if ask.spare {
+        if ask.effort == Effort::Spare {
             return self.queue.try_enter(lane).ok_or_else(|| self.error(Reason::Busy));
         }
         let turn = self.queue.enter(lane, ask.repository);

@@ -16,7 +16,7 @@ use super::plan::{Id, Plan};
 use super::run::{Incoming, stopped};
 use super::{Fill, FillError, Source};
 use crate::cache::store::{Ingest, Scatter};
-use crate::upstream::{BlobAnswer, Class, Lead};
+use crate::upstream::{BlobAnswer, Class, Effort, Lead};
 
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
 const BATCH: usize = 1 << 20;
@@ -178,12 +178,13 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
     match start {
         Start::Answer(body) => Ok(Some(*body)),
         Start::AskRest(from) => {
-            let answer = upstream.blob(repository, digest, from).await.map_err(fail)?;
+            let answer = upstream.resume_blob(repository, digest, from).await.map_err(fail)?;
             Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))
         }
         Start::Ask { part, spare, in_turn: _ } => {
             let lead = shared.known().lead.clone();
-            let asked = upstream.blob_part(repository, digest, part.clone(), lead.as_deref(), spare).await;
+            let effort = if spare { Effort::Spare } else { Effort::Once };
+            let asked = upstream.blob_part(repository, digest, part.clone(), lead.as_deref(), effort).await;
             let answer = asked.map_err(|error| match error.class() {
                 Class::Invalid => Trouble::Odd("it does not answer to a range as it should"),
                 _ => fail(error),

@@ -16,7 +16,7 @@ use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
 use crate::cache::store::Ingest;
 use crate::oci::Scope;
-use crate::upstream::{BlobAnswer, BlobBody, Class, UpstreamError, jittered};
+use crate::upstream::{BlobAnswer, BlobBody, Class, Effort, UpstreamError, jittered};
 
 /// Attempts in a row that brought no byte before a fill gives up.
 pub(super) const FRUITLESS: u32 = 4;
@@ -178,7 +178,7 @@ impl Run {
             Some(part) => {
                 let Source { upstream, repository, .. } = &self.source;
                 let answer = tokio::select! {
-                    answer = upstream.blob_part(repository, &self.fill.digest, part, None, false) => answer,
+                    answer = upstream.blob_part(repository, &self.fill.digest, part, None, Effort::Patient) => answer,
                     () = stopped(&mut self.stopping) => return Err(FillError::Stopping),
                 };
                 match answer {
@@ -237,7 +237,7 @@ impl Run {
         self.fills.cache.class(&Scope { upstream: upstream.name().clone(), repository: repository.clone() })
     }
 
-    pub(super) async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
+    async fn ask(&mut self, from: u64) -> Result<BlobAnswer, FillError> {
         let Source { upstream, repository, .. } = &self.source;
         tokio::select! {
             answer = upstream.blob(repository, &self.fill.digest, from) => Ok(answer?),

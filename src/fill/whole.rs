@@ -5,11 +5,11 @@
 
 use tokio::task::spawn_blocking;
 
-use super::FillError;
 use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, stopped};
 use super::writer::Writer;
+use super::{FillError, Source};
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
 use crate::upstream::BlobAnswer;
@@ -53,6 +53,8 @@ impl Run {
                     Some(total) if writer.received() < total => self.wrong_length(total, writer.received()),
                     _ => return Ok(()),
                 },
+                // All of it has come, and only its end has not: the digest says whether it is right.
+                Err(FillError::Upstream(_)) if total == Some(writer.received()) => return Ok(()),
                 Err(FillError::Upstream(error)) if error.retry() => error.into(),
                 Err(error) => return Err(error),
             };
@@ -77,7 +79,12 @@ impl Run {
     }
 
     async fn resume(&mut self, from: u64, total: Option<u64>) -> Result<Incoming, FillError> {
-        let BlobAnswer { total: now, start, body, .. } = self.ask(from).await?;
+        let Source { upstream, repository, .. } = &self.source;
+        let answer = tokio::select! {
+            answer = upstream.resume_blob(repository, &self.fill.digest, from) => answer?,
+            () = stopped(&mut self.stopping) => return Err(FillError::Stopping),
+        };
+        let BlobAnswer { total: now, start, body, .. } = answer;
         if let (Some(total), Some(now)) = (total, now)
             && total != now
         {

@@ -46,11 +46,12 @@ pub struct BlobAnswer {
     pub body: BlobBody,
 }
 
-/// The body of a blob. Holds one of the upstream's download slots until it is dropped.
+/// The body of a blob. Holds one of the upstream's download slots until it ends, or is dropped: who asks for the rest of one
+/// that broke waits for a slot as everybody does, and must not wait for their own.
 #[derive(Debug)]
 pub struct BlobBody {
     body: Body,
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
     /// Of the address that sends it.
     health: Arc<Health>,
     /// `max_bandwidth`, and when to read on.
@@ -60,7 +61,7 @@ pub struct BlobBody {
 
 impl BlobBody {
     pub(super) fn new(body: Body, slot: Option<Slot>, health: Arc<Health>, pace: Option<Arc<Pace>>) -> Self {
-        Self { body, _slot: slot, health, pace, read_on: Instant::now() }
+        Self { body, slot, health, pace, read_on: Instant::now() }
     }
 
     /// The next bytes; `None` at the end, which is also what follows an error. Fails with class `Broken` if no byte
@@ -81,7 +82,10 @@ impl BlobBody {
     }
 
     /// A break speaks against the address: the rest is asked of another one first.
-    fn noting(&self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
+    fn noting(&mut self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
+        if !matches!(chunk, Some(Ok(_))) {
+            self.slot = None;
+        }
         if let Some(Err(error)) = &chunk {
             self.health.broke(error);
         }

@@ -34,6 +34,18 @@ impl fmt::Debug for Lead {
     }
 }
 
+/// What is done for an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// A client depends on it: what fails in passing is asked for again.
+    #[default]
+    Patient,
+    /// Who asks tries again by themselves, as long as that brings bytes.
+    Once,
+    /// One part more, which has to be no burden: where it would have to wait for a slot it fails as busy.
+    Spare,
+}
+
 /// What is asked for.
 #[derive(Debug, Default)]
 struct Wanted<'a> {
@@ -41,22 +53,23 @@ struct Wanted<'a> {
     /// To the end, where it is `None`.
     to: Option<u64>,
     lead: Option<&'a Lead>,
-    /// Only if there is a place at once.
-    spare: bool,
+    effort: Effort,
 }
 
 impl Upstream {
     /// GET of a blob, from byte `from` on; waits for a free download slot first.
     ///
-    /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins. To resume after
-    /// a break, call it again: a redirect is asked for anew each time, because presigned URLs expire.
+    /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins.
     pub async fn blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
         self.get_blob(repository, digest, Wanted { from, ..Wanted::default() }).await
     }
 
+    /// The same after a break. A redirect is asked for anew, because presigned URLs expire.
+    pub async fn resume_blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
+        self.get_blob(repository, digest, Wanted { from, effort: Effort::Once, ..Wanted::default() }).await
+    }
+
     /// GET of a part of a blob, where `lead` led, as long as it does, else from the beginning.
-    ///
-    /// `spare`: this part is one more, and has to be no burden: it fails as busy where it would have to wait for a slot.
     /// Each part holds a slot of its own, as a download does.
     pub async fn blob_part(
         &self,
@@ -64,20 +77,20 @@ impl Upstream {
         digest: &Digest,
         part: Range<u64>,
         lead: Option<&Lead>,
-        spare: bool,
+        effort: Effort,
     ) -> Result<BlobAnswer, UpstreamError> {
-        self.get_blob(repository, digest, Wanted { from: part.start, to: Some(part.end), lead, spare }).await
+        self.get_blob(repository, digest, Wanted { from: part.start, to: Some(part.end), lead, effort }).await
     }
 
     async fn get_blob(&self, repository: &Repository, digest: &Digest, wanted: Wanted<'_>) -> Result<BlobAnswer, UpstreamError> {
-        let Wanted { from, to, lead, spare } = wanted;
+        let Wanted { from, to, lead, effort } = wanted;
         let range = match to {
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
             None => (from > 0).then(|| format!("bytes={from}-")),
         };
         // Digits and ASCII only: always a valid header.
         let range = range.and_then(|range| HeaderValue::try_from(range).ok());
-        let ask = Ask { range, lead, spare, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
+        let ask = Ask { range, lead, effort, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
         self.judge(origin, answer, from)
     }

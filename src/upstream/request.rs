@@ -20,7 +20,7 @@ use super::challenge;
 use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
 use super::health::{Health, Temper};
-use super::part::Lead;
+use super::part::{Effort, Lead};
 use super::queue::Slot;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
 use crate::config;
@@ -45,15 +45,25 @@ pub(super) struct Ask<'a> {
     pub(super) need: Need,
     /// Where an earlier answer for the same content came from.
     pub(super) lead: Option<&'a Lead>,
-    /// Not to wait for a place in the queue.
-    pub(super) spare: bool,
+    pub(super) effort: Effort,
 }
 
 impl<'a> Ask<'a> {
     /// A GET of the content at `path`, whatever its type.
     pub(super) fn new(kind: Kind, repository: &'a Repository, path: String) -> Self {
         let (query, range, lead) = (None, None, None);
-        Self { kind, method: Method::GET, repository, path, query, accept: "*/*", range, need: Need::Content, lead, spare: false }
+        Self {
+            kind,
+            method: Method::GET,
+            repository,
+            path,
+            query,
+            accept: "*/*",
+            range,
+            need: Need::Content,
+            lead,
+            effort: Effort::Patient,
+        }
     }
 
     /// Which limit of the upstream it falls under.

@@ -1,9 +1,9 @@
 //! Transfers that break off: resumed by Range as long as they get on, unseen by clients.
 
 use super::{REPOSITORY, SIZE, attempt, recovered, refused_then_recovered, short, with_blob, with_blob_and};
-use crate::support::image::Blob;
+use crate::support::image::{Blob, Builder, Image};
 use crate::support::mirror::Mirror;
-use crate::support::upstream::{Act, Upstream, blob_path};
+use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
 
 /// T10
 #[tokio::test]
@@ -28,6 +28,58 @@ async fn t10_a_reset_is_resumed() {
     assert_eq!(requests.len(), 2);
     let from = requests[1].from();
     assert!((1..=400_000).contains(&from), "resumed at {from}");
+}
+
+/// A download that broke waits for a place among the upstream's connections as everybody does, and not for its own.
+#[tokio::test]
+async fn a_broken_download_gives_its_place_back() {
+    for parallel in [false, true] {
+        let (up, mirror, blob, path) = with_blob_and(|settings| {
+            settings.hub("max_connections", 1);
+            settings.set("fill", "parallel_threshold", if parallel { "128KiB" } else { "64MiB" });
+        })
+        .await;
+        up.on(&path).then(Act::honest().close_after(400_000)).then(Act::honest().reset_after(100_000));
+        mirror.pull_blob(REPOSITORY, &blob).await;
+        // Nor do others who wait stand in its way.
+        let image = Image::small(8);
+        up.push_image(REPOSITORY, "latest", &image);
+        mirror.pull(REPOSITORY, "latest", &image).await;
+    }
+}
+
+/// The bytes are all here, and the mark at their end is not: they are not asked for again.
+#[tokio::test]
+async fn a_whole_body_without_its_end_is_whole() {
+    let up = Upstream::start().await;
+    let image = Builder::new(6).layer(SIZE).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    let path = blob_path(REPOSITORY, &image.layers[0]);
+    up.on(&path).always(Act::honest().chunked().close_after(SIZE as u64));
+    mirror.pull_blob(REPOSITORY, &image.layers[0]).await;
+    assert_eq!(up.count(&path), 1);
+}
+
+/// The first request for a large blob, whose size a manifest has told, and the one for a cold blob's size are asked again as any other is.
+#[tokio::test]
+async fn a_passing_failure_of_a_first_request_with_a_range_is_not_passed_on() {
+    let up = Upstream::start().await;
+    let image = Builder::new(7).layer(SIZE).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("fill", "parallel_threshold", "256KiB");
+    })
+    .await;
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    let (layer, unknown) = (&image.layers[0], Blob::random(9, 1000));
+    up.on(&blob_path(REPOSITORY, layer)).then(Act::status(503));
+    mirror.pull_blob(REPOSITORY, layer).await;
+    up.push_blob(REPOSITORY, &unknown);
+    up.on(&blob_path(REPOSITORY, &unknown)).then(Act::status(503));
+    let head = mirror.head(&blob_path(REPOSITORY, &unknown)).await;
+    assert_eq!((head.status(), head.header("content-length")), (200, Some("1000")));
 }
 
 /// T10, a body in chunks that ends without the last one.
