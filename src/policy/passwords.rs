@@ -57,6 +57,7 @@ struct Failures {
 enum No {
     Wrong,
     Busy,
+    LockedOut(Duration),
 }
 
 impl Passwords {
@@ -82,39 +83,48 @@ impl Passwords {
         if self.good.get(&remembered).await.is_some() {
             return Ok(());
         }
-        // Those who have signed in from there go on; others could be guessing.
-        if let Some(wait) = self.locked_out(&place) {
-            self.metrics.password_checks_total.with_label_values(&["locked_out"]).inc();
-            return Err(Refused::TooMany { wait, why: "too many wrong passwords came from your address" });
-        }
-        let checked = self.good.try_get_with(remembered, async {
-            let right = self.bcrypt(hash.cloned(), file.cost(), login.password.clone()).await?;
-            let label = if right { "right" } else { "wrong" };
-            self.metrics.password_checks_total.with_label_values(&[label]).inc();
+        let check = async {
+            let right = self.bcrypt(hash.cloned(), file.cost(), login.password.clone(), &place).await?;
             if right { Ok(()) } else { Err(No::Wrong) }
-        });
-        match checked.await.map_err(|no| *no) {
+        };
+        // Those who have signed in from there go on; others could be guessing.
+        let checked = match self.look(&place) {
+            Ok(()) => self.good.try_get_with(remembered, check).await.map_err(|no| *no),
+            Err(no) => Err(no),
+        };
+        match checked {
             Ok(()) => Ok(()),
-            Err(No::Wrong) => {
-                self.failed(place);
-                Err(Refused::SignIn(super::Why::WrongPassword))
+            Err(No::Wrong) => Err(Refused::SignIn(super::Why::WrongPassword)),
+            Err(No::LockedOut(wait)) => {
+                self.metrics.password_checks_total.with_label_values(&["locked_out"]).inc();
+                Err(Refused::TooMany { wait, why: "too many wrong passwords came from your address" })
             }
             Err(No::Busy) => Err(Refused::TooMany { wait: Duration::from_secs(1), why: "too many passwords are being checked" }),
         }
     }
 
-    /// One check, in turn. Without a hash it takes as long, and is wrong.
-    async fn bcrypt(&self, hash: Option<Secret>, cost: u32, password: Secret) -> Result<bool, No> {
+    /// One check, in turn. Without a hash it takes as long, and is wrong, which is counted before the next one's turn.
+    async fn bcrypt(&self, hash: Option<Secret>, cost: u32, password: Secret, place: &Key) -> Result<bool, No> {
         let _waiting = Waiting::begin(&self.waiting)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| No::Busy)?;
+        // Others of the same address may have been wrong while this one waited.
+        self.look(place)?;
         let check = move || {
-            let _turn = turn;
             let nobody = || Secret::new(format!("$2y${cost:02}$......................{}", ".".repeat(31)));
             let (exists, hash) = (hash.is_some(), hash.unwrap_or_else(nobody));
-            bcrypt::verify(password.expose(), hash.expose()).unwrap_or(false) && exists
+            (bcrypt::verify(password.expose(), hash.expose()).unwrap_or(false) && exists, turn)
         };
         // It runs to its end when nobody waits any more: one turn, no more.
-        spawn_blocking(check).await.map_err(|_| No::Busy)
+        let (right, _turn) = spawn_blocking(check).await.map_err(|_| No::Busy)?;
+        self.metrics.password_checks_total.with_label_values(&[if right { "right" } else { "wrong" }]).inc();
+        if !right {
+            self.failed(place.clone());
+        }
+        Ok(right)
+    }
+
+    fn look(&self, place: &Key) -> Result<(), No> {
+        self.locked_out(place).map_or(Ok(()), |wait| Err(No::LockedOut(wait)))
     }
 
     /// A login without the login, and without a use once the user's password has changed.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
 use hyper::body::Incoming;
@@ -55,6 +56,10 @@ impl Handler {
         let mut account = Account::new(self.metrics.clone(), &request, peer.clone(), id, started);
         let Answer { mut response, outcome, error } = hop::of(account.id().header(), async {
             match request.uri().path() {
+                _ if !is_addressed(&request) => {
+                    let message = "a request names the host that it is for, once".to_owned();
+                    respond::refusal(ErrorCode::NameInvalid, Outcome::Invalid, message, request.method() == Method::HEAD)
+                }
                 TOKEN_PATH => Box::pin(token::answer(self, &mut request, peer, &mut account)).await,
                 _ => self.answer(&request, peer, &mut account).await,
             }
@@ -182,9 +187,19 @@ pub(super) fn refusal(refused: &Refused, head: bool) -> Answer {
     answer
 }
 
-/// As the client calls the mirror.
+/// As the client calls the mirror, with the port: the target's own word, which HTTP/2 has always, comes before the header
+/// (RFC 9112 § 3.2.2, RFC 9113 § 8.3.1).
 pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
-    request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().host())
+    let header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    request.uri().authority().map(Authority::as_str).or_else(header)
+}
+
+/// Whether it says as often as it must for whom it is (RFC 9112 § 3.2): what two servers could take for two hosts' is nobody's.
+fn is_addressed<B>(request: &Request<B>) -> bool {
+    match request.headers().get_all(header::HOST).iter().count() {
+        0 => request.uri().authority().is_some() || request.version() != Version::HTTP_11,
+        count => count == 1,
+    }
 }
 
 /// Whether a request carries a body, or says so.

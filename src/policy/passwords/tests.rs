@@ -96,6 +96,24 @@ async fn guessing_ends_after_ten_a_minute_and_hurts_nobody_else() {
 }
 
 #[tokio::test]
+async fn guesses_at_one_moment_are_no_more_than_one_after_the_other() {
+    let (passwords, file) = (Arc::new(passwords()), Arc::new(file(&[("alice", "secret")])));
+    let guess = |number: usize| {
+        let (passwords, file) = (passwords.clone(), file.clone());
+        tokio::spawn(async move { passwords.check(&file, &login("alice", &number.to_string()), place(1)).await })
+    };
+    let guesses: Vec<_> = (0..WAITING).map(guess).collect();
+    let mut wrong = 0;
+    for guess in guesses {
+        wrong += usize::from(guess.await.unwrap() == WRONG);
+    }
+    // Each turn may have begun the one that was one too many.
+    assert!((FAILURES as usize..FAILURES as usize + passwords.turns.available_permits()).contains(&wrong), "{wrong}");
+    assert_eq!(passwords.checks("wrong"), wrong as u64);
+    assert_eq!(passwords.checks("locked_out"), (WAITING - wrong) as u64);
+}
+
+#[tokio::test]
 async fn a_flood_of_checks_is_turned_away() {
     // Slow hashes, and more callers than may wait.
     let users = format!("alice:{}", hash("secret", 12));

@@ -1,9 +1,13 @@
 //! Which upstream a request means: `ns`, prefix, first component, Host, default.
 
+use tokio::net::TcpStream;
+
 use super::REPOSITORY;
+use crate::support::client;
 use crate::support::image::Image;
 use crate::support::mirror::Mirror;
 use crate::support::upstream::{Upstream, blob_path, manifest_path};
+use crate::support::within;
 
 /// Two upstreams that hold different images under the same name.
 async fn two() -> ([Upstream; 2], [Image; 2]) {
@@ -100,6 +104,50 @@ async fn t5_every_address_of_one_image_gives_the_same_bytes() {
     }
     let explicit = mirror.get_with(&format!("{path}?ns=docker.io"), &[("Host", "quay.mirror.example")]).await;
     assert_eq!(explicit.body, hub_image.manifest.bytes, "ns comes before Host");
+}
+
+/// The port belongs to what a mirror is called: in HTTP/2, which has no Host, and in a target that says it itself, too.
+#[tokio::test]
+async fn the_host_of_a_request_has_its_port_however_it_is_said() {
+    let ([hub, other], [hub_image, other_image]) = two().await;
+    let mirror = Mirror::with(&hub, |settings| {
+        settings.add("quay.io", &other).upstream("quay.io", "hosts", vec!["quay.mirror.example:5000"]);
+    })
+    .await;
+    let path = manifest_path(REPOSITORY, "latest");
+    for (host, image) in [("quay.mirror.example:5000", &other_image), ("quay.mirror.example:6000", &hub_image)] {
+        let stream = TcpStream::connect(mirror.address()).await.unwrap();
+        let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://{host}{path}")).body(()).unwrap();
+        let (answer, _) = requests.send_request(request, true).unwrap();
+        let mut body = within("the answer", answer).await.unwrap().into_body();
+        assert!(within("a body", body.data()).await.unwrap().unwrap() == image.manifest.bytes, "{host}");
+        let absolute = format!("GET http://{host}{path} HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n");
+        let answer = client::raw(mirror.address(), absolute.as_bytes()).await;
+        assert!(answer.ends_with(&image.manifest.bytes), "{host}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+/// RFC 9112, 3.2: a request that two servers could take for two hosts' is nobody's.
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let ([hub, _], [image, _]) = two().await;
+    let mirror = Mirror::of(&hub).await;
+    let path = manifest_path(REPOSITORY, "latest");
+    for (version, hosts, status) in [
+        ("1.1", "", "400"),
+        ("1.1", "Host: a.example\r\nHost: b.example\r\n", "400"),
+        ("1.0", "Host: a.example\r\nHost: b.example\r\n", "400"),
+        ("1.1", "Host: a.example\r\n", "200"),
+        ("1.0", "", "200"),
+    ] {
+        let request = format!("GET {path} HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = client::raw(mirror.address(), request.as_bytes()).await;
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(text.split(' ').nth(1), Some(status), "{request}: {text}");
+        assert_eq!(answer.ends_with(&image.manifest.bytes), status == "200");
+    }
 }
 
 /// The same name means a repository, not an upstream, where no upstream is called so.
