@@ -42,10 +42,19 @@ pub struct Source {
     pub size: Option<u64>,
 }
 
+impl Source {
+    /// Whether it is the same repository of the same upstream, asked by the same login.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.upstream, &other.upstream) && self.repository == other.repository
+    }
+}
+
 /// One download. Shared by its task and its readers.
 #[derive(Debug)]
 pub struct Fill {
     digest: Digest,
+    /// Whoever began it named this.
+    source: Source,
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
     file: OnceLock<Arc<OpenFile>>,
@@ -120,12 +129,10 @@ impl FillError {
     }
 
     /// Whether somebody who named another repository or upstream may have more luck with it.
-    pub fn blames_source(&self) -> bool {
+    fn blames_source(&self) -> bool {
         match self {
             Self::Upstream(_) | Self::Mismatch { .. } | Self::Length { .. } => true,
-            // The next one who asks begins it anew.
-            Self::Abandoned => true,
-            Self::NoRoom(_) | Self::Stopping => false,
+            Self::NoRoom(_) | Self::Abandoned | Self::Stopping => false,
         }
     }
 }

@@ -37,7 +37,6 @@ use crate::policy::Permit;
 use crate::upstream::Upstream;
 use flight::Flights;
 use listing::{ReferrersKey, TagsKey};
-use manifest::Held;
 use negative::Negative;
 use resolve::Confirmed;
 use visibility::{Key, Visibility};
@@ -73,7 +72,7 @@ pub struct Pull {
     metrics: Arc<Metrics>,
     clock: Clock,
     revalidations: Flight<(Scope, Tag, Option<Key>), Confirmed>,
-    manifests: Flight<Digest, Held>,
+    manifests: Arc<Flights<Digest, manifest::Flown>>,
     probes: Flight<(Scope, Digest, Option<Key>), Option<u64>>,
     tag_lists: Flight<TagsKey, listing::Page>,
     referrers: Flight<ReferrersKey, listing::Page>,

@@ -11,13 +11,13 @@ use std::task::{Context, Poll, ready};
 
 use super::extents::Extents;
 use super::progress::{Place, Progress, Readable};
-use super::{Fill, FillError};
+use super::{Fill, FillError, Source};
 use crate::cache::read::Reader;
 use crate::oci::Digest;
 
 impl Fill {
-    pub(super) fn new(digest: Digest) -> Self {
-        Self { digest, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
+    pub(super) fn new(digest: Digest, source: Source) -> Self {
+        Self { digest, source, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
     }
 
     /// The upstream has answered, and `file` will have the bytes. `written` is there already.
@@ -52,6 +52,12 @@ impl FillReader {
     /// Keeps a value until the fill ends, or for those who read on after it. For the one who began it.
     pub fn keep(&self, kept: impl Any + Send) {
         *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
+    }
+
+    /// Whether who has joined this fill and got its error is to begin one from their own `source`: where that is another
+    /// one, or the fill ended because nobody read it. Those of the same source share its failure as they would its bytes.
+    pub fn leaves_hope(&self, error: &FillError, source: &Source) -> bool {
+        matches!(error, FillError::Abandoned) || (error.blames_source() && !self.fill.source.is(source))
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.

@@ -73,7 +73,7 @@ impl Fills {
                 }
                 _ => {}
             }
-            let fill = Arc::new(Fill::new(*digest));
+            let fill = Arc::new(Fill::new(*digest, source.clone()));
             table.insert(*digest, fill.clone());
             fill
         };

@@ -99,6 +99,8 @@ impl Pull {
                 slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
             }
             let Ok(Join { reader, began }) = self.join(scope, digest, source.clone()).await else {
+                // It takes one of its own.
+                drop(slot);
                 return self.relay(request, digest, source).await;
             };
             if began && let Some(slot) = slot.take() {
@@ -114,14 +116,14 @@ impl Pull {
             match size {
                 Ok(size) => return Ok(request.blob(Bytes::Fill(reader), size, digest, From::upstream(!began))),
                 // Somebody else's repository or upstream; this request has its own.
-                Err(error) if !began && error.blames_source() => {}
+                Err(error) if !began && reader.leaves_hope(&error, &source) => {}
                 Err(FillError::NoRoom(_)) => return self.relay(request, digest, source).await,
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn refused_fill(&self) {
+    pub(super) fn refused_fill(&self) {
         self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
     }
 

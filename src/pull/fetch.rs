@@ -100,7 +100,7 @@ impl Pull {
             match ended {
                 Ok(()) => break,
                 // Somebody else's repository or upstream; this one has its own.
-                Err(error) if !join.began && error.blames_source() => {}
+                Err(error) if !join.began && join.reader.leaves_hope(&error, &source) => {}
                 Err(error) => return Err(error.into()),
             }
         }

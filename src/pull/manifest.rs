@@ -9,8 +9,9 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::cache_status::From;
+use super::flight::Landed;
 use super::respond::Answer;
-use super::visibility::{Asker, Evidence};
+use super::visibility::{Asker, Evidence, Key};
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
@@ -37,6 +38,14 @@ pub struct Pulled {
     pub held: Held,
     /// Another request had asked for it already.
     pub joined: bool,
+}
+
+/// What came of a pull by digest, and for whom it was begun.
+#[derive(Clone, Debug)]
+pub(super) struct Flown {
+    scope: Scope,
+    login: Option<Key>,
+    brought: Result<Held, PullError>,
 }
 
 impl Pull {
@@ -134,8 +143,8 @@ impl Pull {
         })
     }
 
-    /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, this one's
-    /// own repository is asked. The caller vouches for what another one may have brought.
+    /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, and it was for
+    /// another repository or another login, this one's own is asked. The caller vouches for what another one may have brought.
     pub(super) async fn fetch_manifest(
         self: &Arc<Self>,
         scope: &Scope,
@@ -148,22 +157,27 @@ impl Pull {
             let flight = || {
                 let (this, scope, asker, digest) = (self.clone(), scope.clone(), asker.clone(), *digest);
                 async move {
-                    // Another flight may have landed between the caller's look into the cache and this one's start.
-                    if let Some(held) = this.held(&scope, &digest).await {
-                        return Ok(held);
-                    }
-                    let upstream = this.upstream(&scope, &asker)?;
-                    let fetched = upstream.manifest(&scope.repository, &Reference::Digest(digest)).await?;
-                    this.keep_manifest(&scope, &digest, fetched).await
+                    let brought = this.bring_manifest(&scope, &asker, &digest).await;
+                    Flown { scope, login: asker.key(), brought }
                 }
             };
-            let landed = self.manifests.join(*digest, flight).await.ok_or(PullError::Internal)?;
-            match landed.value {
-                Ok(held) => return Ok(Pulled { held, joined: landed.joined }),
-                Err(_) if landed.joined => {}
+            let Landed { value: flown, joined } = self.manifests.join(*digest, flight).await.ok_or(PullError::Internal)?;
+            match flown.brought {
+                Ok(held) => return Ok(Pulled { held, joined }),
+                Err(_) if joined && (flown.scope != *scope || flown.login != asker.key()) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn bring_manifest(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Held, PullError> {
+        // Another flight may have landed between the caller's look into the cache and this one's start.
+        if let Some(held) = self.held(scope, digest).await {
+            return Ok(held);
+        }
+        let upstream = self.upstream(scope, asker)?;
+        let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
+        self.keep_manifest(scope, digest, fetched).await
     }
 
     /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190).

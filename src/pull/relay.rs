@@ -15,6 +15,7 @@ use super::{Pull, PullError, Request};
 use crate::cache::store::Mismatch;
 use crate::fill::{FillError, Source};
 use crate::oci::{Digest, Hasher, Selection};
+use crate::policy::FillSlot;
 use crate::upstream::{BlobAnswer, BlobBody};
 
 /// Chunks between the upstream and a slow client; then the upstream waits (I7).
@@ -31,6 +32,7 @@ impl Pull {
         digest: &Digest,
         source: Source,
     ) -> Result<Answer, PullError> {
+        let slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
         let range = match request.range(digest) {
             None => None,
             Some(header) => {
@@ -56,11 +58,13 @@ impl Pull {
             "passing a blob through uncached: the cache cannot take it");
         match range {
             None => {
-                tokio::spawn(pass_whole(body, *digest, source, sender));
+                let passed = pass_whole(body, *digest, source, sender);
+                tokio::spawn(holding(slot, passed));
                 Ok(request.whole(chunks, total, digest, From::uncached(false)))
             }
             Some((size, range)) => {
-                tokio::spawn(pass_range(body, range.start - start, range.end - range.start, sender));
+                let passed = pass_range(body, range.start - start, range.end - range.start, sender);
+                tokio::spawn(holding(slot, passed));
                 Ok(request.part(chunks, range, size, digest, From::uncached(false)))
             }
         }
@@ -76,6 +80,12 @@ fn mismatch(source: &Source, wanted: Digest, found: Digest) -> FillError {
 }
 
 type Sender = mpsc::Sender<Result<Bytes, FillError>>;
+
+/// Holds the client's right to a download while it lasts.
+async fn holding(slot: Option<FillSlot>, passed: impl Future<Output = ()>) {
+    passed.await;
+    drop(slot);
+}
 
 /// Passes a whole blob on, the last piece only if all of it is right. Ends when the client has left.
 async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: Sender) {

@@ -2,10 +2,12 @@
 
 mod readers;
 
+use std::time::Duration;
+
 use crate::support::client::{self, Download};
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::Mirror;
-use crate::support::upstream::{Gate, Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Act, Gate, Upstream, blob_path, manifest_path};
 use crate::support::{join_all, until};
 
 const REPOSITORY: &str = "library/alpine";
@@ -75,6 +77,54 @@ async fn t16_killing_49_of_50_changes_nothing() {
     mirror.files().get(&blob).await;
     mirror.pull_blob(REPOSITORY, &blob).await;
     assert_eq!(up.count(&path), 1);
+}
+
+/// Who has joined a request that fails shares its failure, and does not repeat it: not a "not found", not a time-out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_is_shared_as_bytes_are() {
+    const CLIENTS: usize = 8;
+    let image = Image::small(3);
+    let manifest = manifest_path(REPOSITORY, &image.manifest.digest.to_string());
+    let blob = blob_path(REPOSITORY, &image.layers[0]);
+    let pause = Duration::from_millis(300);
+    for (path, act, status) in [
+        (&manifest, Act::status(404).delay(pause), 404),
+        (&blob, Act::status(404).delay(pause), 404),
+        (&manifest, Act::hang(), 503),
+        (&blob, Act::hang(), 503),
+    ] {
+        let up = Upstream::start().await;
+        up.on(path).always(act);
+        let mirror = Mirror::with(&up, |settings| {
+            settings.hub("response_timeout", "600ms");
+        })
+        .await;
+        let answers = join_all((0..CLIENTS).map(|_| mirror.get(path))).await;
+        assert!(answers.iter().all(|answer| answer.status() == status), "{path}: {:?}", answers[0].head);
+        assert_eq!(up.count(path), 1, "{path}");
+    }
+}
+
+/// Another repository's failure is not one's own: each is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_of_another_repository_is_not_shared() {
+    let up = Upstream::start().await;
+    let image = Image::small(4);
+    up.push_image(REPOSITORY, "latest", &image);
+    let digest = image.manifest.digest.to_string();
+    for (elsewhere, here) in [
+        (manifest_path("library/other", &digest), manifest_path(REPOSITORY, &digest)),
+        (blob_path("library/other", &image.layers[0]), blob_path(REPOSITORY, &image.layers[0])),
+    ] {
+        up.on(&elsewhere).always(Act::status(404).delay(Duration::from_millis(300)));
+        let mirror = Mirror::of(&up).await;
+        let late = async {
+            until("the first request", || up.count(&elsewhere) == 1).await;
+            mirror.get(&here).await
+        };
+        let (first, second) = tokio::join!(mirror.get(&elsewhere), late);
+        assert_eq!((first.status(), second.status()), (404, 200));
+    }
 }
 
 /// I6: when all have left, the fill goes on.

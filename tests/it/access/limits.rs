@@ -81,3 +81,30 @@ async fn downloads_begun_by_one_client_are_bounded() {
     mirror.get(&paths[2]).await.assert_is(&blobs[2]);
     join_all(paths.iter().map(|path| mirror.get(path))).await;
 }
+
+/// What is passed through for want of room is a download, too, and lasts until its last byte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn downloads_that_are_passed_through_count() {
+    let up = Upstream::start().await;
+    let blobs: Vec<_> = (0..2).map(|seed| Blob::random(seed, 8 << 20)).collect();
+    for blob in &blobs {
+        up.push_blob("library/alpine", blob);
+    }
+    let paths: Vec<_> = blobs.iter().map(|blob| blob_path("library/alpine", blob)).collect();
+    let gate = up.gate(&format!("GET {}", paths[0]));
+    gate.pass(1 << 20);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("access", "max_fills_per_client", 1).set("cache", "max_size", "4MiB");
+    })
+    .await;
+    let mut first = mirror.open(&paths[0]).await;
+    assert!(first.read(1000).await == blobs[0].bytes[..1000]);
+    let opened = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!(up.count(&paths[1]), 0, "its turn has not come");
+        gate.open();
+    };
+    let (rest, second, ()) = tokio::join!(first.rest(), mirror.get(&paths[1]), opened);
+    assert!(rest.body == blobs[0].bytes[1000..]);
+    second.assert_is(&blobs[1]);
+}
