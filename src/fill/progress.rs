@@ -137,7 +137,8 @@ impl<E: Clone> Progress<E> {
         self.lock().readers.give_back(place);
     }
 
-    /// The total size once the upstream has answered; `None` where it does not say.
+    /// The total size once the upstream has answered; `None` where it does not say. Of a blob that is held back whole, once
+    /// all is verified: an error has a status line then, which sends clients to their next address, as no broken 200 does.
     pub fn poll_head(&self, place: &Place, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, E>> {
         let mut state = self.lock();
         let head = match &state.phase {
@@ -146,7 +147,7 @@ impl<E: Clone> Progress<E> {
                 return Poll::Pending;
             }
             // Of nothing no end can be held back: the head itself would be a complete answer (I5).
-            Phase::Streaming { total: Some(0) } => {
+            Phase::Streaming { total: Some(..=HELD_BACK) } => {
                 state.readers.wait(place, None, cx);
                 return Poll::Pending;
             }

@@ -230,3 +230,21 @@ async fn t37_redirects_in_circles_and_elsewhere_are_refused() {
     assert!(mirror.get(&path).await.status() >= 400, "without Location");
     refused_then_recovered(&up, &mirror, &blob).await;
 }
+
+/// What is small is answered when it is known to be right: an error has a status that sends clients elsewhere.
+#[tokio::test]
+async fn a_lie_about_a_small_blob_is_an_error_with_a_status() {
+    for (act, has_length) in [(Act::html(), true), (Act::honest().corrupt(), true), (Act::html().chunked(), false)] {
+        let up = Upstream::start().await;
+        let blob = Blob::random(5, 3000);
+        up.push_blob(REPOSITORY, &blob);
+        let path = blob_path(REPOSITORY, &blob);
+        up.on(&path).always(act);
+        let mirror = Mirror::of(&up).await;
+        let answer = mirror.get(&path).await;
+        answer.assert_refused();
+        assert!(answer.status() == 503 || !has_length, "{:?}", answer.head);
+        up.on(&path).clear();
+        mirror.pull_blob(REPOSITORY, &blob).await;
+    }
+}
