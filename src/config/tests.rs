@@ -92,7 +92,9 @@ fn unknown_keys_are_named_with_their_place_and_a_guess() {
 fn likely_mistakes_get_their_own_hint() {
     assert_eq!(
         wrong("[upstream.registry.k8s.io]\nurl = \"https://x.example\"\n"),
-        "t.toml:1:20: upstream.registry.k8s: unknown key; a name with dots needs quotes: [upstream.\"registry.k8s.io\"]"
+        "t.toml:1:11: upstream.registry: an upstream is named by its host as images spell it, with a dot or a port in it, as in \
+         registry.example:5000\n\
+         t.toml:1:20: upstream.registry.k8s: unknown key; a name with dots needs quotes: [upstream.\"registry.k8s.io\"]"
     );
     assert_eq!(
         wrong("[upstream.\"ghcr.io\"]\nfresh_for = \"1m\"\n"),
@@ -146,7 +148,7 @@ t.toml:8:17: upstream."ghcr.io".stall_timeout: "0s" is not a time above zero suc
 t.toml:9:20: upstream."ghcr.io".response_timeout: invalid type: integer `15`, expected a time above zero such as "1m30s"
 t.toml:10:11: upstream."ghcr.io".enabled: invalid type: string "no", expected a boolean
 t.toml:11:10: upstream."ghcr.io".allow: "a[" is not a pattern of repositories such as "library/*" or "team/**": unclosed character class; missing ']'
-t.toml:12:11: upstream."Ghcr.io": an upstream is named by its host, with a port where it has one, as in registry.example:5000
+t.toml:12:11: upstream."Ghcr.io": an upstream is named by its host as images spell it, with a dot or a port in it, as in registry.example:5000
 t.toml:14:12: cache.max_size: "80%%" is not a size such as "50GiB" or a share of the file system such as "80%": '%' comes after a number
 t.toml:15:12: cache.min_free: -1 is not a size such as "50GiB" or a share of the file system such as "80%"
 t.toml:16:10: cache.memory: "1 furlong" is not a size such as "256MiB": the units are B, KiB, MiB, GiB, TiB (powers of 1024) and kB, MB, GB, TB (powers of 1000)
@@ -191,30 +193,30 @@ t.toml:16:7: upstream."b.example".url: the list is empty; name at least one addr
 #[test]
 fn no_error_repeats_a_secret() {
     for text in [
-        "[upstream.\"a\"]\ncredentials = \"hunter2\"\n",
-        "[upstream.\"a\"]\ncredentials = hunter2\n",
-        "[upstream.\"a\"]\ncredentials = [\"hunter2\"]\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", password = [\"hunter2\"] }\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", password = { a = \"hunter2\" } }\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", password = hunter2 }\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", password = \"hunter2 }\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", pasword = \"hunter2\" }\n",
-        "[upstream.\"a\"]\ncredentials = { username = \"x\", password = \"hunter2\", password_file = \"/x\" }\n",
-        "[upstream.\"a\"]\npassword = \"hunter2\"\n",
-        "[upstream.\"a\"]\nurl = \"https://x:hunter2@a\"\n",
-        "[upstream.\"a\"]\nurl = \"https://x:hunter2@a b\"\n",
-        "[upstream.\"a\"]\nhosts = \"x:hunter2@a\"\n",
-        "[upstream]\na = \"hunter2\"\n",
+        "[upstream.\"a.io\"]\ncredentials = \"hunter2\"\n",
+        "[upstream.\"a.io\"]\ncredentials = hunter2\n",
+        "[upstream.\"a.io\"]\ncredentials = [\"hunter2\"]\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = [\"hunter2\"] }\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = { a = \"hunter2\" } }\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = hunter2 }\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = \"hunter2 }\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", pasword = \"hunter2\" }\n",
+        "[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = \"hunter2\", password_file = \"/x\" }\n",
+        "[upstream.\"a.io\"]\npassword = \"hunter2\"\n",
+        "[upstream.\"a.io\"]\nurl = \"https://x:hunter2@a\"\n",
+        "[upstream.\"a.io\"]\nurl = \"https://x:hunter2@a b\"\n",
+        "[upstream.\"a.io\"]\nhosts = \"x:hunter2@a\"\n",
+        "[upstream]\n\"a.io\" = \"hunter2\"\n",
     ] {
         let error = wrong(text);
         assert!(error.starts_with("t.toml:2:"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
     for number in ["12345", "123.5", "[12345]"] {
-        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = {{ username = \"x\", password = {number} }}\n"));
+        let error = wrong(&format!("[upstream.\"a.io\"]\ncredentials = {{ username = \"x\", password = {number} }}\n"));
         assert!(!error.contains("123"), "{error}");
     }
-    let config = good("[upstream.\"a\"]\ncredentials = { username = \"x\", password = \"hunter2\" }\n");
+    let config = good("[upstream.\"a.io\"]\ncredentials = { username = \"x\", password = \"hunter2\" }\n");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 

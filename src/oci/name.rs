@@ -20,8 +20,8 @@ pub enum NameError {
     /// Not a tag: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`.
     #[error("a tag is up to 128 letters, digits, '_', '.' or '-', and does not begin with '.' or '-'")]
     Tag,
-    /// Not an upstream name: a host name with an optional port.
-    #[error("an upstream is named by its host, with a port where it has one, as in registry.example:5000")]
+    /// Not an upstream name: a host name with a dot, a port or both, or `localhost`.
+    #[error("an upstream is named by its host as images spell it, with a dot or a port in it, as in registry.example:5000")]
     Upstream,
 }
 
@@ -61,6 +61,7 @@ impl fmt::Display for Scope {
     }
 }
 
+/// A word without a dot or a port would be the first component of a repository wherever an image is named (Docker's rule).
 fn is_upstream(text: &str) -> bool {
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -73,6 +74,7 @@ fn is_upstream(text: &str) -> bool {
             && label.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
     };
     text.len() <= 253
+        && (text.contains(['.', ':']) || text == "localhost")
         && host.split('.').all(label)
         && port
             .is_none_or(|port| !port.starts_with('0') && port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok())
@@ -218,7 +220,7 @@ mod tests {
         for good in ["docker.io", "localhost", "127.0.0.1:5000", "a-b.example:65535"] {
             assert!(good.parse::<UpstreamName>().is_ok(), "{good}");
         }
-        for bad in ["", "..", "a..b", "-a", "Docker.io", "a:", "a:0", "a:65536", "a:b", "a/b", "a:1:2", "a@b"] {
+        for bad in ["", "..", "a..b", "-a", "hub", "Docker.io", "a:", "a:0", "a:65536", "a:b", "a/b", "a:1:2", "a@b"] {
             assert_eq!(bad.parse::<UpstreamName>(), Err(NameError::Upstream), "{bad}");
         }
     }

@@ -20,7 +20,7 @@ fn i9_cloud_credentials_are_refused_for_other_hosts() {
                 "{error}"
             );
         }
-        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = [{{ prefix = \"x\", source = \"{kind}\" }}]\n"));
+        let error = wrong(&format!("[upstream.\"a.io\"]\ncredentials = [{{ prefix = \"x\", source = \"{kind}\" }}]\n"));
         assert!(error.contains("a token of your cloud"), "{error}");
     }
 }
@@ -28,9 +28,9 @@ fn i9_cloud_credentials_are_refused_for_other_hosts() {
 #[test]
 fn several_credentials() {
     let config = good(
-        "[upstream.\"a\"]\ncredentials = [{ prefix = \"team/\", helper = \"x\" }, { username = \"u\", password = \"hunter2\" }]\n",
+        "[upstream.\"a.io\"]\ncredentials = [{ prefix = \"team/\", helper = \"x\" }, { username = \"u\", password = \"hunter2\" }]\n",
     );
-    let Credentials::ByRepository(list) = &config.upstreams[&"a".parse().unwrap()].credentials else { panic!() };
+    let Credentials::ByRepository(list) = &config.upstreams[&"a.io".parse().unwrap()].credentials else { panic!() };
     assert_eq!((list[0].prefix.as_str(), list[1].prefix.as_str()), ("team", ""));
     assert_eq!(list[0].credentials, Credentials::Helper("x".into()));
     for (text, expected) in [
@@ -44,7 +44,7 @@ fn several_credentials() {
         ("[\"ecr\"]", "or a list of tables"),
         ("[{ pasword = \"hunter2\" }]", "pasword"),
     ] {
-        let error = wrong(&format!("[upstream.\"a\"]\ncredentials = {text}\n"));
+        let error = wrong(&format!("[upstream.\"a.io\"]\ncredentials = {text}\n"));
         assert!(error.contains(expected) && !error.contains("hunter2"), "{text}: {error}");
     }
 }
