@@ -51,6 +51,20 @@ fn a_wrong_command_line_is_64() {
     }
 }
 
+/// What reads the folder alone does not pretend to ask a mirror.
+#[test]
+fn commands_of_the_folder_take_no_address() {
+    for command in [&["wanted"][..], &["export", "-o", "-", "--all"]] {
+        for option in [["--server", "http://127.0.0.1:1"], ["--token-file", "token"], ["--admin-ca", "ca.pem"]] {
+            let (code, out, error) = run(&[command, &option].concat());
+            assert_eq!((code, out.as_str()), (Some(64), ""), "{command:?} {option:?}");
+            assert!(error.contains(option[0]), "{error}");
+        }
+        let (_, help, _) = run(&[command[0], "--help"]);
+        assert!(help.contains("--cache-dir") && help.contains("--config") && !help.contains("--admin"), "{help}");
+    }
+}
+
 #[test]
 fn check_says_ok_and_what_it_amounts_to() {
     let (code, out, error) = run(&["check"]);
