@@ -1,8 +1,10 @@
-//! What `/metrics` says before anything has happened: alerts stand on what comes after it.
+//! What `/metrics` says before anything has happened: alerts stand on what comes after it. And what the log makes of a failure.
 
-use crate::support::image::Image;
-use crate::support::mirror::Mirror;
-use crate::support::upstream::Upstream;
+use crate::support::client;
+use crate::support::image::{Blob, Image};
+use crate::support::mirror::{Mirror, Process};
+use crate::support::until;
+use crate::support::upstream::{Upstream, blob_path};
 
 /// What alerts and the dashboard count by upstream, with a `reason` where there is one.
 const BY_UPSTREAM: [(&str, Option<&str>); 13] = [
@@ -73,4 +75,17 @@ async fn those_of_an_upstream_that_is_found_in_the_cache_too() {
         })
         .await;
     assert_at_zero(&mirror, "registry.example").await;
+}
+
+/// That an upstream does not have a blob is an answer, and nothing to warn of.
+#[tokio::test]
+async fn what_is_no_fault_is_no_warning() {
+    let up = Upstream::start().await;
+    let mirror = Process::with(&up, |_| {}).await;
+    let path = blob_path("library/alpine", &Blob::random(1, 100));
+    assert_eq!(client::get(mirror.address(), &path, &[]).await.status(), 404);
+    until("the download to be told of", || mirror.log().contains("reason=\"not_found\"")).await;
+    let log = mirror.log();
+    let line = log.lines().find(|line| line.contains("reason=\"not_found\"")).unwrap();
+    assert!(line.contains(" INFO "), "{line}");
 }
