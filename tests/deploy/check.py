@@ -468,7 +468,8 @@ class Metrics(unittest.TestCase):
 class Documents(unittest.TestCase):
     """What a reader copies from README.md and docs/ is at least of its grammar, and what is linked exists."""
 
-    PATHS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/OPERATIONS.md")]
+    PATHS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/API.md", "docs/OPERATIONS.md",
+                                      "deploy/containerd/README.md", "deploy/kubernetes/README.md")]
 
     def test_blocks_parse(self):
         parsers = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}
