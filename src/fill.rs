@@ -128,6 +128,16 @@ impl FillError {
         }
     }
 
+    /// Whether something is wrong: with the upstream, on the way, or here. Not where it has no such blob, nor where nobody
+    /// wants it any more, or an operator does not.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Offline),
+            Self::Mismatch { .. } | Self::Length { .. } | Self::NoRoom(_) => true,
+            Self::Abandoned | Self::Stopping => false,
+        }
+    }
+
     /// Whether somebody who named another repository or upstream may have more luck with it.
     fn blames_source(&self) -> bool {
         match self {

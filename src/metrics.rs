@@ -4,6 +4,8 @@
 //! hold a repository name: a value is an upstream's configured name or a member of a closed set, such as [`Kind`] and
 //! [`Outcome`]. Whoever decides something counts it there; the sum over `result` is the number of requests (I12).
 
+mod begin;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -103,7 +105,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics at zero, in a registry of their own.
+            /// All metrics at zero, in a registry of their own. Those of upstreams: see [`Metrics::begin_upstream`].
             pub fn new() -> Self {
                 let registry = Registry::new();
                 $(
@@ -112,7 +114,9 @@ macro_rules! metrics {
                     register(&registry, $field.clone());
                 )*
                 register(&registry, ProcessCollector::for_self());
-                Self { registry, series: RwLock::default(), $($field,)* }
+                let all = Self { registry, series: RwLock::default(), $($field,)* };
+                all.begin();
+                all
             }
         }
     };

@@ -122,6 +122,7 @@ impl Upstream {
         env: Env,
     ) -> Result<Self, TlsError> {
         let tls = tls::client_config(config.ca.as_deref())?;
+        metrics.begin_upstream(name.as_str(), config.visibility == config::Visibility::Caller);
         let cloud_tls = if config.credentials.is_cloud() { tls::client_config(None)? } else { Arc::clone(&tls) };
         let proxies = Arc::new(proxies);
         let offline = watch::Sender::new(config.offline);

@@ -53,7 +53,7 @@ pub struct Listed {
     pub image: String,
     /// What it is.
     pub digest: String,
-    /// Seconds since its manifest was last served, to the minute.
+    /// Seconds since its manifest was last served, or came, to the minute.
     pub unused_seconds: u64,
 }
 

@@ -12,10 +12,11 @@ use clap::Args;
 use super::{ConfigFile, print};
 use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
 use crate::listen::tls::{self, Interface};
+use crate::transfer::sign::Verifier;
 
 /// Check a configuration, and show what it amounts to
 ///
-/// Reads the file and whatever it names (password files, certificates and their keys, environment variables), and contacts
+/// Reads the file and whatever it names (password files, certificates, keys, environment variables), and contacts
 /// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
 #[command(
@@ -44,7 +45,7 @@ pub(super) struct Check {
 impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let loaded = self.file.load().and_then(|config| config.check_exposure().map(|()| config));
-        let loaded = loaded.map_err(anyhow::Error::from).and_then(|config| certificates(&config).map(|()| config));
+        let loaded = loaded.map_err(anyhow::Error::from).and_then(|config| files(&config).map(|()| config));
         match loaded {
             Ok(config) if self.caller.is_some() => {
                 access::explain(&config, self.caller.as_deref().unwrap_or_default(), &self.images)
@@ -64,13 +65,19 @@ impl Check {
     }
 }
 
-/// Reads the certificates and keys that the mirror would show. Says what clients will refuse; fails where it would not start.
-fn certificates(config: &Config) -> anyhow::Result<()> {
-    let interfaces = [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)];
-    let checked = interfaces.into_iter().filter_map(|(tls, interface)| Some(tls::check(tls.as_ref()?, interface)));
-    let (good, bad): (Vec<_>, Vec<_>) = checked.partition(Result::is_ok);
-    good.into_iter().flatten().flatten().for_each(|warning| eprintln!("warning: {warning}"));
-    let bad: Vec<_> = bad.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+/// Reads the certificates and keys that the mirror would show, and the key that bundles are signed with. Says what clients will
+/// refuse; fails where it would not start, or would take no bundle.
+fn files(config: &Config) -> anyhow::Result<()> {
+    let mut bad = Vec::new();
+    for (tls, interface) in [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)] {
+        match tls.as_ref().map_or(Ok(Vec::new()), |tls| tls::check(tls, interface)) {
+            Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+            Err(error) => bad.push(error.to_string()),
+        }
+    }
+    if let Some(Err(error)) = config.import.verify_key.as_deref().map(Verifier::from_file) {
+        bad.push(format!("import.verify_key: {error}"));
+    }
     if bad.is_empty() { Ok(()) } else { bail!(bad.join("\n")) }
 }
 

@@ -22,9 +22,10 @@ pub fn command_line(answer: &clap::Error) -> ExitCode {
 /// Says why a command failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{error:#}");
-    let unsafe_start = |cause: &StartError| matches!(cause, StartError::Config(_));
+    let of_start =
+        |cause: &StartError| matches!(cause, StartError::Config(_) | StartError::Certificates(_) | StartError::Tls { .. });
     let configuration = error.chain().any(|cause| {
-        cause.is::<ConfigError>() || cause.is::<TelemetryError>() || cause.downcast_ref::<StartError>().is_some_and(unsafe_start)
+        cause.is::<ConfigError>() || cause.is::<TelemetryError>() || cause.downcast_ref::<StartError>().is_some_and(of_start)
     });
     if configuration { ExitCode::from(CONFIG) } else { ExitCode::FAILURE }
 }

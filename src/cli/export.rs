@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use super::progress;
-use super::site::{SiteArgs, size};
+use super::site::{FolderArgs, size};
 use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
 use crate::transfer::bundle::{read_since, write_lock};
@@ -32,7 +32,7 @@ Examples:
 Keys: openssl genpkey -algorithm ed25519 -out site.key; openssl pkey -in site.key -pubout -out site.pub")]
 pub(super) struct Export {
     #[command(flatten)]
-    site: SiteArgs,
+    folder: FolderArgs,
 
     /// Where to: a file (compressed if it ends in .zst), a folder (there already, or written with a / at the end), or -
     /// for standard output
@@ -75,7 +75,7 @@ pub(super) struct Export {
 
 impl Export {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = self.site.config()?;
+        let config = self.folder.config()?;
         let images = if self.pinned { pinned(&config.cache.dir)? } else { self.images.clone() };
         let wishes = images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
         let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;

@@ -52,7 +52,7 @@ pub(super) struct Prefetch {
     #[arg(long, value_name = "YAML")]
     from_compose: Vec<PathBuf>,
 
-    /// Every tag that another mirror has served lately: the address of its admin interface
+    /// Every tag that another mirror has served, or was filled with, lately: the address of its admin interface
     #[arg(long, value_name = "http://HOST:PORT")]
     from_server: Option<Place>,
 

@@ -14,15 +14,22 @@ use crate::cache::store::StoreError;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Which mirror.
+/// Which folder, for commands that read nothing else.
 #[derive(Debug, Args)]
-pub(super) struct SiteArgs {
+pub(super) struct FolderArgs {
     #[command(flatten)]
     file: ConfigFile,
 
     /// The folder of the cache. Overrides cache.dir
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+}
+
+/// Which mirror.
+#[derive(Debug, Args)]
+pub(super) struct SiteArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
 
     /// The admin interface of a running mirror, http://HOST:PORT, https://HOST:PORT or unix:PATH. Without it the cache folder is opened, and
     /// where a mirror has that open, its admin.listen is asked
@@ -45,7 +52,7 @@ pub(super) enum Site {
     Running(Endpoint),
 }
 
-impl SiteArgs {
+impl FolderArgs {
     /// The configuration, with the flags over it.
     pub fn config(&self) -> anyhow::Result<Config> {
         let mut config = self.file.load()?;
@@ -53,6 +60,13 @@ impl SiteArgs {
             config.cache.dir.clone_from(dir);
         }
         Ok(config)
+    }
+}
+
+impl SiteArgs {
+    /// The configuration, with the flags over it.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        self.folder.config()
     }
 
     /// Finds out which it is.

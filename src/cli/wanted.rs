@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::print;
-use super::site::SiteArgs;
+use super::site::FolderArgs;
 use crate::cache::tree::Tree;
 use crate::oci::Reference;
 use crate::pull::wanted::read_list;
@@ -20,12 +20,12 @@ use crate::transfer::ImageRef;
 #[derive(Debug, Args)]
 pub(super) struct Wanted {
     #[command(flatten)]
-    site: SiteArgs,
+    folder: FolderArgs,
 }
 
 impl Wanted {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let dir = self.site.config()?.cache.dir;
+        let dir = self.folder.config()?.cache.dir;
         let tree = Tree::open(&dir).with_context(|| format!("{} is no cache", dir.display()))?;
         let mut text = String::new();
         for want in read_list(&dir).with_context(|| format!("cannot read {}", dir.join("wanted.json").display()))? {

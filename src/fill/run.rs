@@ -95,7 +95,12 @@ impl Run {
             if matches!(error, FillError::Mismatch { .. }) {
                 self.fills.metrics.digest_mismatches_total.with_label_values(&[upstream.as_str()]).inc();
             }
-            tracing::warn!(%digest, %upstream, repository = %self.source.repository, reason = error.reason(), %error, "fill failed");
+            let (repository, reason) = (&self.source.repository, error.reason());
+            if error.is_fault() {
+                tracing::warn!(%digest, %upstream, %repository, reason, %error, "fill failed");
+            } else {
+                tracing::info!(%digest, %upstream, %repository, reason, %error, "fill ended early");
+            }
             // Out of the table before anybody hears of it: who asks again begins anew.
             drop(entry);
             self.fill.progress.fail(error);

@@ -376,6 +376,10 @@ class Metrics(unittest.TestCase):
         cls.values = {name: set(re.findall(r'Self::\w+ => "(\w+)"', body)) for name, body in
                       (("kind", source.partition("impl Kind")[2].partition("impl Outcome")[0]),
                        ("result", source.partition("impl Outcome")[2].partition("macro_rules")[0]))}
+        lists = (ROOT / "src" / "metrics" / "begin.rs").read_text().partition("\nimpl Metrics")[0]
+        cls.reasons = {name: set(re.findall(r'"(\w+)"', values))
+                       for name, values in re.findall(r"^const (\w+): .*? = \[(.*?)\];", lists, flags=re.M | re.S)}
+        cls.values["reason"] = set().union(*cls.reasons.values())
 
     def expressions(self):
         dashboard = json.loads((DEPLOY / "grafana/dashboards/roadstead.json").read_text())
@@ -392,6 +396,7 @@ class Metrics(unittest.TestCase):
         self.assertIn("roadstead_requests_total", self.metrics)
         self.assertIn("joined", self.values["result"])
         self.assertIn("blob", self.values["kind"])
+        self.assertIn("revalidating", self.reasons["UNCONFIRMED"])
 
     def test_expressions(self):
         for title, expression in self.expressions():
@@ -436,6 +441,24 @@ class Metrics(unittest.TestCase):
         names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in self.metrics}
         self.assertEqual({name for name in names if name not in text}, set())
 
+    def test_operations_explain_every_reason_and_alert(self):
+        text = (ROOT / "docs/OPERATIONS.md").read_text()
+        self.assertEqual({reason for reason in self.values["reason"] if f"`{reason}`" not in text}, set())
+        (rules,) = documents(DEPLOY / "prometheus/roadstead.rules.yml")
+        alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+        explained = set(re.findall(r"`(Roadstead\w+)`", text.partition("\n### Alerts\n")[2].partition("\n## ")[0]))
+        self.assertEqual(explained, alerts)
+
+    def test_alerts_leave_alone_what_is_wanted(self):
+        """What an operator has asked for, and what is nobody's fault, wakes nobody."""
+        (rules,) = documents(DEPLOY / "prometheus/roadstead.rules.yml")
+        alerts = {rule["alert"]: rule["expr"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+        for alert, metric, wanted in (
+                ("RoadsteadServesStale", "roadstead_stale_total", {"revalidating", "offline"}),
+                ("RoadsteadFillsFail", "roadstead_fill_failures_total", {"abandoned", "not_found", "offline", "stopping"})):
+            excluded = re.search(metric + r'\{reason!~"([^"]*)"\}', alerts[alert])
+            self.assertEqual(set(excluded[1].split("|")), wanted, alert)
+
     @unittest.skipUnless(shutil.which("promtool"), "no promtool")
     def test_promtool(self):
         checked = subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml"], capture_output=True, text=True)
@@ -445,7 +468,8 @@ class Metrics(unittest.TestCase):
 class Documents(unittest.TestCase):
     """What a reader copies from README.md and docs/ is at least of its grammar, and what is linked exists."""
 
-    PATHS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/OPERATIONS.md")]
+    PATHS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/API.md", "docs/OPERATIONS.md",
+                                      "deploy/containerd/README.md", "deploy/kubernetes/README.md")]
 
     def test_blocks_parse(self):
         parsers = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}

@@ -1,6 +1,7 @@
 //! The admin interface's lock, from outside: token, names, pages, limits, and the commands that have the key.
 
 pub mod certificates;
+pub mod metrics;
 
 use std::process::{Command, Output};
 use std::time::Duration;

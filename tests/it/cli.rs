@@ -51,6 +51,20 @@ fn a_wrong_command_line_is_64() {
     }
 }
 
+/// What reads the folder alone does not pretend to ask a mirror.
+#[test]
+fn commands_of_the_folder_take_no_address() {
+    for command in [&["wanted"][..], &["export", "-o", "-", "--all"]] {
+        for option in [["--server", "http://127.0.0.1:1"], ["--token-file", "token"], ["--admin-ca", "ca.pem"]] {
+            let (code, out, error) = run(&[command, &option].concat());
+            assert_eq!((code, out.as_str()), (Some(64), ""), "{command:?} {option:?}");
+            assert!(error.contains(option[0]), "{error}");
+        }
+        let (_, help, _) = run(&[command[0], "--help"]);
+        assert!(help.contains("--cache-dir") && help.contains("--config") && !help.contains("--admin"), "{help}");
+    }
+}
+
 #[test]
 fn check_says_ok_and_what_it_amounts_to() {
     let (code, out, error) = run(&["check"]);
@@ -338,4 +352,42 @@ fn check_reads_certificates_and_keys() {
     let (code, out, error) = check(("old.crt", "old.key"), good);
     assert!(code == Some(0) && out.starts_with("ok\n"), "{out}{error}");
     assert!(error.contains(&format!("warning: server.tls.cert: {}: the certificate has expired", file("old.crt"))), "{error}");
+}
+
+/// Another try cannot cure a wrong certificate: the unit does not start the mirror again.
+#[test]
+fn wrong_certificates_are_a_wrong_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none.pem");
+    std::fs::write(&none, "nothing").unwrap();
+    for (text, told) in [
+        (format!("[server.tls]\ncert = {none:?}\nkey = {none:?}\n"), "server.tls.cert: "),
+        (format!("[admin.tls]\ncert = {none:?}\nkey = {none:?}\n"), "admin.tls.cert: "),
+    ] {
+        let file = write(folder.path(), &format!("server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n{text}"));
+        for (command, expected) in [("serve", 78), ("check", 1)] {
+            let (code, out, error) = run(&[command, "--config", &file]);
+            assert_eq!((code, out.as_str()), (Some(expected), ""), "{command}: {error}");
+            assert!(error.contains(told) && error.contains("none.pem"), "{command}: {error}");
+        }
+    }
+}
+
+/// `check` reads the key that bundles must be signed with: without it every import would fail.
+#[test]
+fn check_reads_the_key_of_bundles() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("site.pub");
+    let check = || run(&["check", "--config", &write(folder.path(), &format!("[import]\nverify_key = {key:?}\n"))]);
+    let wrong = |(code, out, error): (Option<i32>, String, String)| {
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
+        assert!(error.starts_with("import.verify_key: ") && error.contains("site.pub"), "{error}");
+    };
+    wrong(check());
+    std::fs::write(&key, "no key").unwrap();
+    wrong(check());
+    let public = "MCowBQYDK2VwAyEAz53RbjOCHSU5FdDGUT8+YyhoRXgfD2EdVqsRr5Ra+pU=";
+    std::fs::write(&key, format!("-----BEGIN PUBLIC KEY-----\n{public}\n-----END PUBLIC KEY-----\n")).unwrap();
+    let (code, _, error) = check();
+    assert_eq!((code, error.as_str()), (Some(0), ""));
 }

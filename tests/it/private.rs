@@ -368,7 +368,8 @@ async fn passwords_are_not_tried_for_ever() {
     assert_eq!(limited, 20);
     assert!(this.up.count("GET /token") - before <= 20);
     this.pull_as("alice").await;
-    let text = this.mirror.admin("/metrics").await.text();
+    // Other counters speak of passwords.
+    let text = this.mirror.admin("/metrics").await.text().to_lowercase().replace("password", "");
     for name in ["secret", "team", "alice", "word"] {
         assert!(!text.contains(name), "{name} is in a metric");
     }

@@ -55,6 +55,12 @@ impl Settings {
         self.upstream(name, "url", upstream.url())
     }
 
+    /// Leaves an upstream out.
+    pub fn forget(&mut self, name: &str) -> &mut Self {
+        table(&mut self.0, "upstream").remove(name);
+        self
+    }
+
     /// The text of a configuration file.
     pub fn text(&self) -> String {
         self.0.to_string()
