@@ -88,6 +88,15 @@ impl Records {
         self.digest_path(scope, "_manifests", digest, "")
     }
 
+    /// Removes the lists of what refers to a manifest, whatever they were filtered by. Blocks.
+    pub(super) fn forget_referrers(&self, scope: &Scope, digest: &Digest) {
+        let begins = format!("{}-{}", digest.algorithm().name(), digest.hex());
+        let Ok(entries) = std::fs::read_dir(self.folder(scope).join("_referrers")) else { return };
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&begins)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+
     /// Blocks. As [`Cache::remove_tag`].
     pub(super) fn forget_tag(&self, scope: &Scope, tag: &Tag) {
         self.tags.insert(TagKey(scope.clone(), tag.clone()), None);

@@ -232,7 +232,7 @@ impl Cache {
         (objects, bytes)
     }
 
-    /// Removes the records of manifests that are gone.
+    /// Removes the records of manifests that are gone, and what is known of what refers to them.
     pub(super) fn prune_records(&self) -> u64 {
         // Before the survey, a manifest may only look gone.
         if !self.is_surveyed() {
@@ -244,6 +244,7 @@ impl Cache {
             (records, more) = self.catalog.prune();
             for (scope, digest) in &records {
                 let _ = fs::remove_file(self.records.manifest_path(scope, digest));
+                self.records.forget_referrers(scope, digest);
             }
             count += records.len() as u64;
         }

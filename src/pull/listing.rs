@@ -34,6 +34,11 @@ pub struct Page {
     pub filters_applied: Option<String>,
 }
 
+/// Whether a list of referrers has no entry.
+fn is_empty(index: &str) -> bool {
+    !index.contains("\"digest\"")
+}
+
 impl Pull {
     /// Answers a request for a repository's tags.
     pub(super) async fn tags(
@@ -109,12 +114,16 @@ impl Pull {
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
             _ if !asker.is_verified() => None,
-            None => self.cache.referrers_record(scope, digest, filter.as_deref()).await,
+            // The whole list answers for each part of it: clients filter by themselves where nobody says that it was done.
+            None => match self.cache.referrers_record(scope, digest, filter.as_deref()).await {
+                None if filter.is_some() => self.cache.referrers_record(scope, digest, None).await,
+                record => record,
+            },
             Some(_) => None,
         };
         let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
         // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
-        let empty = record.as_ref().is_some_and(|record| !record.body.contains("\"digest\""));
+        let empty = record.as_ref().is_some_and(|record| is_empty(&record.body));
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
@@ -161,15 +170,20 @@ impl Pull {
             Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
             None => self.referrers_by_tag(scope, asker, digest, query).await?,
         };
+        // An upstream that filters nothing has sent the whole list.
+        let filter = query.filter().filter(|_| page.filters_applied.is_some());
         // A list of several pages is only whole with its upstream; and to one of whom nothing is known the upstream may
-        // have shown less than to others.
+        // have shown less than to others. Lists of what is not here, or of nothing of some kind, could be as many as there
+        // are digests and words: nobody needs them without the upstream.
         if asker.is_verified()
             && query.rest.is_empty()
             && page.next.is_none()
+            && self.cache.catalog.is_manifest(digest)
             && let Ok(body) = String::from_utf8(page.body.to_vec())
+            && (filter.is_none() || !is_empty(&body))
         {
             let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: asked };
-            self.cache.set_referrers_record(scope, digest, query.filter().as_deref(), &record).await;
+            self.cache.set_referrers_record(scope, digest, filter.as_deref(), &record).await;
         }
         Ok(page)
     }

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::cache::records::ReferrersRecord;
 use crate::config::{Eviction, Globs, Quota};
 
 const HOUR: u64 = 3600;
@@ -73,6 +74,10 @@ async fn what_was_unused_for_too_long_goes() {
     let new = publish(&cache, "team/new", 2).await;
     let other = publish(&cache, "other/old", 3).await;
     let kept = publish(&cache, "team/kept", 4).await;
+    let list = ReferrersRecord { body: "{}".into(), filters_applied: None, checked_at: Timestamp(0) };
+    for filter in [None, Some("a/b")] {
+        cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list).await;
+    }
     let target = (scope("team/kept"), crate::oci::Reference::Digest(kept.0));
     cache.pin(&[target], &[], Timestamp(0)).unwrap();
     for digest in [old.0, old.1, other.0, other.1, kept.0, kept.1] {
@@ -92,6 +97,9 @@ async fn what_was_unused_for_too_long_goes() {
     assert_eq!([new.0, new.1, other.0, other.1, kept.0, kept.1].map(|digest| here(&digest)), [true; 6]);
     assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 6);
     assert!(!cache.records.manifest_path(&scope("team/old"), &old.0).exists());
+    for filter in [None, Some("a/b")] {
+        assert_eq!(cache.referrers_record(&scope("team/old"), &old.0, filter).await, None);
+    }
     assert!(cache.records.manifest_path(&scope("team/kept"), &kept.0).exists());
     assert_eq!(cache.collect(0, true).await.expired, 0);
     assert_eq!(cache.catalog.totals().2, 3);

@@ -4,7 +4,7 @@ use super::REPOSITORY;
 use crate::support::client::Response;
 use crate::support::image::{Blob, Builder, Image, Index, OCI_INDEX};
 use crate::support::mirror::Mirror;
-use crate::support::upstream::{Act, Upstream};
+use crate::support::upstream::{Act, Upstream, manifest_path};
 
 /// Where `rel="next"` leads, which must be relative to this mirror.
 fn next(answer: &Response) -> Option<String> {
@@ -189,4 +189,34 @@ async fn referrers_are_as_fresh_as_their_question() {
     assert_eq!(digests(&first).len(), artifacts.len());
     let second = mirror.get(&path).await;
     assert_eq!((digests(&second), up.count(&format!("GET {path}"))), (digests(&first), 2));
+}
+
+/// What anybody may ask for without end takes no place without end: lists of what is not here, and of kinds that there are not.
+#[tokio::test]
+async fn made_up_questions_leave_nothing_behind() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::of(&up).await;
+    let path = referrers(&image.manifest);
+    for number in 0..20 {
+        mirror.get(&referrers(&Blob::random(number, 10))).await;
+        mirror.get(&format!("{path}?artifactType=made-up/{number}")).await;
+    }
+    let kept = || {
+        let folder = mirror.files().root().join("repos/docker.io/library/alpine/_referrers");
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
+    };
+    assert_eq!(kept(), 0);
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    for number in 0..20 {
+        mirror.get(&format!("{path}?artifactType=made-up/{number}")).await;
+    }
+    assert_eq!(digests(&mirror.get(&path).await).len(), artifacts.len());
+    assert!((1..=2).contains(&kept()), "{}", kept());
+    // Of what is here the list is, too, without the upstream; for each kind the whole one does.
+    up.down().await;
+    for filter in ["", "?artifactType=made-up/7"] {
+        let answer = mirror.get(&format!("{path}{filter}")).await;
+        assert_eq!((answer.status(), digests(&answer).len()), (200, artifacts.len()), "{filter}");
+    }
 }
