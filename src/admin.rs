@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 
@@ -115,21 +116,34 @@ impl Admin {
 
     async fn route(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        let Some(path) = head.uri.path().strip_prefix("/api/v1/") else {
-            return self.answer(&head.method, head.uri.path());
-        };
-        let reply = if Switchboard::knows(path) {
-            match whole(body, upstreams::MAX_BODY).await {
+        let path = head.uri.path();
+        if path != "/api" && !path.starts_with("/api/") {
+            return self.answer(&head.method, path);
+        }
+        let reply = match path.strip_prefix("/api/v1/") {
+            Some("stats") => Some(self.stats(&head.method)),
+            Some(path) if Switchboard::knows(path) => match whole(body, upstreams::MAX_BODY).await {
                 Ok(body) => Some(self.upstreams.answer(&head.method, path, &head.headers, &body)),
-                Err((status, why)) => Some((status, serde_json::json!({ "error": why }))),
-            }
-        } else {
-            self.api.answer(&head.method, path, head.uri.query().unwrap_or_default()).await
+                Err((status, why)) => Some((status, json!({ "error": why }))),
+            },
+            Some(path) => self.api.answer(&head.method, path, head.uri.query().unwrap_or_default()).await,
+            None => None,
         };
-        let Some((status, document)) = reply else { return self.answer(&head.method, head.uri.path()) };
+        let (status, document) = reply.unwrap_or_else(|| {
+            let error = format!("{path}: there is no such path; docs/API.md has those that there are");
+            (StatusCode::NOT_FOUND, json!({ "error": error }))
+        });
         let mut response = typed("application/json", document.to_string().into());
         *response.status_mut() = status;
         response
+    }
+
+    fn stats(&self, method: &Method) -> api::Reply {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return (StatusCode::METHOD_NOT_ALLOWED, json!({ "error": "this only reads" }));
+        }
+        self.measure();
+        (StatusCode::OK, stats::stats(&self.metrics))
     }
 
     fn measure(&self) {
@@ -150,14 +164,10 @@ impl Admin {
                 self.measure();
                 typed("text/plain; version=0.0.4; charset=utf-8", self.metrics.render().into())
             }
-            "/api/v1/stats" => {
-                self.measure();
-                typed("application/json", stats::stats(&self.metrics).to_string().into())
-            }
             "/" => typed("text/html; charset=utf-8", Bytes::from_static(include_bytes!("admin/index.html"))),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /healthz, /readyz, /metrics, /api/v1/stats, /api/v1/upstreams, /api/v1/offline and the status page at /\n",
+                "there are /healthz, /readyz, /metrics, the status page at / and the API of docs/API.md under /api/v1/\n",
             ),
         }
     }
@@ -183,7 +193,7 @@ async fn whole(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, Strin
 
 /// Ends the connection, too: who may not ask here keeps no place.
 fn refusal(refused: Refused) -> Response<Full<Bytes>> {
-    let mut response = typed("application/json", serde_json::json!({ "error": refused.to_string() }).to_string().into());
+    let mut response = typed("application/json", json!({ "error": refused.to_string() }).to_string().into());
     *response.status_mut() = refused.status();
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

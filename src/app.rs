@@ -8,10 +8,10 @@ mod schedule;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 pub use reload::ReloadError;
@@ -81,8 +81,10 @@ pub struct Running {
     /// Where clients pull, and whether they speak TLS there.
     places: Vec<(Place, bool)>,
     admin: Option<(Place, bool)>,
-    /// What was last read.
+    /// What holds.
     config: Mutex<Config>,
+    /// As [`Workshop::found`].
+    found: BTreeMap<UpstreamName, config::Upstream>,
     tls: Option<Arc<Tls>>,
     admin_tls: Option<Arc<Tls>>,
     stopping: watch::Sender<bool>,
@@ -99,8 +101,10 @@ pub struct Running {
 /// `prefetch` and `import` use on the folder of a mirror that is stopped.
 #[derive(Debug)]
 pub struct Workshop {
-    /// As it amounts to.
+    /// As it amounts to: with those that were found.
     pub config: Config,
+    /// Upstreams that the configuration does not name, and of which there is something.
+    pub found: BTreeMap<UpstreamName, config::Upstream>,
     /// The cache. Somebody has to run [`Cache::maintain`].
     pub cache: Arc<Cache>,
     /// Downloads.
@@ -114,27 +118,15 @@ impl Workshop {
     pub async fn open(mut config: Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let opened = (config.cache.clone(), metrics.clone());
         let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
-        if config.cache.offline {
-            // What was imported is served, whether its upstream is configured or not: nobody is going to ask it.
-            let dir = config.cache.dir.clone();
-            let kept = spawn_blocking(move || Tree::open(&dir).map(|tree| tree.upstreams().unwrap_or_default())).await??;
-            for name in kept {
-                if let Ok(url) = url::Url::parse(&format!("https://{name}")) {
-                    let freshness = config.freshness.clone();
-                    config.upstreams.entry(name.clone()).or_insert_with(|| crate::config::Upstream {
-                        hosts: vec![name.to_string()],
-                        offline: true,
-                        ..crate::config::Upstream::new(url, freshness)
-                    });
-                }
-            }
-        }
+        let wanted = config.clone();
+        let found = spawn_blocking(move || found(&wanted)).await??;
+        config.upstreams.extend(found.clone());
         let private = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility != Visibility::Public);
         cache.confined.set_private(private.map(|(name, _)| name.clone()));
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
         let sites = sites(&config, metrics).await?;
         let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
-        Ok(Self { config, cache, fills, pull })
+        Ok(Self { config, found, cache, fills, pull })
     }
 
     /// Ends downloads where they can be resumed, and writes recency and names down.
@@ -142,6 +134,23 @@ impl Workshop {
         self.fills.stop(FILLS_END).await;
         self.cache.close().await;
     }
+}
+
+/// What an offline mirror serves, whether its upstream is configured or not, since nobody is going to ask it: what was
+/// imported, or cached before. Blocking (I11).
+fn found(config: &Config) -> Result<BTreeMap<UpstreamName, config::Upstream>, StoreError> {
+    if !config.cache.offline {
+        return Ok(BTreeMap::new());
+    }
+    let names = Tree::open(&config.cache.dir)?.upstreams().unwrap_or_default();
+    let unknown = names.into_iter().filter(|name| !config.upstreams.contains_key(name));
+    let upstream = |name: UpstreamName| {
+        let url = url::Url::parse(&format!("https://{name}")).ok()?;
+        let hosts = vec![name.to_string()];
+        let upstream = config::Upstream::new(url, config.freshness.clone());
+        Some((name, config::Upstream { hosts, offline: true, ..upstream }))
+    };
+    Ok(unknown.filter_map(upstream).collect())
 }
 
 /// Writes down what clients asked for in vain, soon after it changes.
@@ -182,7 +191,6 @@ impl Mirror {
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
-        let asked = config.clone();
         config.check_exposure()?;
         let Sockets { listeners, admin, tls, admin_tls } = sockets(&config, passed, &metrics).await?;
         // Of sockets that the service manager passes, only now it is known where they are.
@@ -190,7 +198,7 @@ impl Mirror {
         let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
         let admin_place = admin.first().map(|listener| (listener.place().clone(), listener.tls && admin_tls.is_some()));
 
-        let Workshop { config, cache, fills, pull } = Workshop::open(config, &metrics).await?;
+        let Workshop { config, found, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
         let directory = Directory::new(config.server.default_upstream.clone(), hosts);
         let policy = Arc::new(Policy::new(&config, metrics.clone())?);
@@ -207,7 +215,7 @@ impl Mirror {
             Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config, pull.upstreams());
+        let api = Api::new(cache.clone(), &config, pull.clone());
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
@@ -221,7 +229,8 @@ impl Mirror {
         Ok(Running {
             places,
             admin: admin_place,
-            config: Mutex::new(asked),
+            config: Mutex::new(config),
+            found,
             tls,
             admin_tls,
             stopping,
@@ -274,7 +283,7 @@ impl Running {
 async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<UpstreamName, Site>, StartError> {
     let (upstreams, metrics) = (config.upstreams.clone(), metrics.clone());
     let offline = config.cache.offline;
-    let site = move |(name, mut config): (UpstreamName, crate::config::Upstream)| {
+    let site = move |(name, mut config): (UpstreamName, config::Upstream)| {
         config.offline |= offline;
         let (freshness, visibility, verdict_for) = (config.freshness.clone(), config.visibility, config.verdict_for);
         let upstream = Upstream::new(name.clone(), &config, metrics.clone())

@@ -115,6 +115,7 @@ impl Policy {
     }
 
     /// Puts other rules into force, for requests that begin from now on. Tokens stay good while the key is the same.
+    /// `config` has every upstream that is served, as it is served: one that it has not is refused.
     pub fn replace(&self, config: &Config) -> Result<(), NoKey> {
         let now = self.rules.load();
         let tokens = match now.access.token_key == config.access.token_key {

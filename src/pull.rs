@@ -13,6 +13,7 @@ mod flight;
 mod listing;
 mod manifest;
 mod negative;
+mod plan;
 mod refetch;
 mod relay;
 mod resolve;
@@ -42,6 +43,7 @@ use resolve::Confirmed;
 use visibility::{Key, Visibility};
 
 pub use error::PullError;
+pub use plan::{Course, Forecast};
 pub use respond::Answer;
 
 /// What a flight brings to all who wait for it.

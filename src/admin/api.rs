@@ -2,9 +2,10 @@
 //!
 //! Parameters stand in the query. Documented in docs/API.md; `roadstead ls`, `explain`, `purge` … are its clients.
 
+mod explain;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -13,15 +14,13 @@ use crate::cache::Cache;
 use crate::cache::selector::{Selector, image_name};
 use crate::cache::verify::Verification;
 use crate::clock::Clock;
-use crate::config::{Config, Freshness};
-use crate::oci::{Digest, Reference, Scope, UpstreamName};
+use crate::config::Config;
+use crate::oci::{Reference, UpstreamName};
+use crate::pull::Pull;
 use crate::upstream::Upstream;
 
 /// Images in an answer, unless `limit` says otherwise.
 const LIMIT: usize = 1000;
-
-/// Repositories, images and manifests named of one object: a base layer may be part of everything.
-const SHOWN: usize = 20;
 
 /// The API of one mirror.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub struct Api {
     cache: Arc<Cache>,
     clock: Clock,
     default_upstream: UpstreamName,
-    freshness: BTreeMap<UpstreamName, Freshness>,
+    pull: Arc<Pull>,
     upstreams: Vec<Arc<Upstream>>,
     verification: Arc<Verification>,
 }
@@ -64,14 +63,14 @@ impl Query {
 }
 
 impl Api {
-    /// The API over `cache`, whose content came from `upstreams`.
-    pub fn new(cache: Arc<Cache>, config: &Config, upstreams: Vec<Arc<Upstream>>) -> Self {
+    /// The API over `cache`, which `pull` serves from and fills.
+    pub fn new(cache: Arc<Cache>, config: &Config, pull: Arc<Pull>) -> Self {
         Self {
             cache,
             clock: Clock::new(),
             default_upstream: config.server.default_upstream.clone(),
-            freshness: config.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.freshness.clone())).collect(),
-            upstreams,
+            upstreams: pull.upstreams(),
+            pull,
             verification: Arc::default(),
         }
     }
@@ -122,96 +121,6 @@ impl Api {
         let more = images.len() > limit;
         images.truncate(limit);
         Ok((StatusCode::OK, json!({ "images": images, "more": more, "complete": self.cache.is_surveyed() })))
-    }
-
-    async fn explain(&self, query: &Query) -> Result<Reply, Reply> {
-        let selector = self.selector(query)?;
-        let (cache, complete) = (self.cache.clone(), self.cache.is_surveyed());
-        let (scope, reference) = match &selector {
-            Selector::Image(scope, reference) => (scope.clone(), reference.clone()),
-            Selector::Digest(digest) => {
-                let digest = *digest;
-                let document = off_the_reactor(move || explain_object(&cache, &digest, complete)).await?;
-                return Ok((StatusCode::OK, document));
-            }
-            Selector::Glob(_) => {
-                return Err(refused(StatusCode::BAD_REQUEST, "explain takes one image or digest; ls takes patterns"));
-            }
-        };
-        let name = image_name(&scope, &reference);
-        let Some((digest, record)) = self.cache.catalog.resolve(&scope, &reference) else {
-            let why =
-                if complete { "it was never pulled through here, or was purged" } else { "the catalog is still being read" };
-            let now = match self.standing(&scope.upstream) {
-                (_, Some(why)) => format!("a pull would fail: {} {why}", scope.upstream),
-                _ => format!("a pull would ask {} and download all of it", scope.upstream),
-            };
-            return Ok((
-                StatusCode::OK,
-                json!({ "image": name, "cached": false, "why": why, "pull": now, "complete": complete }),
-            ));
-        };
-        let parts = off_the_reactor(move || cache.explain(&digest)).await?;
-        let missing: u64 = parts.iter().filter(|part| !part.cached).map(|part| part.bytes).sum();
-        let held: u64 = parts.iter().filter(|part| part.cached).map(|part| part.bytes).sum();
-        let root_cached = self.cache.known(&digest).is_some_and(|known| known.present);
-        let tag = record.map(|record| self.tag(&scope, &reference, record.checked_at));
-        let (standing, away) = self.standing(&scope.upstream);
-        let is_stale = tag.as_ref().is_some_and(|tag| tag["fresh"] == json!(false));
-        let check = match &away {
-            Some(why) if is_stale => format!("take the tag as it was, because {} {why}, then ", scope.upstream),
-            None if is_stale => format!("ask {} by HEAD whether the tag has moved, then ", scope.upstream),
-            _ => String::new(),
-        };
-        let rest = match (root_cached, missing, &away) {
-            (true, 0, _) => "serve all of it from here".to_owned(),
-            (false, _, None) => format!("pull the manifest from {}", scope.upstream),
-            (false, _, Some(why)) => format!("fail: {} {why}", scope.upstream),
-            (true, missing, None) => {
-                format!("serve what is here and download what the client asks for of {missing} bytes that are not")
-            }
-            (true, missing, Some(why)) => {
-                format!("serve what is here and fail for the {missing} bytes that are not: {} {why}", scope.upstream)
-            }
-        };
-        let document = json!({
-            "image": name, "upstream": scope.upstream, "upstream_state": standing, "repository": scope.repository,
-            "digest": digest, "cached": root_cached, "bytes": held, "missing_bytes": missing, "tag": tag, "parts": parts,
-            "pull": format!("a pull would {check}{rest}"), "complete": complete,
-        });
-        Ok((StatusCode::OK, document))
-    }
-
-    /// How an upstream stands, and why it would not be asked now.
-    fn standing(&self, name: &UpstreamName) -> (&'static str, Option<String>) {
-        let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.name() == name) else {
-            return ("unknown", Some("is not configured any more".to_owned()));
-        };
-        if upstream.is_offline() {
-            return ("offline", Some("is offline".to_owned()));
-        }
-        match upstream.outage() {
-            Some(why) => ("down", Some(format!("does not answer ({why})"))),
-            None => ("up", None),
-        }
-    }
-
-    fn tag(&self, scope: &Scope, reference: &Reference, checked_at: crate::clock::Timestamp) -> Value {
-        let age = self.clock.now().since(checked_at);
-        let Some(freshness) = self.freshness.get(&scope.upstream) else {
-            return json!({ "fresh": false, "why": format!("upstream {} is not configured any more", scope.upstream) });
-        };
-        let shown = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
-        let immutable = matches!(reference, Reference::Tag(tag) if freshness.immutable_tags.is_match(tag.as_str()));
-        let (fresh, why) = match age {
-            _ if immutable => (true, "it matches freshness.immutable_tags".to_owned()),
-            None => (false, "it was checked under a wrong clock".to_owned()),
-            Some(age) if age < freshness.fresh_for => {
-                (true, format!("checked {} ago, fresh for {}", shown(age), shown(freshness.fresh_for)))
-            }
-            Some(age) => (false, format!("checked {} ago, fresh for {}", shown(age), shown(freshness.fresh_for))),
-        };
-        json!({ "checked": checked_at.0 / 1000, "fresh": fresh, "why": why })
     }
 
     fn account(&self) -> Reply {
@@ -306,38 +215,4 @@ impl Api {
 async fn off_the_reactor<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reply> {
     let failed = |_| refused(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more");
     tokio::task::spawn_blocking(work).await.map_err(failed)
-}
-
-fn explain_object(cache: &Cache, digest: &Digest, complete: bool) -> Value {
-    let known = cache.known(digest);
-    let catalog = &cache.catalog;
-    let owners = catalog.owners_of(digest, SHOWN);
-    let tags = |digest: &Digest| catalog.tags(Some(&Selector::Digest(*digest)), SHOWN);
-    // A layer belongs to a manifest, that to an index, and either may have a tag.
-    let above: Vec<Digest> = owners.iter().flat_map(|owner| catalog.owners_of(owner, SHOWN)).collect();
-    let mut images: Vec<String> = std::iter::once(digest)
-        .chain(&owners)
-        .chain(&above)
-        .flat_map(tags)
-        .map(|tagged| image_name(&tagged.scope, &Reference::Tag(tagged.tag)))
-        .collect();
-    images.sort();
-    images.dedup();
-    images.truncate(SHOWN);
-    let present = known.is_some_and(|known| known.present);
-    json!({
-        "digest": digest,
-        "kind": if catalog.is_manifest(digest) { "manifest" } else { "blob" },
-        "cached": present,
-        "bytes": known.map(|known| known.size),
-        "since": known.filter(|known| known.present).map(|known| known.since),
-        "used": known.filter(|known| known.present).map(|known| known.used),
-        "pinned": known.is_some_and(|known| known.pinned),
-        "repositories": catalog.repositories_of(digest, SHOWN).iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "manifests": owners,
-        "images": images,
-        "parts": if catalog.is_manifest(digest) { json!(cache.explain(digest)) } else { Value::Null },
-        "pull": if present { "a pull would be served from here" } else { "a pull would download it" },
-        "complete": complete,
-    })
 }

@@ -1,13 +1,10 @@
 //! A changed configuration, while the mirror runs: what can change live does, and the rest is said.
 
-use std::sync::PoisonError;
-
 use tokio::task::spawn_blocking;
 
 use super::Running;
-use crate::config::{Admin, Config, ConfigError, RepositoryRule, Server, Upstream};
+use crate::config::{Config, ConfigError, Server, Tls};
 use crate::listen::tls::TlsError;
-use crate::oci::UpstreamName;
 use crate::policy::NoKey;
 
 /// Why a configuration was not taken. The old one holds, all of it.
@@ -28,31 +25,24 @@ pub enum ReloadError {
 }
 
 impl Running {
-    /// Takes what can change without a restart: the files and the demands of `server.tls` and `admin.tls`, `[access]`, and
-    /// `allow` and `deny` of upstreams. What else is different from the
-    /// configuration that holds is logged, and waits for the next start. All or nothing.
-    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
-        config.check_exposure_at(self.addresses().into_iter())?;
-        let held = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.reload_tls(&config).await?;
-        self.policy.replace(&config)?;
-        let waiting = waiting(&held, &config);
+    /// Takes what can change without a restart, and keeps what cannot; that is logged, and waits for the next start. All or
+    /// nothing.
+    pub async fn reload(&self, mut wanted: Config) -> Result<(), ReloadError> {
+        let mut config = self.config.lock().await;
+        wanted.check_exposure()?;
+        for (name, upstream) in &self.found {
+            wanted.upstreams.entry(name.clone()).or_insert_with(|| upstream.clone());
+        }
+        let merged = merged(&config, &wanted);
+        // Who may pull is new, whose content there is and where it is served are not.
+        merged.check_exposure_at(self.addresses().into_iter())?;
+        self.reload_tls(&merged).await?;
+        self.policy.replace(&merged)?;
+        let waiting = waiting(&merged, &wanted);
         if !waiting.is_empty() {
             tracing::warn!(changed = waiting.join(", "), "these have changed, and take effect after a restart");
         }
-        let mut held = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.server.tls.is_some() && config.server.tls.is_some() {
-            held.server.tls = config.server.tls;
-        }
-        if held.admin.tls.is_some() && config.admin.tls.is_some() {
-            held.admin.tls = config.admin.tls;
-        }
-        held.access = config.access;
-        for (name, upstream) in &mut held.upstreams {
-            if let Some(wanted) = config.upstreams.get(name) {
-                upstream.repositories.clone_from(&wanted.repositories);
-            }
-        }
+        *config = merged;
         Ok(())
     }
 
@@ -77,34 +67,43 @@ impl Running {
     }
 }
 
-/// The tables that differ in what cannot change live.
-fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
-    // Certificates can; whether there is TLS at all cannot.
-    let fixed = |config: &Config| Server { tls: None, ..config.server.clone() };
-    // Who has the key to the admin interface cannot, either, but for the roots themselves.
-    let admin = |config: &Config| {
-        let keys = (config.admin.tls.is_some(), config.admin.wants_certificates());
-        (Admin { tls: None, ..config.admin.clone() }, keys)
-    };
-    // So can the rules.
-    let upstreams = |config: &Config| {
-        let without_rules = |(name, upstream): (&UpstreamName, &Upstream)| {
-            (name.clone(), Upstream { repositories: RepositoryRule::default(), ..upstream.clone() })
+/// What holds from now on: what can change live as `wanted` has it, and the rest as it was `held`.
+fn merged(held: &Config, wanted: &Config) -> Config {
+    let mut merged = Config { access: wanted.access.clone(), ..held.clone() };
+    for (name, upstream) in &mut merged.upstreams {
+        if let Some(wanted) = wanted.upstreams.get(name) {
+            upstream.repositories.clone_from(&wanted.repositories);
+        }
+    }
+    // Certificates and what is demanded of clients can change; whether there is TLS at all cannot.
+    if let (Some(tls), Some(wanted)) = (&mut merged.server.tls, &wanted.server.tls) {
+        tls.clone_from(wanted);
+    }
+    if let (Some(tls), Some(wanted)) = (&mut merged.admin.tls, &wanted.admin.tls) {
+        // Nor can whether a certificate is a key to the admin interface: only which ones are.
+        let clients = match (&tls.clients, &wanted.clients) {
+            (Some(_), Some(wanted)) => Some(wanted.clone()),
+            (held, _) => held.clone(),
         };
-        config.upstreams.iter().map(without_rules).collect::<Vec<_>>()
-    };
-    let tls = held.server.tls.is_some() != wanted.server.tls.is_some();
+        *tls = Tls { clients, ..wanted.clone() };
+    }
+    merged
+}
+
+/// The tables in which the file says other than what holds.
+fn waiting(holds: &Config, wanted: &Config) -> Vec<&'static str> {
+    let without_tls = |server: &Server| Server { tls: None, ..server.clone() };
     [
-        ("[server]", fixed(held) != fixed(wanted)),
-        ("server.tls", tls),
-        ("[admin]", admin(held) != admin(wanted)),
-        ("[cache]", held.cache != wanted.cache),
-        ("[upstream]", upstreams(held) != upstreams(wanted)),
-        ("[freshness]", held.freshness != wanted.freshness),
-        ("[[prefetch]]", held.prefetch != wanted.prefetch),
-        ("[import]", held.import != wanted.import),
-        ("[fill]", held.fill != wanted.fill),
-        ("[log]", held.log != wanted.log),
+        ("[server]", without_tls(&holds.server) != without_tls(&wanted.server)),
+        ("server.tls", holds.server.tls != wanted.server.tls),
+        ("[admin]", holds.admin != wanted.admin),
+        ("[cache]", holds.cache != wanted.cache),
+        ("[upstream]", holds.upstreams != wanted.upstreams),
+        ("[freshness]", holds.freshness != wanted.freshness),
+        ("[[prefetch]]", holds.prefetch != wanted.prefetch),
+        ("[import]", holds.import != wanted.import),
+        ("[fill]", holds.fill != wanted.fill),
+        ("[log]", holds.log != wanted.log),
     ]
     .into_iter()
     .filter_map(|(table, changed)| changed.then_some(table))
@@ -114,19 +113,65 @@ fn waiting(held: &Config, wanted: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientAuth;
+
+    fn parse(text: &str) -> Config {
+        Config::parse(text, "test").unwrap()
+    }
+
+    /// What holds after a file, and what of the file waits; the same file again changes neither.
+    fn reloaded(held: &Config, wanted: &Config) -> (Config, Vec<&'static str>) {
+        let holds = merged(held, wanted);
+        assert_eq!(merged(&holds, wanted), holds);
+        let waits = waiting(&holds, wanted);
+        (holds, waits)
+    }
 
     #[test]
-    fn what_waits_for_a_restart_is_named() {
-        let parse = |text: &str| Config::parse(text, "test").unwrap();
+    fn what_waits_for_a_restart_is_named_and_stays_as_it_was() {
         let held = parse("");
-        assert!(waiting(&held, &parse("")).is_empty());
-        let wanted = parse("[server]\nhttp2 = false\n[cache]\ndir = \"elsewhere\"\n[upstream.\"ghcr.io\"]\nenabled = false\n");
-        assert_eq!(waiting(&held, &wanted), ["[server]", "[cache]", "[upstream]"]);
-        let live = parse("[[access.rule]]\nwho = \"anyone\"\n[upstream.\"ghcr.io\"]\ndeny = [\"**\"]\n");
-        assert!(waiting(&held, &live).is_empty(), "rules are live");
-        let with_tls = parse("[server]\ntls = { cert = \"a\", key = \"b\" }\n");
-        assert_eq!(waiting(&held, &with_tls), ["server.tls"]);
-        let other = parse("[server]\ntls = { cert = \"a\", key = \"b\", min_version = \"1.3\" }\n");
-        assert!(waiting(&with_tls, &other).is_empty());
+        assert_eq!(reloaded(&held, &held), (held.clone(), vec![]));
+        for (text, table) in [
+            ("[server]\nhttp2 = false\n", "[server]"),
+            ("[server]\ntls = { cert = \"a\", key = \"b\" }\n", "server.tls"),
+            ("[admin]\nhosts = [\"mirror.example\"]\n", "[admin]"),
+            ("[cache]\ndir = \"elsewhere\"\n", "[cache]"),
+            ("[upstream.\"ghcr.io\"]\nenabled = false\n", "[upstream]"),
+            ("[upstream.\"ghcr.io\"]\nvisibility = \"caller\"\n", "[upstream]"),
+            ("[upstream.\"new.example\"]\ndeny = [\"**\"]\n", "[upstream]"),
+            ("[fill]\nparallel = 1\n", "[fill]"),
+            ("[log]\nformat = \"json\"\n", "[log]"),
+        ] {
+            assert_eq!(reloaded(&held, &parse(text)), (held.clone(), vec![table]), "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_and_certificates_do_not_wait() {
+        let held = parse("");
+        let rules = parse("[[access.rule]]\nwho = \"anyone\"\n[upstream.\"ghcr.io\"]\ndeny = [\"**\"]\n");
+        assert_eq!(reloaded(&held, &rules), (rules.clone(), vec![]));
+        let tls = |keys: &str| parse(&format!("[server]\ntls = {{ {keys} }}\n[admin]\ntls = {{ {keys} }}\n"));
+        let (held, other) = (tls(r#"cert = "a", key = "b""#), tls(r#"cert = "c", key = "d", min_version = "1.3""#));
+        assert_eq!(reloaded(&held, &other), (other.clone(), vec![]));
+    }
+
+    #[test]
+    fn whether_a_certificate_is_a_key_waits_and_which_ones_are_does_not() {
+        let with = |ca: Option<&str>| {
+            let mut config =
+                parse("[server]\ntls = { cert = \"a\", key = \"b\" }\n[admin]\ntls = { cert = \"a\", key = \"b\" }\n");
+            for tls in [&mut config.server.tls, &mut config.admin.tls] {
+                tls.as_mut().unwrap().clients = ca.map(|ca| ClientAuth { ca: ca.into(), required: true });
+            }
+            config
+        };
+        for (held, wanted) in [(None, Some("c")), (Some("c"), None)] {
+            let (held, wanted) = (with(held), with(wanted));
+            // Where clients pull it is no key by itself.
+            let holds = Config { server: wanted.server.clone(), ..held.clone() };
+            assert_eq!(reloaded(&held, &wanted), (holds, vec!["[admin]"]));
+        }
+        assert_eq!(reloaded(&with(Some("c")), &with(Some("d"))), (with(Some("d")), vec![]));
     }
 }

@@ -113,7 +113,8 @@ mod tests {
         let upstream = include_str!("../upstream/error.rs");
         assert_eq!(words(upstream, "label"), set(&[&OUTAGES, &ANSWERS]));
         assert_eq!(words(include_str!("../fill.rs"), "reason"), &set(&[&FILLS]) - &set(&[&["publish"]]));
-        let resolve = words(include_str!("../pull/resolve.rs"), "confirm");
+        let (_, course) = include_str!("../pull/plan.rs").split_once("impl Course").unwrap();
+        let resolve = &words(include_str!("../pull/resolve.rs"), "confirm") | &words(course, "of");
         assert!(resolve.is_superset(&set(&[&UNCONFIRMED])) && resolve.is_subset(&set(&[&OUTAGES, &UNCONFIRMED])), "{resolve:?}");
         assert_eq!(words(include_str!("../pull/visibility/verdicts.rs"), "check"), set(&[&VERDICTS]));
         let access = &set(&[&ACCESS]) - &set(&[&["too_many_fills"]]);

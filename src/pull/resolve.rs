@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use super::flight::Landed;
 use super::manifest::Held;
+use super::plan::{self, Course, Plan};
 use super::visibility::Asker;
 use super::{Pull, PullError};
 use crate::cache::records::TagRecord;
 use crate::clock::Timestamp;
-use crate::config::Terms;
 use crate::oci::{Digest, Reference, Scope, Tag};
-use crate::upstream::Readiness;
 
 /// What a tag stands for, and how that is known.
 #[derive(Clone, Debug)]
@@ -75,10 +74,8 @@ struct Demand {
 }
 
 impl Demand {
-    /// The age of a record. One from the future was written under a wrong clock, now or then: it is due, and no more is
-    /// known.
     fn age(&self, record: &TagRecord) -> Duration {
-        self.came.since(record.checked_at).unwrap_or(self.fresh_for)
+        plan::age(self.came, record, self.fresh_for)
     }
 
     /// Whether a check that was under way when the request came may answer it, too (RFC 9111 §4): if the upstream had
@@ -88,33 +85,6 @@ impl Demand {
         let awaited = joined.answered > self.came;
         let fresh = self.came.since(joined.asked).is_some_and(|age| age < self.fresh_for);
         !self.check && (awaited || fresh)
-    }
-}
-
-/// What to do about a tag, before anybody is asked. Pure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
-    /// Answer from the record: it is fresh.
-    Fresh,
-    /// Answer from the record, and check it behind.
-    Behind,
-    /// Check it; answer from the record if that fails or takes longer than this.
-    Check(Duration),
-    /// Check it; without an answer there is none for the client.
-    Need,
-}
-
-/// `age` is the record's, where there is one. `check`: the client wants to know that it is current.
-fn plan(age: Option<Duration>, terms: &Terms, check: bool) -> Plan {
-    let Some(age) = age else { return Plan::Need };
-    if age < terms.fresh_for && !check {
-        Plan::Fresh
-    } else if age < terms.fresh_for.saturating_add(terms.stale_while_revalidate) && !check {
-        Plan::Behind
-    } else if age <= terms.fresh_for.saturating_add(terms.stale_if_error) {
-        Plan::Check(terms.revalidate_within)
-    } else {
-        Plan::Need
     }
 }
 
@@ -131,7 +101,7 @@ impl Pull {
         let cached = self.cached_tag(scope, tag).await;
         let demand = Demand { came: self.clock.now(), fresh_for: terms.fresh_for, check: check && terms.no_cache };
         let age = cached.as_ref().map(|(record, _)| demand.age(record));
-        match (plan(age, &terms, demand.check), cached) {
+        match (Plan::of(age, &terms, demand.check), cached) {
             (Plan::Fresh, Some((record, held))) => Ok(Resolved { held: Some(held), ..fresh(&record) }),
             (plan, cached) => {
                 // Boxed, as everything is that a hit has no use for: a future is moved about with all that it may become.
@@ -157,45 +127,24 @@ impl Pull {
             let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), true);
             self.revalidations.begin((scope.clone(), tag.clone(), asker.key()), check);
         };
-        if let Some(record) = record.as_ref().filter(|record| record.imported && site.upstream.is_offline()) {
-            // What was carried here is as good as it gets.
-            return Ok(fresh(record));
-        }
-        let within = match (plan, &record) {
-            (Plan::Need, _) | (_, None) => {
-                if site.upstream.is_offline() {
-                    // However old it is: there is nobody to ask.
-                    return record
-                        .map(|record| stale(&record, overdue, "the mirror is offline", "offline"))
-                        .ok_or_else(|| PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+        let (within, record) = match (Course::of(plan, record.as_deref(), &site.upstream), record) {
+            (Course::Fresh, Some(record)) => return Ok(fresh(&record)),
+            (Course::Stale { why, reason, behind }, Some(record)) => {
+                if behind {
+                    begin();
                 }
+                return Ok(stale(&record, overdue, &why, reason));
+            }
+            (Course::Check(within), Some(record)) => (within, record),
+            (Course::Nothing, _) => {
+                return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+            }
+            (Course::Need, _) | (_, None) => {
                 if !demand.check && self.negative.is_remembered(scope, asker, tag.as_str()) {
                     return Err(not_found(scope, tag, true));
                 }
                 let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
-            }
-            (Plan::Fresh, Some(record)) => return Ok(fresh(record)),
-            (Plan::Behind, Some(record)) => {
-                if let Readiness::Away(error) = site.upstream.readiness() {
-                    return Ok(stale(record, overdue, &error.to_string(), error.label()));
-                }
-                if site.upstream.allows_background() {
-                    begin();
-                }
-                return Ok(stale(record, overdue, "it is being revalidated", "revalidating"));
-            }
-            (Plan::Check(within), Some(record)) => {
-                match site.upstream.readiness() {
-                    Readiness::Ready => {}
-                    // Whether it is back is seen without a client's waiting for it.
-                    Readiness::Probe => {
-                        begin();
-                        return Ok(stale(record, overdue, "the upstream has failed; it is tried again", "breaker"));
-                    }
-                    Readiness::Away(error) => return Ok(stale(record, overdue, &error.to_string(), error.label())),
-                }
-                within
             }
         };
         let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, true, enough)).await;
@@ -210,7 +159,7 @@ impl Pull {
             }
         };
         // Another one may have confirmed a newer one in the meantime.
-        let latest = self.cached_tag(scope, tag).await.map(|(record, _)| record).or(record).ok_or(PullError::Internal)?;
+        let latest = self.cached_tag(scope, tag).await.map_or(record, |(record, _)| record);
         Ok(stale(&latest, overdue, &why, reason))
     }
 

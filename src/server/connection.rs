@@ -29,7 +29,8 @@ use crate::metrics::Metrics;
 use crate::policy::{ClientCertificate, Peer};
 
 /// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
-/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request.
+/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request. HTTP/2 knows no number of
+/// them, but counts 32 bytes more for each (RFC 9113, 6.5.2).
 const MAX_HEAD: usize = 64 << 10;
 
 /// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was

@@ -3,6 +3,7 @@
 mod limits;
 mod reload;
 mod tokens;
+mod waiting;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

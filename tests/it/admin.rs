@@ -61,6 +61,30 @@ async fn a_token_locks_all_but_health_and_the_page() {
     }
 }
 
+/// Whoever asks the API is answered as the API answers, whatever they ask for; beside it are words for people.
+#[tokio::test]
+async fn what_there_is_not_is_told_in_json_below_api() {
+    let up = Upstream::start().await;
+    let mirror = Mirror::of(&up).await;
+    for (method, path, status) in [
+        ("GET", "/api/v1/none", 404),
+        ("POST", "/api/v1/none", 404),
+        ("GET", "/api/v1/", 404),
+        ("GET", "/api/v2/stats", 404),
+        ("GET", "/api", 404),
+        ("POST", "/api/v1/stats", 405),
+        ("DELETE", "/api/v1/gc", 405),
+    ] {
+        let answer = ask(&mirror, method, path, &[]).await;
+        assert_eq!((answer.status(), answer.header("content-type")), (status, Some("application/json")), "{method} {path}");
+        assert!(answer.json()["error"].is_string(), "{method} {path}: {}", answer.text());
+    }
+    for (method, path, status) in [("GET", "/none", 404), ("GET", "/apis", 404), ("POST", "/metrics", 405)] {
+        let answer = ask(&mirror, method, path, &[]).await;
+        assert_eq!((answer.status(), answer.header("content-type")), (status, Some("text/plain; charset=utf-8")), "{path}");
+    }
+}
+
 /// The page protects itself: nothing foreign in it, nowhere to be framed, nothing kept.
 #[tokio::test]
 async fn the_page_is_for_itself_alone() {

@@ -20,7 +20,7 @@ async fn tag(mirror: &Mirror, repository: &str) -> Response {
 }
 
 /// The word that `Cache-Status` gives as the reason.
-fn reason(answer: &Response) -> Option<&str> {
+pub(crate) fn reason(answer: &Response) -> Option<&str> {
     answer.header("cache-status")?.split("; ").find_map(|part| part.strip_prefix("reason="))
 }
 

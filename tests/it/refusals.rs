@@ -332,6 +332,7 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             }
             admin(false, "POST", "/api/v1/images", &[], "").await
         }
+        "admin-path" => admin(false, "GET", "/api/v1/none", &[], "").await,
         "admin-body" => {
             admin(false, "POST", "/api/v1/offline", &[("Content-Type", "application/json")], &" ".repeat(70_000)).await
         }

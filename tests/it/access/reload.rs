@@ -12,7 +12,7 @@ async fn status(process: &Process, path: &str, who: Option<&str>) -> u16 {
 }
 
 /// How often the log says something.
-fn said(process: &Process, what: &str) -> usize {
+pub(super) fn said(process: &Process, what: &str) -> usize {
     process.log().matches(what).count()
 }
 

@@ -174,3 +174,27 @@ async fn an_idle_connection_is_closed_and_that_is_no_refusal() {
     all_closed(&mirror).await;
     assert_eq!(mirror.metric("roadstead_connections_refused_total", &[]).await, 0.0);
 }
+
+/// What a head may have is a number of bytes, in which each header counts for 32 more (RFC 9113, 6.5.2), and no number of
+/// headers. More is refused, and the connection goes on.
+#[tokio::test]
+async fn a_head_is_measured_in_bytes_of_which_each_header_has_32_more() {
+    let (_up, _, mirror) = mirror(|_| {}).await;
+    let tcp = tokio::net::TcpStream::connect(mirror.address()).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let mut get = async |headers: usize| {
+        let mut request = http::Request::get("http://a.example/v2/").body(()).unwrap();
+        for _ in 0..headers {
+            request.headers_mut().append("x", http::HeaderValue::from_static(""));
+        }
+        requests = within("the connection", requests.clone().ready()).await.unwrap();
+        let (answer, _) = requests.send_request(request, true).unwrap();
+        within("an answer", answer).await.unwrap().status().as_u16()
+    };
+    // 33 bytes each.
+    for (headers, status) in [(0, 200), (150, 200), (1900, 200), (2000, 431), (7000, 431), (0, 200)] {
+        assert_eq!(get(headers).await, status, "{headers}");
+    }
+    assert_eq!(mirror.metric("roadstead_connections_refused_total", &[]).await, 0.0);
+}
