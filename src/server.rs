@@ -9,7 +9,6 @@ mod handle;
 mod io;
 mod limits;
 mod sendfile;
-mod stream;
 mod streams;
 mod token;
 mod turns;
