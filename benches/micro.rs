@@ -102,7 +102,7 @@ fn hits(criterion: &mut Criterion) {
             let caller = Caller { peer: &peer, headers: &headers };
             let identity = policy.identify(&caller, Some(&route.upstream)).await.unwrap();
             let permit = policy.admit(&identity, &route.upstream, repository).unwrap();
-            let request = Request { head: false, headers: &headers, path, namespace: None, permit };
+            let request = Request { head: false, headers: &headers, path, namespace: None, needs_length: false, permit };
             pull.answer(&request, wanted).await
         };
         // Twice: from disk into memory, then as it is measured.

@@ -25,12 +25,15 @@ use upstreams::Switchboard;
 
 use crate::cache::Cache;
 use crate::config;
-use crate::listen::Listener;
 use crate::listen::tls::{Secured, Tls};
+use crate::listen::{Listener, Timed};
 use crate::metrics::Metrics;
 
 /// For a request head, and between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a client to take some of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For a body that is read whole, and between two pieces of one that is not.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -100,6 +103,8 @@ impl Admin {
         let service = service_fn(|request| async move { Ok::<_, Infallible>(self.handle(request, standing).await) });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+        // Nobody keeps a place by asking and not reading.
+        let socket = Timed::new(socket, WRITE_TIMEOUT);
         let _ = builder.serve_connection(TokioIo::new(socket), service).await;
     }
 

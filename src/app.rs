@@ -88,6 +88,8 @@ pub struct Running {
     tls: Option<Arc<Tls>>,
     admin_tls: Option<Arc<Tls>>,
     stopping: watch::Sender<bool>,
+    server: Arc<Server>,
+    /// One a listener: they accept.
     servers: Vec<Task>,
     /// Run to the end of the process; aborted when this is dropped.
     _background: Vec<Task>,
@@ -171,6 +173,11 @@ impl Task {
     fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(task))
     }
+
+    /// Waits for its own end.
+    async fn ended(mut self) {
+        let _ = (&mut self.0).await;
+    }
 }
 
 impl Drop for Task {
@@ -234,6 +241,7 @@ impl Mirror {
             tls,
             admin_tls,
             stopping,
+            server,
             servers,
             _background: background,
             fills,
@@ -267,11 +275,28 @@ impl Running {
 
     /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,
     /// recency and names are written down.
-    pub async fn shutdown(mut self) {
-        self.stopping.send_replace(true);
-        for server in &mut self.servers {
-            let _ = (&mut server.0).await;
+    pub async fn shutdown(self) {
+        self.shutdown_unless(std::future::pending::<()>()).await;
+    }
+
+    /// As [`Running::shutdown`], unless `hurry` is ready before that is done: its value is returned then, and all
+    /// connections have ended at once. Each of their requests has been counted and logged either way (I12).
+    pub async fn shutdown_unless<T>(mut self, hurry: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.stop() => None,
+            hurry = hurry => {
+                self.server.cut_off().await;
+                Some(hurry)
+            }
         }
+    }
+
+    async fn stop(&mut self) {
+        self.stopping.send_replace(true);
+        for server in self.servers.drain(..) {
+            server.ended().await;
+        }
+        self.server.finish().await;
         self.fills.stop(FILLS_END).await;
         let pull = self.pull.clone();
         let _ = spawn_blocking(move || pull.save_wanted()).await;

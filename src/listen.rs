@@ -7,6 +7,7 @@
 mod bind;
 mod passed;
 mod stream;
+mod timed;
 pub mod tls;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 pub use bind::{BindError, bind};
 pub use passed::Passed;
 pub use stream::{Accepted, Detached, Stream};
+pub use timed::Timed;
 
 /// A bound socket. Dropping it closes it, and removes the file of a unix socket that was made here.
 #[derive(Debug)]

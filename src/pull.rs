@@ -99,6 +99,8 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The `ns` parameter, to be confirmed.
     pub namespace: Option<&'a str>,
+    /// The client speaks HTTP/1.0: only by a length can it tell a whole body from one that broke off (I4).
+    pub needs_length: bool,
     /// Who may pull what.
     pub permit: Permit,
 }

@@ -9,7 +9,6 @@ mod handle;
 mod io;
 mod limits;
 mod sendfile;
-mod stream;
 mod streams;
 mod token;
 mod turns;
@@ -31,6 +30,9 @@ use workers::Workers;
 /// How often a full house is worth a line in the log.
 const FULL_NOTICE: Duration = Duration::from_secs(60);
 
+/// How long the end waits for threads that serve. They need no time, unless a disk does not answer.
+const LAST: Duration = Duration::from_secs(5);
+
 /// Serves clients until it is told to stop.
 #[derive(Debug)]
 pub struct Server {
@@ -39,6 +41,8 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     connections: Arc<Semaphore>,
     clients: Arc<Clients>,
+    /// Turns true when connections shall end. Each holds a receiver, so that the last one's end is seen.
+    open: watch::Sender<bool>,
     workers: Workers,
 }
 
@@ -51,17 +55,23 @@ impl Server {
         handler.metrics().connections_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
         let clients = Clients::new(config.max_connections_per_client);
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
-        Ok(Arc::new(Self { handler: Arc::new(handler), config, tls, connections, clients, workers }))
+        Ok(Arc::new(Self {
+            handler: Arc::new(handler),
+            config,
+            tls,
+            connections,
+            clients,
+            open: watch::Sender::new(false),
+            workers,
+        }))
     }
 
     fn metrics(&self) -> &Arc<Metrics> {
         self.handler.metrics()
     }
 
-    /// Accepts connections until `stopping` turns true; then lets running answers finish, for `shutdown_timeout` at most.
+    /// Accepts connections until `stopping` turns true. What they ask goes on; see [`Server::finish`].
     pub async fn run(self: Arc<Self>, listener: Listener, mut stopping: watch::Receiver<bool>) {
-        // Each connection holds a receiver, so that the last one's end is seen.
-        let open = watch::Sender::new(false);
         let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
@@ -99,18 +109,27 @@ impl Server {
             };
             let Ok(slot) = slot else { break };
             let tls = self.tls.clone().filter(|_| listener.tls);
-            self.begin(accepted, tls, (slot, place), open.subscribe());
+            self.begin(accepted, tls, (slot, place), self.open.subscribe());
         }
-        drop(listener);
-        let count = open.receiver_count();
-        open.send_replace(true);
-        if tokio::time::timeout(self.config.shutdown_timeout, open.closed()).await.is_err() {
-            tracing::warn!(
-                connections = count,
-                timeout_s = self.config.shutdown_timeout.as_secs(),
-                "answers were cut off at shutdown"
-            );
+    }
+
+    /// Lets running answers finish, for `shutdown_timeout` at most, and cuts off the others. To be called when nothing is
+    /// accepted any more.
+    pub async fn finish(&self) {
+        self.open.send_replace(true);
+        let _ = tokio::time::timeout(self.config.shutdown_timeout, self.open.closed()).await;
+        // Those that only waited for a request have ended.
+        let connections = self.open.receiver_count();
+        if connections > 0 {
+            tracing::warn!(connections, timeout_s = self.config.shutdown_timeout.as_secs(), "answers were cut off at shutdown");
         }
+        self.cut_off().await;
+    }
+
+    /// Ends whatever is still open, at once. When this returns, each of its requests has been counted and logged (I12), but
+    /// those on a thread that a disk holds up.
+    pub async fn cut_off(&self) {
+        let _ = tokio::time::timeout(LAST, self.workers.end()).await;
     }
 
     /// Hands a connection to the thread that will serve it.

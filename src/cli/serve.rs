@@ -121,9 +121,9 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
         }
     };
     tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");
-    tokio::select! {
-        () = running.shutdown() => Ok(ExitCode::SUCCESS),
-        again = signals.stop() => {
+    match running.shutdown_unless(signals.stop()).await {
+        None => Ok(ExitCode::SUCCESS),
+        Some(again) => {
             tracing::warn!(signal = again.name(), "ended at once");
             Ok(again.at_once())
         }

@@ -109,8 +109,9 @@ impl Pull {
             // Whoever began it has said by now whose content it is.
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
             let size = match reader.head().await {
-                // A range needs the whole size, so that every ranged request gets the same kind of answer.
-                Ok(None) if request.range(digest).is_some() => reader.total().await.map(Some),
+                // A range needs the whole size, so that every ranged request gets the same kind of answer; and so does a
+                // client that would take the connection's end for the blob's.
+                Ok(None) if request.needs_length || request.range(digest).is_some() => reader.total().await.map(Some),
                 head => head,
             };
             match size {

@@ -1,7 +1,8 @@
 //! The body of an answer: bytes from memory, from a file, from a growing fill, or passed through from the upstream.
 //!
 //! One body is a list of segments over one source, so that a whole blob, a range and a multipart answer are the same
-//! thing. An error ends the connection short, never the body cleanly (I4): hyper closes a connection whose body fails.
+//! thing. An error ends the connection short, never the body cleanly (I4): hyper closes a connection whose body fails, and
+//! the client has a length or chunks to see it by. HTTP/1.0 has no chunks, so that no [`Segment::Rest`] goes there.
 //! Knows nothing of sockets: to one that can send files by itself it gives [`Span`]s of them, to others bytes.
 
 use std::collections::VecDeque;

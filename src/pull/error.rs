@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
-use crate::oci::{ErrorCode, Scope, UpstreamName};
+use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
@@ -78,6 +78,16 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
+    /// It can only be passed through, and this client would not see it break off.
+    #[error(
+        "nobody tells the length of {digest} of {scope}, which the cache cannot take, and HTTP/1.0 has no other way to show that an answer is whole: ask by HTTP/1.1 (nginx: proxy_http_version 1.1)"
+    )]
+    NoLength {
+        /// Where it is from.
+        scope: Scope,
+        /// Of what.
+        digest: Digest,
+    },
     /// The client has begun as many downloads as it may.
     #[error(transparent)]
     TooManyFills(#[from] TooManyFills),
@@ -129,7 +139,7 @@ impl PullError {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } | Self::TooManyFills(_) => false,
+            Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) => false,
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
@@ -146,6 +156,7 @@ impl PullError {
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::NoLength { .. } => "no_length",
             Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
             Self::Internal => "internal",
@@ -188,7 +199,7 @@ impl PullError {
                 _ => Outcome::Error,
             },
             Self::Instead(error, _) => error.outcome(),
-            Self::Fill(_) | Self::Invalid { .. } | Self::Internal => Outcome::Error,
+            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } | Self::Internal => Outcome::Error,
         }
     }
 
@@ -217,7 +228,7 @@ impl PullError {
             },
             Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
-            Self::Fill(_) | Self::Invalid { .. } => ErrorCode::Unavailable,
+            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,
         }
     }

@@ -33,21 +33,25 @@ impl Pull {
         source: Source,
     ) -> Result<Answer, PullError> {
         let slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
-        let range = match request.range(digest) {
-            None => None,
-            Some(header) => {
-                let size = source.upstream.blob_size(&source.repository, digest).await?.or(source.size);
-                match size.map(|size| (size, header.resolve(size))) {
-                    Some((size, Selection::One(range))) => Some((size, range)),
-                    Some((size, Selection::Unsatisfiable)) => return Ok(request.unsatisfiable(size, digest)),
-                    // Several ranges may be answered with the whole; so may one of a blob whose size nobody tells.
-                    Some((_, Selection::Many(_) | Selection::Whole)) | None => None,
-                }
-            }
+        let wanted = request.range(digest);
+        let size = match source.size {
+            told if wanted.is_some() => source.upstream.blob_size(&source.repository, digest).await?.or(told),
+            // By a request of its own: that for the bytes may be answered without it.
+            None if request.needs_length => source.upstream.blob_size(&source.repository, digest).await?,
+            told => told,
+        };
+        let range = match size.zip(wanted).map(|(size, header)| (size, header.resolve(size))) {
+            Some((size, Selection::One(range))) => Some((size, range)),
+            Some((size, Selection::Unsatisfiable)) => return Ok(request.unsatisfiable(size, digest)),
+            // Several ranges may be answered with the whole; so may one of a blob whose size nobody tells.
+            Some((_, Selection::Many(_) | Selection::Whole)) | None => None,
         };
         let from = range.as_ref().map_or(0, |(_, range)| range.start);
         let BlobAnswer { total, start, body, .. } = source.upstream.blob(&source.repository, digest, from).await?;
-        let total = total.or(source.size);
+        let total = total.or(size);
+        if total.is_none() && request.needs_length {
+            return Err(PullError::NoLength { scope: request.permit.scope().clone(), digest: *digest });
+        }
         if total == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
             // Of nothing no last chunk can be held back.
             return Err(mismatch(&source, *digest, Digest::of(digest.algorithm(), b"")).into());
@@ -58,7 +62,7 @@ impl Pull {
             "passing a blob through uncached: the cache cannot take it");
         match range {
             None => {
-                let passed = pass_whole(body, *digest, source, sender);
+                let passed = pass_whole(body, *digest, total, source, sender);
                 tokio::spawn(holding(slot, passed));
                 Ok(request.whole(chunks, total, digest, From::uncached(false)))
             }
@@ -88,9 +92,12 @@ async fn holding(slot: Option<FillSlot>, passed: impl Future<Output = ()>) {
 }
 
 /// Passes a whole blob on, the last piece only if all of it is right. Ends when the client has left.
-async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: Sender) {
+///
+/// What the client takes for the last piece is the one that makes `total` full, so that nothing may follow that.
+async fn pass_whole(mut body: BlobBody, digest: Digest, total: Option<u64>, source: Source, sender: Sender) {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut held: Option<Bytes> = None;
+    let mut got = 0;
     while let Some(chunk) = body.chunk().await {
         let mut chunk = match chunk {
             Ok(chunk) => chunk,
@@ -102,6 +109,12 @@ async fn pass_whole(mut body: BlobBody, digest: Digest, source: Source, sender: 
         while !chunk.is_empty() {
             let piece = chunk.split_to(chunk.len().min(PIECE));
             hasher.update(&piece);
+            got += piece.len() as u64;
+            if let Some(expected) = total.filter(|total| got > *total) {
+                let upstream = source.upstream.name().clone();
+                let _ = sender.send(Err(FillError::Length { upstream, digest, expected, got })).await;
+                return;
+            }
             if let Some(earlier) = held.replace(piece)
                 && sender.send(Ok(earlier)).await.is_err()
             {

@@ -25,7 +25,7 @@ async fn the_future_of_an_answer_is_small() {
     let policy = Policy::new(&config, Arc::new(Metrics::new())).unwrap();
     let identity = policy.identify(&caller, Some(&upstream)).await.unwrap();
     let permit = policy.admit(&identity, &upstream, &repository).unwrap();
-    let request = Request { head: false, headers: &headers, path: "/", namespace: None, permit };
+    let request = Request { head: false, headers: &headers, path: "/", namespace: None, needs_length: false, permit };
     let wanted = Wanted::Manifest(Reference::Digest(Digest::of(Algorithm::Sha256, b"")));
     let size = size_of_val(&pull.answer(&request, &wanted));
     assert!(size <= 2048, "{size} bytes");

@@ -64,7 +64,7 @@ impl Account {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             // What stays if the client leaves before there is an answer.
             outcome: Outcome::Error,
-            error: Some("the client left before it was answered".into()),
+            error: Some("the client left, or the mirror stopped, before it was answered".into()),
             first_byte: OnceLock::new(),
             given: AtomicU64::new(0),
             sent: AtomicU64::new(0),

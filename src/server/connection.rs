@@ -21,12 +21,14 @@ use super::handle::Handler;
 use super::io::Io;
 use super::limits::Refusal;
 use super::sendfile::{Lane, Socket};
-use super::stream::Stream;
 use super::streams::{Streams, Tasks, Watched};
 use crate::listen::tls::Tls;
-use crate::listen::{Accepted, Detached};
+use crate::listen::{Accepted, Detached, Timed};
 use crate::metrics::Metrics;
 use crate::policy::{ClientCertificate, Peer};
+
+/// What a client begins with that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
 /// 100, as hyper has it by itself; told so, it would make and move tables for them at every request. HTTP/2 knows no number of
@@ -55,7 +57,7 @@ pub(super) struct Connection {
 
 /// A connection that can begin with HTTP.
 struct Ready {
-    io: Stream<Io>,
+    io: Timed<Io>,
     peer: Peer,
     /// `None` if nothing was agreed on.
     http2: Option<bool>,
@@ -113,10 +115,10 @@ impl Connection {
             (Accepted::Unix(unix), _) => (Io::Unix(unix), None, None),
         };
         io.on_trial();
-        let mut io = Stream::new(io, config.write_timeout).once_it_reads(Io::trusted);
+        let mut io = Timed::new(io, config.write_timeout).once_it_reads(Io::trusted);
         let http2 = match http2 {
             // Without TLS there is nothing to agree by: the client that knows better begins with the preface.
-            None if config.http2 => match tokio::time::timeout(config.header_timeout, io.begins_with_preface()).await {
+            None if config.http2 => match tokio::time::timeout(config.header_timeout, io.begins_with(PREFACE)).await {
                 Ok(Ok(preface)) => Some(preface),
                 Ok(Err(error)) => {
                     tracing::debug!(client = %peer, %error, "connection ended");
@@ -134,7 +136,7 @@ impl Connection {
         Some(Ready { io, peer, http2, lane })
     }
 
-    async fn http1(mut self, io: Stream<Io>, peer: Arc<Peer>, lane: Option<Lane>) {
+    async fn http1(mut self, io: Timed<Io>, peer: Arc<Peer>, lane: Option<Lane>) {
         let config = &self.server.config;
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(MAX_HEAD);
@@ -154,7 +156,7 @@ impl Connection {
         }
     }
 
-    async fn http2(mut self, io: Stream<Io>, peer: Arc<Peer>) {
+    async fn http2(mut self, io: Timed<Io>, peer: Arc<Peer>) {
         let config = &self.server.config;
         let mut builder = http2::Builder::new(Tasks(self.server.clone()));
         builder

@@ -130,7 +130,14 @@ impl Handler {
             Ok(permit) => permit,
             Err(no) => return refused(no),
         };
-        let pulled = pull::Request { head, headers: request.headers(), path, namespace: route.namespace.as_deref(), permit };
+        let pulled = pull::Request {
+            head,
+            headers: request.headers(),
+            path,
+            namespace: route.namespace.as_deref(),
+            needs_length: request.version() < Version::HTTP_11,
+            permit,
+        };
         let mut answer = self.pull.answer(&pulled, wanted).await;
         if answer.response.status() == StatusCode::UNAUTHORIZED {
             self.challenge(&mut answer, request, peer, scope.as_ref(), None);

@@ -13,13 +13,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::turns::Turns;
 
 /// The threads of one mirror. Dropping this ends them, and with them what they still serve.
 #[derive(Debug)]
-pub struct Workers(Vec<Worker>);
+pub struct Workers {
+    threads: Vec<Worker>,
+    /// Turns true when they shall end. Each holds a receiver, so that the end of all is seen.
+    end: watch::Sender<bool>,
+}
 
 /// One thread.
 #[derive(Debug)]
@@ -27,15 +31,15 @@ struct Worker {
     runtime: Handle,
     /// Connections that it serves.
     busy: Arc<AtomicUsize>,
-    /// The thread ends when this is dropped.
-    _alive: oneshot::Sender<()>,
 }
 
 impl Workers {
     /// Starts `count` threads, at least one.
     pub fn start(count: usize) -> io::Result<Self> {
         let turns = Arc::new(Turns::new(count.max(1)));
-        (0..count.max(1)).map(|number| Worker::start(number, turns.clone())).collect::<io::Result<_>>().map(Self)
+        let end = watch::Sender::new(false);
+        let threads = (0..count.max(1)).map(|number| Worker::start(number, turns.clone(), end.subscribe()));
+        Ok(Self { threads: threads.collect::<io::Result<_>>()?, end })
     }
 
     /// Runs `connection` to its end on the thread that has the fewest. Connections live long and cost alike, so that
@@ -44,17 +48,24 @@ impl Workers {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(worker) = self.0.iter().min_by_key(|worker| worker.busy.load(Ordering::Relaxed)) else { return };
+        let Some(worker) = self.threads.iter().min_by_key(|worker| worker.busy.load(Ordering::Relaxed)) else { return };
         let busy = Busy::new(worker.busy.clone());
         worker.runtime.spawn(async move {
             connection().await;
             drop(busy);
         });
     }
+
+    /// Ends the threads, and waits until they have dropped whatever they still served: each request's account is closed then
+    /// (I12). Nothing is served afterwards.
+    pub async fn end(&self) {
+        self.end.send_replace(true);
+        self.end.closed().await;
+    }
 }
 
 impl Worker {
-    fn start(number: usize, turns: Arc<Turns>) -> io::Result<Self> {
+    fn start(number: usize, turns: Arc<Turns>, mut end: watch::Receiver<bool>) -> io::Result<Self> {
         let others = turns.clone();
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -63,12 +74,14 @@ impl Worker {
             .on_thread_park(move || others.end(number))
             .build()?;
         let handle = runtime.handle().clone();
-        let (alive, ended) = oneshot::channel();
         thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            let _ = runtime.block_on(ended);
+            // An error is the end of the workers.
+            let _ = runtime.block_on(end.wait_for(|end| *end));
+            // Drops the tasks, and waits for no file that one of them reads.
             runtime.shutdown_background();
+            drop(end);
         })?;
-        Ok(Self { runtime: handle, busy: Arc::default(), _alive: alive })
+        Ok(Self { runtime: handle, busy: Arc::default() })
     }
 }
 
@@ -112,8 +125,27 @@ mod tests {
         }
         assert_eq!(count.into_values().collect::<Vec<_>>(), [3, 3, 3]);
         open.send(()).unwrap();
-        while workers.0.iter().any(|worker| worker.busy.load(Ordering::Relaxed) > 0) {
+        while workers.threads.iter().any(|worker| worker.busy.load(Ordering::Relaxed) > 0) {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_served_at_the_end_is_dropped_before_it() {
+        let workers = Workers::start(2).unwrap();
+        let held = Arc::new(());
+        for _ in 0..4 {
+            let held = held.clone();
+            workers.spawn(move || async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+        }
+        workers.end().await;
+        assert_eq!(Arc::strong_count(&held), 1);
+        let late = held.clone();
+        workers.spawn(move || async move { drop(late) });
+        assert_eq!(Arc::strong_count(&held), 1, "nobody serves it");
+        workers.end().await;
     }
 }

@@ -6,11 +6,14 @@ pub mod metrics;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
+
 use crate::support::client::{self, Connection, End, Response};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Process};
 use crate::support::upstream::Upstream;
-use crate::support::within;
+use crate::support::{join_all, within};
 
 const TOKEN: &str = "canary-0123456789abcdef";
 
@@ -161,6 +164,31 @@ async fn connections_have_a_limit_and_wait() {
     assert!(!answer.is_finished(), "there was room for one more");
     drop(held.pop());
     assert_eq!(within("the next one to be served", answer).await.unwrap().status(), 200);
+}
+
+/// Whoever asks and reads nothing keeps no place for long.
+#[tokio::test]
+async fn connections_that_read_nothing_are_let_go() {
+    let (_up, mirror) = locked().await;
+    let requests = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10_000);
+    let _stuck = join_all((0..128).map(async |_| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        let mut stream = within("a connection", socket.connect(mirror.admin_address())).await.unwrap();
+        // Until the mirror takes no more, because it cannot send.
+        let mut left = requests.as_bytes();
+        while let Ok(sent) = tokio::time::timeout(Duration::from_millis(500), stream.write(left)).await {
+            let sent = sent.expect("the mirror reads on");
+            left = if sent == left.len() { requests.as_bytes() } else { &left[sent..] };
+        }
+        stream
+    }))
+    .await;
+    let mut late = Connection::open(mirror.admin_address()).await;
+    late.send("GET", "/healthz", &[]).await;
+    let answer = within("health to be told again", late.answer("GET")).await.expect("an answer").rest().await;
+    assert_eq!(answer.status(), 200);
 }
 
 fn roadstead(arguments: &[&str]) -> Output {

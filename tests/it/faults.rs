@@ -2,6 +2,7 @@
 //! nothing wrong is kept.
 
 mod broken;
+mod http10;
 mod lies;
 mod silent;
 

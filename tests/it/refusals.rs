@@ -307,6 +307,16 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             let path = manifest_path(REPOSITORY, site.image.manifest.digest);
             site.while_upstream(Act::honest().corrupt(), &path).await
         }
+        "no-length" => {
+            let site = Site::with(|settings| {
+                settings.set("cache", "max_size", "4KiB").set("cache", "memory", "1KiB");
+            })
+            .await;
+            site.up.on("/v2/*/blobs/*").always(Act::honest().chunked().ignore_range());
+            let mut connection = client::Connection::open(site.mirror.address()).await;
+            connection.send_raw(format!("GET {} HTTP/1.0\r\nHost: x\r\n\r\n", site.layer()).as_bytes()).await;
+            connection.answer("GET").await.unwrap().rest().await
+        }
         "redirects" => {
             let site = plain().await;
             let circle = Act::location(307, &format!("{}/circle", site.up.url()));

@@ -2,27 +2,40 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::REPOSITORY;
 use super::frames::{self, Raw};
 use crate::support::client::{self, Connection};
 use crate::support::image::Blob;
-use crate::support::mirror::Process;
-use crate::support::upstream::{Upstream, blob_path};
-use crate::support::within;
+use crate::support::mirror::{Process, Settings};
+use crate::support::upstream::{Act, Upstream, blob_path};
+use crate::support::{until, within};
 
 /// One piece for the server, and more than the sockets hold for a client that has read nothing yet.
 const SIZE: usize = 1 << 20;
 
 /// A mirror that has this blob.
 async fn mirror_of(blob: &Blob) -> (Upstream, Process) {
+    mirror_with(blob, |_| {}).await
+}
+
+/// The same, configured further.
+async fn mirror_with(blob: &Blob, change: impl FnOnce(&mut Settings)) -> (Upstream, Process) {
     let up = Upstream::start().await;
     up.push_blob(REPOSITORY, blob);
-    let mirror = Process::with(&up, |_| {}).await;
+    let mirror = Process::with(&up, change).await;
     client::get(mirror.address(), &blob_path(REPOSITORY, blob), &[("X-Request-Id", "first")]).await.assert_is(blob);
     line(&mirror, "first").await;
+    // Until then, who asks joins it.
+    within("the download to end", async {
+        while !mirror.admin("/metrics").await.text().contains("\nroadstead_fills_in_flight 0\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     (up, mirror)
 }
 
@@ -101,13 +114,87 @@ async fn a_slow_client_makes_a_long_request() {
     const PAUSE: Duration = Duration::from_millis(300);
     let blob = Blob::random(3, SIZE);
     let (_up, mirror) = mirror_of(&blob).await;
-    let mut client = Connection::open(mirror.address()).await;
-    client.send("GET", &blob_path(REPOSITORY, &blob), &[("X-Request-Id", "slow")]).await;
+    let mut client = TcpStream::connect(mirror.address()).await.unwrap();
+    let path = blob_path(REPOSITORY, &blob);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: slow\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    // The pause begins after the request.
+    within("the answer to begin", client.readable()).await.unwrap();
     tokio::time::sleep(PAUSE).await;
     assert!(!mirror.log().contains("request_id=slow"), "it has not ended");
-    client.answer("GET").await.expect("an answer").rest().await.assert_is(&blob);
+    let mut answer = Vec::new();
+    within("the rest", client.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(&blob.bytes));
     let slow = line(&mirror, "slow").await;
     assert_eq!((field(&slow, "bytes"), field(&slow, "complete")), (&*SIZE.to_string(), "true"));
     let [first, all] = ["first_byte_ms", "duration_ms"].map(|name| field(&slow, name).parse::<f64>().unwrap());
-    assert!(first < all && all >= PAUSE.as_secs_f64() * 500.0, "{first} {all}");
+    assert!(first < all && all >= PAUSE.as_secs_f64() * 1e3, "{first} {all}");
+}
+
+/// I12: what is cut off at the end of the mirror is accounted for, and only that is said to be cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i12_an_answer_that_is_cut_off_at_the_end_is_accounted_for() {
+    // More than the sockets hold.
+    let blob = Blob::random(4, 40 << 20);
+    let (up, mirror) = mirror_with(&blob, |settings| {
+        settings.set("server", "shutdown_timeout", "2s").hub("response_timeout", "10m");
+    })
+    .await;
+    let path = blob_path(REPOSITORY, &blob);
+    // Three that have been answered and wait.
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        let mut client = Connection::open(mirror.address()).await;
+        client.send("GET", "/v2/", &[]).await;
+        idle.push(client.answer("GET").await.expect("an answer").rest_and_connection().await.1);
+    }
+    // One that reads nothing, one that does not by HTTP/2, and one whose upstream is silent.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: unread\r\n\r\n");
+    let mut unread = TcpStream::connect(mirror.address()).await.unwrap();
+    unread.write_all(request.as_bytes()).await.unwrap();
+    within("the answer to begin", unread.readable()).await.unwrap();
+    let mut raw = Raw::open(mirror.address(), &[]).await;
+    assert!(raw.send(&frames::request(1, &path)).await);
+    while raw.next().await.expect("a frame").kind != 0 {}
+    let other = blob_path(REPOSITORY, &Blob::random(5, 10));
+    up.on(&other).always(Act::hang());
+    let mut unanswered = Connection::open(mirror.address()).await;
+    unanswered.send("GET", &other, &[("X-Request-Id", "unanswered")]).await;
+    up.asked(&other, 1).await;
+
+    let log = mirror.stop().await;
+    let of_blob = |line: &&str| line.contains("request_id=") && line.contains(&blob.digest.to_string());
+    let lines: Vec<_> = log.lines().filter(of_blob).filter(|line| field(line, "complete") == "false").collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines.iter().any(|line| field(line, "request_id") == "unread"), "{log}");
+    for line in lines {
+        assert_eq!((field(line, "result"), field(line, "status")), ("disk", "200"));
+        assert!((1..blob.size()).contains(&field(line, "bytes").parse().unwrap()), "{line}");
+    }
+    let unanswered = log.lines().find(|line| line.contains("request_id=unanswered")).expect("its line");
+    assert_eq!(["result", "complete"].map(|name| field(unanswered, name)), ["error", "false"], "{unanswered}");
+    let told: Vec<_> = log.lines().filter(|line| line.contains("answers were cut off at shutdown")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert_eq!(field(told[0], "connections"), "3", "{log}");
+    drop(idle);
+}
+
+/// The same where a second signal leaves no time at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i12_an_end_at_once_is_accounted_for() {
+    let blob = Blob::random(6, 40 << 20);
+    let (_up, mut mirror) = mirror_with(&blob, |settings| {
+        settings.set("server", "shutdown_timeout", "10m");
+    })
+    .await;
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\nX-Request-Id: unread\r\n\r\n", blob_path(REPOSITORY, &blob));
+    let mut unread = TcpStream::connect(mirror.address()).await.unwrap();
+    unread.write_all(request.as_bytes()).await.unwrap();
+    within("the answer to begin", unread.readable()).await.unwrap();
+    mirror.signal(Signal::TERM);
+    until("the first signal to be seen", || mirror.log().contains("stopping")).await;
+    mirror.signal(Signal::TERM);
+    assert_eq!(mirror.ended().await.code(), Some(143));
+    let line = line(&mirror, "unread").await;
+    assert_eq!((field(&line, "result"), field(&line, "complete")), ("disk", "false"));
 }

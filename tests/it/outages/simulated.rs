@@ -162,7 +162,7 @@ impl Sim {
             .policy
             .admit(&self.policy.identify(&caller, None).await.unwrap(), &hub(), &repository.parse().unwrap())
             .expect("allowed");
-        let request = pull::Request { head: false, headers, path: "/", namespace: None, permit };
+        let request = pull::Request { head: false, headers, path: "/", namespace: None, needs_length: false, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();
         let mut body = Vec::new();
         while let Some(piece) = std::future::poll_fn(|context| pieces.poll_piece(context, false)).await {

@@ -17,10 +17,10 @@ impl Head {
         let mut lines = text.split("\r\n");
         let status_line = lines.next().unwrap_or_default();
         let status = match status_line.split(' ').collect::<Vec<_>>()[..] {
-            ["HTTP/1.1", code, ..] => code.parse().ok(),
+            ["HTTP/1.1" | "HTTP/1.0", code, ..] => code.parse().ok(),
             _ => None,
         };
-        let status = status.unwrap_or_else(|| panic!("no HTTP/1.1 status line: {status_line:?}"));
+        let status = status.unwrap_or_else(|| panic!("no status line of HTTP/1: {status_line:?}"));
         let header = |line: &str| {
             let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
             (name.to_owned(), value.trim().to_owned())

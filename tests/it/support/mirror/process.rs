@@ -95,8 +95,26 @@ impl Process {
 
     /// SIGHUP.
     pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_raw(i32::try_from(self.id()).expect("a process id")).expect("a process id");
-        rustix::process::kill_process(id, rustix::process::Signal::HUP).expect("it runs");
+        rustix::process::kill_process(id, signal).expect("it runs");
+    }
+
+    /// SIGTERM; waits for the end, and gives what was logged. It must be a good end.
+    pub async fn stop(mut self) -> String {
+        self.signal(rustix::process::Signal::TERM);
+        let status = self.ended().await;
+        assert!(status.success(), "{status}: {}", self.log());
+        self.log()
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        within("the program to end", self.child.wait()).await.expect("our child")
     }
 
     /// Where clients pull.

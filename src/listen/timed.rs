@@ -1,7 +1,7 @@
 //! The client's connection, with a limit on how long it may take no byte, and what is known of its last one.
 //!
-//! hyper has no such limit: without this, a client that stops reading holds its connection, its file and its place at a
-//! fill for ever.
+//! hyper has no such limit: without this, a client that stops reading holds its connection, and whatever its answer needs, for
+//! ever. Wraps the connections of `server` and of `admin`.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -12,15 +12,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// What a client begins with that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// Read at once when the first bytes are looked at: most requests' heads.
 const FIRST_READ: usize = 2048;
 
 /// A stream whose writes fail when the other side has taken nothing for too long.
 #[derive(Debug)]
-pub struct Stream<S> {
+pub struct Timed<S> {
     inner: S,
     write_timeout: Duration,
     /// Runs while a write waits. Boxed: most connections never wait.
@@ -33,7 +30,7 @@ pub struct Stream<S> {
     takes: Option<fn(&S)>,
 }
 
-impl<S: AsyncWrite + Unpin> Stream<S> {
+impl<S: AsyncWrite + Unpin> Timed<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, write_timeout: Duration) -> Self {
         Self { inner, write_timeout, stalled: None, ahead: Vec::new(), head_begun: false, takes: None }
@@ -72,16 +69,16 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Stream<S> {
-    /// Whether the client begins with HTTP/2. What it has sent is read again afterwards. To be called before anything is
+impl<S: AsyncRead + Unpin> Timed<S> {
+    /// Whether the client begins with `preface`. What it has sent is read again afterwards. To be called before anything is
     /// read; a call that is cancelled keeps what has come.
-    pub async fn begins_with_preface(&mut self) -> io::Result<bool> {
+    pub async fn begins_with(&mut self, preface: &[u8]) -> io::Result<bool> {
         loop {
-            let known = self.ahead.len().min(PREFACE.len());
-            if self.ahead[..known] != PREFACE[..known] {
+            let known = self.ahead.len().min(preface.len());
+            if self.ahead[..known] != preface[..known] {
                 return Ok(false);
             }
-            if known == PREFACE.len() {
+            if known == preface.len() {
                 return Ok(true);
             }
             self.ahead.reserve(FIRST_READ);
@@ -93,7 +90,7 @@ impl<S: AsyncRead + Unpin> Stream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(buf.remaining());
@@ -111,7 +108,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.head_begun &= written.is_pending();
@@ -146,7 +143,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_let_go() {
         let (client, server) = tokio::io::duplex(10);
-        let mut stream = Stream::new(server, Duration::from_secs(60));
+        let mut stream = Timed::new(server, Duration::from_secs(60));
         let started = Instant::now();
         let error = stream.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -157,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_is_not() {
         let (mut client, server) = tokio::io::duplex(10);
-        let mut stream = Stream::new(server, Duration::from_secs(60));
+        let mut stream = Timed::new(server, Duration::from_secs(60));
         let reader = tokio::spawn(async move {
             let mut byte = [0; 1];
             for _ in 0..30 {
