@@ -183,9 +183,10 @@ impl Request<'_> {
     }
 
     /// The range that the client wants, if it wants one of the content with this digest. HEAD ignores it
-    /// (RFC 9110 §14.2), and so does an `If-Range` of something else (§13.1.5).
+    /// (RFC 9110 §14.2), so does an `If-Range` of something else (§13.1.5), and who has the content already gets none of it
+    /// (§13.2.2).
     pub(super) fn range(&self, digest: &Digest) -> Option<RangeHeader> {
-        let value = self.headers.get(header::RANGE).filter(|_| !self.head)?;
+        let value = self.headers.get(header::RANGE).filter(|_| !self.head && !self.is_unchanged(digest))?;
         if let Some(condition) = self.headers.get(header::IF_RANGE)
             && condition.as_bytes() != etag(digest).as_bytes()
         {

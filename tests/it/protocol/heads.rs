@@ -60,6 +60,9 @@ async fn heads_are_these_bytes() {
     assert_eq!(head(&mirror, &format!("GET {blob}"), "Range: bytes=5-14\r\n").await, part);
     let unchanged = format!("HTTP/1.1 304 Not Modified\n{octets}\nx-request-id: seven\nconnection: close\ndate: now");
     assert_eq!(head(&mirror, &format!("GET {blob}"), &format!("If-None-Match: {digest}\r\n")).await, unchanged);
+    // The condition comes before the range (RFC 9110, 13.2.2).
+    let both = format!("If-None-Match: {digest}\r\nRange: bytes=0-1\r\n");
+    assert_eq!(head(&mirror, &format!("GET {blob}"), &both).await, unchanged);
 
     let base = "HTTP/1.1 200 OK\ndocker-distribution-api-version: registry/2.0\ncontent-type: application/json\n\
                 content-length: 2\nx-request-id: seven\nconnection: close\ndate: now";
