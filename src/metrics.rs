@@ -147,7 +147,7 @@ metrics! {
     verdicts_total: IntCounterVec ["upstream", "verdict"],
     /// Manifest GETs in the place of HEADs, at upstreams whose HEAD does not tell a digest.
     upstream_head_fallbacks_total: IntCounterVec ["upstream"],
-    /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes.
+    /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes. The worst of checks, manifests and blobs.
     upstream_breaker: IntGaugeVec ["upstream", "address"],
     /// For how long requests are still held back after a 429; 0 where none are.
     upstream_held_back_seconds: IntGaugeVec ["upstream"],
