@@ -81,7 +81,7 @@ pub enum Reason {
     #[error("it has had too many requests from here (429); it is asked again in {}", shown(*.0))]
     HeldBack(Duration),
     /// Not asked, because it failed before.
-    #[error("it is not asked, because it failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
+    #[error("it is not asked for this, because that failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
     Resting {
         /// The last failure.
         why: String,
