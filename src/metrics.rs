@@ -7,6 +7,7 @@
 mod begin;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use prometheus::core::Collector;
@@ -151,7 +152,7 @@ metrics! {
     verdicts_total: IntCounterVec ["upstream", "verdict"],
     /// Manifest GETs in the place of HEADs, at upstreams whose HEAD does not tell a digest.
     upstream_head_fallbacks_total: IntCounterVec ["upstream"],
-    /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes.
+    /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes. The worst of checks, manifests and blobs.
     upstream_breaker: IntGaugeVec ["upstream", "address"],
     /// For how long requests are still held back after a 429; 0 where none are.
     upstream_held_back_seconds: IntGaugeVec ["upstream"],
@@ -163,7 +164,7 @@ metrics! {
     upstream_offline: IntGaugeVec ["upstream"],
     /// Tags that were served without the upstream's confirmation, by reason.
     stale_total: IntCounterVec ["upstream", "reason"],
-    /// Manifest GETs that a client asked for and the upstream was not asked for.
+    /// Manifest GETs of clients less those that the upstream was asked for, whatever for.
     pulls_saved_total: IntCounterVec ["upstream"],
     /// Downloads from upstreams now running.
     fills_in_flight: IntGauge,
@@ -228,6 +229,8 @@ struct Series {
     /// By [`Kind`] and [`Outcome`]. A series begins with the first request that is counted in it.
     answers: [[OnceLock<Answers>; Outcome::Local as usize + 1]; Kind::Other as usize + 1],
     pulls_saved: OnceLock<IntCounter>,
+    /// Manifest GETs that the upstream was asked for and no client's GET is set against yet.
+    pulls_made: AtomicU64,
 }
 
 /// The series of requests of one upstream, kind and outcome.
@@ -246,7 +249,8 @@ impl Metrics {
             return series.clone();
         }
         let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Series { answers: Default::default(), pulls_saved: OnceLock::new() });
+        let new =
+            || Arc::new(Series { answers: Default::default(), pulls_saved: OnceLock::new(), pulls_made: AtomicU64::new(0) });
         all.entry(upstream.to_owned()).or_insert_with(new).clone()
     }
 
@@ -271,9 +275,19 @@ impl Metrics {
         }
     }
 
-    /// Counts a manifest GET for which the upstream was not asked.
-    pub fn pull_saved(&self, upstream: &str) {
-        self.series(upstream).pulls_saved.get_or_init(|| self.pulls_saved_total.with_label_values(&[upstream])).inc();
+    /// An upstream has answered a manifest GET, which it may count as a pull.
+    pub fn pull_made(&self, upstream: &str) {
+        self.series(upstream).pulls_made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client has got the manifest that it had asked for by GET. A pull is saved by that, unless one was made: for this
+    /// client, for a HEAD before, for a check that could only be a GET, for a prefetch. That is set against it.
+    pub fn pull_answered(&self, upstream: &str) {
+        let series = self.series(upstream);
+        let made = series.pulls_made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |made| made.checked_sub(1));
+        if made.is_err() {
+            series.pulls_saved.get_or_init(|| self.pulls_saved_total.with_label_values(&[upstream])).inc();
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod client;
 mod connect;
 mod credentials;
 mod error;
+mod failing;
 mod health;
 mod holdback;
 mod jwt;
@@ -242,7 +243,8 @@ impl Upstream {
         accepts: &impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
         // What will be refused need not stand in line for it.
-        if self.origins.iter().all(|origin| origin.health().peek(ask.temper(), ask.need).is_err()) {
+        let what = ask.what();
+        if self.origins.iter().all(|origin| origin.health().peek(ask.temper(), Some(&what), ask.need).is_err()) {
             return self.ask_around(ask, accepts, true).await;
         }
         let slot = self.turn(lane, ask).await?;
@@ -291,7 +293,7 @@ impl Upstream {
         accepts: &impl Fn(&Answer) -> bool,
         counts: bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
-        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(), origin)).collect();
+        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(ask.temper()), origin)).collect();
         origins.sort_by_key(|(rank, _)| *rank);
         let mut failed: Option<UpstreamError> = None;
         for (_, origin) in origins {
@@ -316,24 +318,29 @@ impl Upstream {
         counts: bool,
     ) -> Result<Answer, UpstreamError> {
         let refused = |reason| UpstreamError::new(&self.name, origin.host(), reason);
-        let admitted = origin.health().admit(ask.temper(), ask.need).map_err(refused)?;
+        let admitted = origin.health().admit(ask.temper(), ask.what(), ask.need).map_err(refused)?;
         let asked = match origin.ask(ask).await {
             Ok(answer) => {
                 self.learn_quota(&answer);
                 if answer.response.status().is_success() || accepts(&answer) {
                     Ok(answer)
                 } else {
-                    Err(origin.client.refusal(&answer.url, answer.response).await)
+                    let error = origin.client.refusal(&answer.url, answer.response).await;
+                    Err(if answer.foreign { error.elsewhere() } else { error })
                 }
             }
             Err(error) => Err(error),
         };
         let error = asked.as_ref().err();
         if counts || error.is_none_or(|error| error.fault().is_none()) {
-            match admitted.answered(error, jitter()) {
+            match admitted.answered(&origin.host(), error, jitter()) {
                 Turn::Opened => {
                     tracing::warn!(upstream = %self.name, address = origin.host(), error = error.map(tracing::field::display),
                         probe_every = ?self.config.breaker.probe_every, "an address of the upstream is down; it is only probed now");
+                }
+                Turn::Failing(temper) => {
+                    tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
+                        probe_every = ?self.config.breaker.probe_every, "an address of the upstream fails at all that it is asked of a kind; that is only probed now");
                 }
                 Turn::Closed => tracing::info!(upstream = %self.name, address = origin.host(), "the upstream is back"),
                 Turn::None => {}

@@ -90,7 +90,8 @@ impl Reserve {
 /// `upstream.*.breaker`: when one of an upstream's addresses is no longer asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// `failures`: so many of them, no success between, within `window`, and the address is not asked any more.
+    /// `failures`: so many of them, no success between, within `window`, and the address, or what fails of it, is not asked
+    /// any more.
     pub failures: usize,
     /// `window`
     pub window: Duration,

@@ -15,7 +15,7 @@ use super::visibility::{Asker, Evidence, Key};
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
-use crate::metrics::{Kind, Outcome};
+use crate::metrics::Kind;
 use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 use crate::upstream::FetchedManifest;
 use resolve::{How, Resolved};
@@ -86,9 +86,8 @@ impl Pull {
                 From::stale(overdue, &why, reason)
             }
         };
-        // A pull that the upstream did not have to count.
-        if !request.head && from.outcome != Outcome::Fill {
-            self.metrics.pull_saved(scope.upstream.as_str());
+        if !request.head {
+            self.metrics.pull_answered(scope.upstream.as_str());
         }
         Ok(request.manifest(held, &digest, from))
     }

@@ -237,7 +237,7 @@ impl Pull {
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
             Some(fetched) => self.keep_manifest(scope, &digest, fetched).await?,
-            None => self.fetch_manifest(scope, asker, &digest).await?.held,
+            None => self.fetch_manifest(scope, asker, &digest).await.map_err(|error| contradicted(scope, &digest, error))?.held,
         };
         Ok(Confirmed { digest, filled: true, asked, answered })
     }
@@ -265,6 +265,16 @@ fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str)
 
 fn not_found(scope: &Scope, tag: &Tag, remembered: bool) -> PullError {
     PullError::NotFound { scope: scope.clone(), what: format!("tag {tag}"), remembered }
+}
+
+/// The upstream has just named this manifest: that it has no such thing, as a replica may say that lags behind the one
+/// that was asked first, is no word on the tag. Nothing is believed of an upstream that contradicts itself.
+fn contradicted(scope: &Scope, digest: &Digest, error: PullError) -> PullError {
+    if !error.is_not_found() {
+        return error;
+    }
+    let problem = "a 404, although it has just named this for the tag".to_owned();
+    PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem }
 }
 
 #[cfg(test)]

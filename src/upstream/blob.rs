@@ -52,16 +52,26 @@ pub struct BlobAnswer {
 pub struct BlobBody {
     body: Body,
     slot: Option<Slot>,
-    /// Of the address that sends it.
-    health: Arc<Health>,
+    source: Source,
     /// `max_bandwidth`, and when to read on.
     pace: Option<Arc<Pace>>,
     read_on: Instant,
 }
 
+/// Where a body comes from.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Of the address that was asked.
+    pub(super) health: Arc<Health>,
+    /// For what.
+    pub(super) what: String,
+    /// It had led elsewhere for it.
+    pub(super) foreign: bool,
+}
+
 impl BlobBody {
-    pub(super) fn new(body: Body, slot: Option<Slot>, health: Arc<Health>, pace: Option<Arc<Pace>>) -> Self {
-        Self { body, slot, health, pace, read_on: Instant::now() }
+    pub(super) fn new(body: Body, slot: Option<Slot>, source: Source, pace: Option<Arc<Pace>>) -> Self {
+        Self { body, slot, source, pace, read_on: Instant::now() }
     }
 
     /// The next bytes; `None` at the end, which is also what follows an error. Fails with class `Broken` if no byte
@@ -86,10 +96,10 @@ impl BlobBody {
         if !matches!(chunk, Some(Ok(_))) {
             self.slot = None;
         }
-        if let Some(Err(error)) = &chunk {
-            self.health.broke(error);
-        }
-        chunk
+        let Some(Err(error)) = chunk else { return chunk };
+        let error = if self.source.foreign { error.elsewhere() } else { error };
+        self.source.health.broke(&self.source.what, &error);
+        Some(Err(error))
     }
 }
 

@@ -3,7 +3,8 @@
 //! Closed: everybody asks. Suspect, after the first failure to reach it: those who have something cached to fall back
 //! on do not ask; those who have nothing still do, because one lost connection is no outage. Open, after several
 //! failures: nobody asks. In the last two states one request each `probe_every` is let through, as a probe, and its
-//! success closes the breaker. Owned by an origin of [`super::request`]; knows no clock but what it is told.
+//! success closes the breaker. Knows no clock but what it is told. [`super::health`] has one for an address as a whole,
+//! [`super::failing`] those for what it is asked for.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub(super) enum Fault {
 }
 
 /// The state, for people and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     /// It is asked.
     Closed,
@@ -77,12 +78,30 @@ pub(super) struct Breaker {
     /// The failures since the last success, as far as they lie in the window.
     failures: VecDeque<Instant>,
     last_failure: Option<Instant>,
+    /// What the last failure was.
+    why: String,
 }
 
 impl Breaker {
     pub(super) fn new(config: config::Breaker) -> Self {
-        let (failures, last_failure) = (VecDeque::new(), None);
-        Self { config, condition: Condition::Closed, probe_at: None, failures, last_failure }
+        let (failures, last_failure, why) = (VecDeque::new(), None, String::new());
+        Self { config, condition: Condition::Closed, probe_at: None, failures, last_failure, why }
+    }
+
+    /// What the last failure was.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Whether its last failure is so long ago that it means nothing any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        let long = self.config.window.max(self.config.probe_every);
+        self.last_failure.is_none_or(|at| now.saturating_duration_since(at) > long)
+    }
+
+    /// It is tried after the others for a while, although nothing speaks against asking it.
+    pub(super) fn avoid(&mut self, now: Instant) {
+        self.last_failure = Some(now);
     }
 
     pub(super) fn condition(&self) -> Condition {
@@ -127,8 +146,9 @@ impl Breaker {
     }
 
     /// It failed. Whether that opens the breaker.
-    pub(super) fn failure(&mut self, now: Instant, fault: Fault) -> bool {
+    pub(super) fn failure(&mut self, now: Instant, fault: Fault, why: &str) -> bool {
         self.last_failure = Some(now);
+        why.clone_into(&mut self.why);
         self.failures.push_back(now);
         while self.failures.front().is_some_and(|first| now.saturating_duration_since(*first) > self.config.window)
             || self.failures.len() > self.config.failures
@@ -153,6 +173,7 @@ impl Breaker {
         if self.condition == Condition::Closed {
             self.condition = Condition::Suspect;
             self.probe_at = Some(now + self.config.probe_every);
+            "it takes long to answer".clone_into(&mut self.why);
         }
     }
 
@@ -177,7 +198,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_failure_spares_those_who_have_a_fallback() {
         let (now, mut breaker) = (Instant::now(), Breaker::new(CONFIG));
-        assert!(!breaker.failure(now, Fault::Unreachable));
+        assert!(!breaker.failure(now, Fault::Unreachable, ""));
         assert_eq!(breaker.admit(now, Need::Content), Verdict::Go);
         assert_eq!(breaker.admit(now, Need::Fallback), Verdict::Not(seconds(now, 5)));
         assert_eq!(breaker.admit(seconds(now, 5), Need::Fallback), Verdict::Probe);
@@ -193,15 +214,15 @@ mod tests {
         let (now, mut breaker) = (Instant::now(), Breaker::new(CONFIG));
         // Too far apart.
         for at in [0, 20, 40, 60] {
-            assert!(!breaker.failure(seconds(now, at), Fault::Failing));
+            assert!(!breaker.failure(seconds(now, at), Fault::Failing, ""));
         }
         assert_eq!(breaker.condition(), Condition::Closed, "it answers");
-        assert!(breaker.failure(seconds(now, 61), Fault::Failing));
+        assert!(breaker.failure(seconds(now, 61), Fault::Failing, ""));
         assert_eq!(breaker.admit(seconds(now, 62), Need::Content), Verdict::Not(seconds(now, 66)));
         // What was sent before it opened changes nothing.
-        assert!(!breaker.failure(seconds(now, 63), Fault::Unreachable));
+        assert!(!breaker.failure(seconds(now, 63), Fault::Unreachable, ""));
         assert_eq!(breaker.admit(seconds(now, 66), Need::Content), Verdict::Probe);
-        assert!(!breaker.failure(seconds(now, 67), Fault::Unreachable));
+        assert!(!breaker.failure(seconds(now, 67), Fault::Unreachable, ""));
         assert_eq!(breaker.admit(seconds(now, 70), Need::Content), Verdict::Not(seconds(now, 71)));
         assert_eq!(breaker.admit(seconds(now, 71), Need::Fallback), Verdict::Probe);
         breaker.abandon();
@@ -253,7 +274,7 @@ mod tests {
                             last_sent_open = Some(now);
                         }
                         match fault {
-                            Some(fault) => { breaker.failure(now, fault); }
+                            Some(fault) => { breaker.failure(now, fault, ""); }
                             None => {
                                 breaker.success();
                                 last_sent_open = None;

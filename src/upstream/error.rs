@@ -16,7 +16,16 @@ use crate::oci::UpstreamName;
 
 /// A failed request to an upstream. Cheap to clone: all who wait for one request share it.
 #[derive(Clone, Debug)]
-pub struct UpstreamError(Arc<Failure>);
+pub struct UpstreamError(Arc<Failure>, Place);
+
+/// Where a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At the upstream itself, or at the token service that it needs.
+    Home,
+    /// Where a redirect has led away from it.
+    Elsewhere,
+}
 
 #[derive(Debug)]
 struct Failure {
@@ -72,7 +81,7 @@ pub enum Reason {
     #[error("it has had too many requests from here (429); it is asked again in {}", shown(*.0))]
     HeldBack(Duration),
     /// Not asked, because it failed before.
-    #[error("it is not asked, because it failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
+    #[error("it is not asked for this, because that failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
     Resting {
         /// The last failure.
         why: String,
@@ -128,7 +137,17 @@ pub enum Reason {
 
 impl UpstreamError {
     pub(super) fn new(upstream: &UpstreamName, host: impl Into<String>, reason: impl Into<Reason>) -> Self {
-        Self(Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }))
+        Self(Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }), Place::Home)
+    }
+
+    /// The same, of a request that a redirect has led away from the upstream: which has answered.
+    pub(super) fn elsewhere(self) -> Self {
+        Self(self.0, Place::Elsewhere)
+    }
+
+    /// Whether it failed where a redirect led, so that it says nothing against the upstream.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.1 == Place::Elsewhere
     }
 
     /// What follows from it.
@@ -223,7 +242,8 @@ impl UpstreamError {
         matches!(self.0.reason, Reason::HeldBack(_) | Reason::Resting { .. } | Reason::Busy | Reason::Offline)
     }
 
-    /// What it says about the health of the address: `None` where it answered as a registry does, or was not asked.
+    /// What it says about the health of who was asked, the address or whatever that led to: `None` where it answered as it
+    /// should, or was not asked.
     pub(super) fn fault(&self) -> Option<Fault> {
         match &self.0.reason {
             Reason::Connect(_) | Reason::Timeout(_) | Reason::NoAnswer(_) => Some(Fault::Unreachable),

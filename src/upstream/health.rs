@@ -1,5 +1,9 @@
-//! What is known of one address of an upstream: whether it works ([`super::breaker`]), whether it wants to be left
-//! alone ([`super::holdback`]), whether it can answer HEAD.
+//! What is known of one address of an upstream: whether it can be reached ([`super::breaker`]) and does what it is asked
+//! for ([`super::failing`]), whether it wants to be left alone ([`super::holdback`]), whether it can answer HEAD.
+//!
+//! Whoever gets no connection or no answer has learned it of the address, for all. Whoever gets a 5xx has learned that the
+//! address is there, and that this thing, or its kind, is not to be had: layers that fail say nothing of tags. Whoever was
+//! sent elsewhere, and failed there, has had a good answer from the address.
 //!
 //! Everything is under one lock that is never held across an await. A request that is let through has an
 //! [`Admitted`], which takes its outcome in; dropped without one, it gives a probe back. Used by [`super::Upstream`].
@@ -9,8 +13,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Condition, Need, Verdict};
+use super::breaker::{Breaker, Condition, Fault, Need, Verdict};
 use super::error::{Class, Reason, UpstreamError};
+use super::failing::Failing;
 use super::holdback::Holdback;
 use crate::config;
 
@@ -28,6 +33,19 @@ pub(super) enum Temper {
     Layer = 2,
 }
 
+impl Temper {
+    pub(super) const ALL: [Self; 3] = [Self::Check, Self::Pull, Self::Layer];
+
+    /// In a word, for people.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Check => "checks",
+            Self::Pull => "manifests",
+            Self::Layer => "blobs",
+        }
+    }
+}
+
 /// Whether to ask, for one who has a choice.
 #[derive(Clone, Debug)]
 pub enum Readiness {
@@ -41,11 +59,12 @@ pub enum Readiness {
 
 #[derive(Debug)]
 struct State {
-    breaker: Breaker,
+    /// Whether it can be reached.
+    reach: Breaker,
+    /// What it fails at, by [`Temper`].
+    failing: [Failing; 3],
     holds: [Holdback; 3],
-    /// The last failure.
-    why: String,
-    /// When it last answered: what was sent before that and fails now says nothing of how it is now.
+    /// When it last answered: what was sent before that and has no answer now says nothing of how it is now.
     answered: Option<Instant>,
     no_head: Option<Instant>,
     no_head_told: bool,
@@ -59,11 +78,15 @@ pub(super) struct Health(Mutex<State>);
 pub(super) struct Admitted {
     health: Arc<Health>,
     temper: Temper,
+    what: String,
     sent: Instant,
-    /// The breaker's probe, the hold's probe.
-    probes: (bool, bool),
+    /// Of which breakers it is the probe, in their order, and whether it is the hold's.
+    probes: ([bool; BREAKERS], bool),
     settled: bool,
 }
+
+/// At the most so many have a say in a request: those of the address, the kind and the thing.
+const BREAKERS: usize = 3;
 
 /// What came of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,34 +94,39 @@ pub(super) enum Turn {
     None,
     /// It is not asked any more.
     Opened,
+    /// It is not asked for this kind any more.
+    Failing(Temper),
     /// It is back.
     Closed,
 }
 
 impl Health {
     pub(super) fn new(breaker: config::Breaker) -> Self {
-        let (holds, why) = Default::default();
-        let breaker = Breaker::new(breaker);
-        Self(Mutex::new(State { breaker, holds, why, answered: None, no_head: None, no_head_told: false }))
+        let failing = Temper::ALL.map(|_| Failing::new(breaker));
+        let (reach, holds) = (Breaker::new(breaker), Default::default());
+        Self(Mutex::new(State { reach, failing, holds, answered: None, no_head: None, no_head_told: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its place in the order of addresses, the best first.
-    pub(super) fn rank(&self) -> u8 {
-        self.state().breaker.rank(Instant::now())
+    /// Its place in the order of addresses for a kind of request, the best first.
+    pub(super) fn rank(&self, temper: Temper) -> u8 {
+        let (now, state) = (Instant::now(), self.state());
+        state.breakers(temper, None).map(|breaker| breaker.rank(now)).max().unwrap_or_default()
     }
 
-    pub(super) fn condition(&self) -> Condition {
-        self.state().breaker.condition()
+    /// How it is asked for a kind of request.
+    pub(super) fn condition(&self, temper: Temper) -> Condition {
+        self.state().worst(temper).condition()
     }
 
-    /// The last failure, while it matters.
-    pub(super) fn why(&self) -> Option<String> {
+    /// The last failure of a kind of request, while it matters.
+    pub(super) fn why(&self, temper: Temper) -> Option<String> {
         let state = self.state();
-        (state.breaker.condition() != Condition::Closed).then(|| state.why.clone())
+        let worst = state.worst(temper);
+        (worst.condition() != Condition::Closed).then(|| worst.why().to_owned())
     }
 
     /// For how long requests of a kind are held back yet.
@@ -111,38 +139,41 @@ impl Health {
         }
     }
 
-    /// Whether a request would be let through, and as what.
-    pub(super) fn peek(&self, temper: Temper, need: Need) -> Result<Verdict, Reason> {
+    /// Whether a request would be let through, and as what; `what` it is for, or anything of that kind.
+    pub(super) fn peek(&self, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
         let (now, state) = (Instant::now(), self.state());
-        state.verdict(now, temper, need)
+        state.verdict(now, temper, what, need)
     }
 
     /// Lets a request through, or says why not.
-    pub(super) fn admit(self: &Arc<Self>, temper: Temper, need: Need) -> Result<Admitted, Reason> {
+    pub(super) fn admit(self: &Arc<Self>, temper: Temper, what: String, need: Need) -> Result<Admitted, Reason> {
         let now = Instant::now();
         let mut state = self.state();
-        state.verdict(now, temper, need)?;
-        let breaker = state.breaker.admit(now, need) == Verdict::Probe;
+        state.verdict(now, temper, Some(&what), need)?;
+        let mut probes = [false; BREAKERS];
+        for (probe, breaker) in probes.iter_mut().zip(state.breakers_mut(temper, &what)) {
+            *probe = breaker.admit(now, need) == Verdict::Probe;
+        }
         let hold = state.holds[temper as usize].admit(now) == Verdict::Probe;
         drop(state);
-        Ok(Admitted { health: self.clone(), temper, sent: now, probes: (breaker, hold), settled: false })
+        Ok(Admitted { health: self.clone(), temper, what, sent: now, probes: (probes, hold), settled: false })
     }
 
     /// It takes long: until the next probe nobody waits for it who has a choice.
     pub(super) fn slow(&self) {
-        let mut state = self.state();
-        if state.breaker.condition() == Condition::Closed {
-            "it takes long to answer".clone_into(&mut state.why);
-        }
-        state.breaker.slow(Instant::now());
+        self.state().reach.slow(Instant::now());
     }
 
-    /// A body that it had begun to send broke off.
-    pub(super) fn broke(&self, error: &UpstreamError) -> Turn {
-        let Some(fault) = error.fault() else { return Turn::None };
-        let mut state = self.state();
-        state.why = error.reason().to_string();
-        if state.breaker.failure(Instant::now(), fault) { Turn::Opened } else { Turn::None }
+    /// A body broke off that it, or where it had led, had begun to send.
+    pub(super) fn broke(&self, what: &str, error: &UpstreamError) {
+        let Some(fault) = error.fault() else { return };
+        let (now, why) = (Instant::now(), told(error));
+        let failing = &mut self.state().failing[Temper::Layer as usize];
+        if error.is_elsewhere() {
+            failing.failure_elsewhere(now, what, fault, &why);
+        } else {
+            failing.failure(now, now, what, fault, &why);
+        }
     }
 
     /// Whether HEAD is of use here.
@@ -159,62 +190,113 @@ impl Health {
 }
 
 impl State {
+    /// The breakers that have a say in a request: the address's first, then those of what is asked for.
+    fn breakers(&self, temper: Temper, what: Option<&str>) -> impl Iterator<Item = &Breaker> {
+        std::iter::once(&self.reach).chain(self.failing[temper as usize].breakers(what))
+    }
+
+    fn breakers_mut(&mut self, temper: Temper, what: &str) -> impl Iterator<Item = &mut Breaker> {
+        std::iter::once(&mut self.reach).chain(self.failing[temper as usize].breakers_mut(what))
+    }
+
+    /// The breaker that speaks loudest against asking for a kind.
+    fn worst(&self, temper: Temper) -> &Breaker {
+        let kind = self.failing[temper as usize].kind();
+        if kind.condition() > self.reach.condition() { kind } else { &self.reach }
+    }
+
     /// `Go` or `Probe`; otherwise the reason of the refusal.
-    fn verdict(&self, now: Instant, temper: Temper, need: Need) -> Result<Verdict, Reason> {
-        let hold = self.holds[temper as usize].peek(now);
-        if let Verdict::Not(until) = hold {
+    fn verdict(&self, now: Instant, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
+        let mut verdict = self.holds[temper as usize].peek(now);
+        if let Verdict::Not(until) = verdict {
             return Err(Reason::HeldBack(until - now));
         }
-        match self.breaker.peek(now, need) {
-            Verdict::Not(until) => Err(Reason::Resting { why: self.why.clone(), retry_in: until - now }),
-            Verdict::Go => Ok(hold),
-            Verdict::Probe => Ok(Verdict::Probe),
+        for breaker in self.breakers(temper, what) {
+            match breaker.peek(now, need) {
+                Verdict::Not(until) => {
+                    return Err(Reason::Resting { why: breaker.why().to_owned(), retry_in: until - now });
+                }
+                Verdict::Probe => verdict = Verdict::Probe,
+                Verdict::Go => {}
+            }
         }
+        Ok(verdict)
     }
 }
 
 impl Admitted {
-    /// It answered; `error` is what that means, if it is no success.
-    pub(super) fn answered(mut self, error: Option<&UpstreamError>, jitter: f64) -> Turn {
+    /// It answered; `error` is what that means, if it is no success. `host` is the address.
+    pub(super) fn answered(mut self, host: &str, error: Option<&UpstreamError>, jitter: f64) -> Turn {
         self.settled = true;
         let mut state = self.health.state();
-        let now = Instant::now();
-        if let Some(fault) = error.and_then(UpstreamError::fault) {
-            return self.faulted(state, error, fault);
+        match error.and_then(|error| Some((error, error.fault()?))) {
+            Some((error, fault)) => self.faulted(&mut state, host, error, fault),
+            None => self.well(&mut state, error, jitter),
         }
+    }
+
+    fn well(&self, state: &mut State, error: Option<&UpstreamError>, jitter: f64) -> Turn {
+        let (now, probe) = (Instant::now(), self.probes.1);
         // A token service that is down says nothing of HTTP statuses; one of 429 does.
         if let Some(Class::RateLimited { retry_after }) = error.map(UpstreamError::class) {
-            state.holds[self.temper as usize].throttled(now, retry_after, self.probes.1, jitter);
+            state.holds[self.temper as usize].throttled(now, retry_after, probe, jitter);
             if self.temper == Temper::Check {
                 // No registry counts a HEAD: this is the general limit.
                 state.holds[Temper::Pull as usize].throttled(now, retry_after, false, jitter);
             }
         } else {
-            state.holds[self.temper as usize].answered(self.probes.1);
+            state.holds[self.temper as usize].answered(probe);
         }
         state.answered = Some(now);
-        if state.breaker.success() { Turn::Closed } else { Turn::None }
+        let (reached, does) = (state.reach.success(), state.failing[self.temper as usize].success(now, &self.what));
+        if reached || does { Turn::Closed } else { Turn::None }
     }
 
-    fn faulted(&self, mut state: MutexGuard<'_, State>, error: Option<&UpstreamError>, fault: super::breaker::Fault) -> Turn {
-        if state.answered.is_some_and(|answered| answered > self.sent) {
-            return Turn::None;
+    fn faulted(&self, state: &mut State, host: &str, error: &UpstreamError, fault: Fault) -> Turn {
+        let (now, why) = (Instant::now(), told(error));
+        let failing = &mut state.failing[self.temper as usize];
+        if error.is_elsewhere() {
+            state.answered = Some(now);
+            let does = failing.failure_elsewhere(now, &self.what, fault, &why);
+            return if state.reach.success() || does { Turn::Closed } else { Turn::None };
         }
-        state.why = error.map_or_else(String::new, |error| error.reason().to_string());
-        if state.breaker.failure(Instant::now(), fault) { Turn::Opened } else { Turn::None }
+        if fault == Fault::Unreachable {
+            let outdated = state.answered.is_some_and(|answered| answered > self.sent);
+            return if !outdated && state.reach.failure(now, fault, &why) { Turn::Opened } else { Turn::None };
+        }
+        let fails = failing.failure(now, self.sent, &self.what, fault, &why);
+        // Its token service may be another host, which says nothing of whether this one is there.
+        let own = error.host() == host;
+        if own {
+            state.answered = Some(now);
+        }
+        match own && state.reach.success() {
+            _ if fails => Turn::Failing(self.temper),
+            true => Turn::Closed,
+            false => Turn::None,
+        }
+    }
+}
+
+/// Why, for those who come later. The address itself is named beside it; another host is not.
+fn told(error: &UpstreamError) -> String {
+    match error.is_elsewhere() {
+        true => format!("where it leads, at {}: {}", error.host(), error.reason()),
+        false => error.reason().to_string(),
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.settled || self.probes == (false, false) {
+        let (breakers, hold) = self.probes;
+        if self.settled || !(hold || breakers.contains(&true)) {
             return;
         }
         let mut state = self.health.state();
-        if self.probes.0 {
-            state.breaker.abandon();
+        for (_, breaker) in breakers.iter().zip(state.breakers_mut(self.temper, &self.what)).filter(|(probe, _)| **probe) {
+            breaker.abandon();
         }
-        if self.probes.1 {
+        if hold {
             state.holds[self.temper as usize].abandon(Instant::now());
         }
     }
@@ -224,20 +306,61 @@ impl Drop for Admitted {
 mod tests {
     use super::*;
 
+    const HOST: &str = "r.example";
+
+    fn failed(host: &str, reason: Reason) -> UpstreamError {
+        UpstreamError::new(&"r.example".parse().unwrap(), host, reason)
+    }
+
+    fn admit(health: &Arc<Health>, temper: Temper) -> Admitted {
+        health.admit(temper, "a".into(), Need::Content).unwrap()
+    }
+
     /// A request that hung in an outage fails when that is long over.
     #[tokio::test(start_paused = true)]
     async fn a_failure_from_before_the_last_answer_changes_nothing() {
         let health = Arc::new(Health::new(config::Breaker { failures: 1, ..config::Breaker::default() }));
-        let timeout = UpstreamError::new(&"r.example".parse().unwrap(), "r.example", Reason::Timeout(Duration::from_secs(15)));
-        let hung = health.admit(Temper::Check, Need::Content).unwrap();
+        let timeout = failed(HOST, Reason::Timeout(Duration::from_secs(15)));
+        let hung = admit(&health, Temper::Check);
         tokio::time::advance(Duration::from_secs(1)).await;
-        health.admit(Temper::Check, Need::Content).unwrap().answered(None, 0.5);
-        assert_eq!(hung.answered(Some(&timeout), 0.5), Turn::None);
-        assert_eq!(health.condition(), Condition::Closed);
+        admit(&health, Temper::Check).answered(HOST, None, 0.5);
+        assert_eq!(hung.answered(HOST, Some(&timeout), 0.5), Turn::None);
+        assert_eq!(health.condition(Temper::Check), Condition::Closed);
 
         tokio::time::advance(Duration::from_secs(1)).await;
-        let hung = health.admit(Temper::Check, Need::Content).unwrap();
-        assert_eq!(hung.answered(Some(&timeout), 0.5), Turn::Opened);
-        assert_eq!(health.condition(), Condition::Open);
+        let hung = admit(&health, Temper::Check);
+        assert_eq!(hung.answered(HOST, Some(&timeout), 0.5), Turn::Opened);
+        assert_eq!(health.condition(Temper::Check), Condition::Open);
+    }
+
+    /// After an outage the probe is a layer that fails: it shows that the address is back, and layers are a thing of their own.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_answered_with_an_error_ends_an_outage() {
+        let health = Arc::new(Health::new(config::Breaker { failures: 1, ..config::Breaker::default() }));
+        let timeout = Reason::Timeout(Duration::from_secs(15));
+        assert_eq!(admit(&health, Temper::Layer).answered(HOST, Some(&failed(HOST, timeout)), 0.5), Turn::Opened);
+        assert!(health.peek(Temper::Check, None, Need::Content).is_err());
+        tokio::time::advance(config::Breaker::default().probe_every).await;
+        let broken = |host| failed(host, Reason::Failing(http::StatusCode::BAD_GATEWAY));
+        // A token service that fails is not the address, which may be away as before.
+        assert_eq!(admit(&health, Temper::Pull).answered(HOST, Some(&broken("auth.example")), 0.5), Turn::Failing(Temper::Pull));
+        assert!(health.peek(Temper::Check, None, Need::Content).is_err());
+        tokio::time::advance(config::Breaker::default().probe_every).await;
+        assert_eq!(admit(&health, Temper::Layer).answered(HOST, Some(&broken(HOST)), 0.5), Turn::Failing(Temper::Layer));
+        assert_eq!(health.peek(Temper::Check, None, Need::Fallback).ok(), Some(Verdict::Go));
+        assert!(health.peek(Temper::Layer, None, Need::Content).is_err());
+    }
+
+    /// A probe that nobody waits for any more is given back, for all that it was to show.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_is_given_back() {
+        let health = Arc::new(Health::new(config::Breaker { failures: 1, ..config::Breaker::default() }));
+        let timeout = Reason::Timeout(Duration::from_secs(15));
+        admit(&health, Temper::Layer).answered(HOST, Some(&failed(HOST, timeout)), 0.5);
+        tokio::time::advance(config::Breaker::default().probe_every).await;
+        let probe = admit(&health, Temper::Layer);
+        assert!(health.peek(Temper::Layer, None, Need::Content).is_err());
+        drop(probe);
+        assert_eq!(health.peek(Temper::Layer, None, Need::Content).ok(), Some(Verdict::Probe));
     }
 }

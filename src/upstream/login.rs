@@ -31,10 +31,10 @@ impl Upstream {
     /// The first address that says anything decides: they are one registry.
     async fn try_login_around(&self) -> Result<(), UpstreamError> {
         let mut origins: Vec<_> = self.origins.iter().collect();
-        origins.sort_by_key(|origin| origin.health().rank());
+        origins.sort_by_key(|origin| origin.health().rank(Temper::Check));
         let mut failed = None;
         for origin in origins {
-            let resting = origin.health().peek(Temper::Check, Need::Fallback);
+            let resting = origin.health().peek(Temper::Check, None, Need::Fallback);
             let tried = match resting {
                 Ok(_) => try_login(origin).await,
                 Err(reason) => Err(UpstreamError::new(&self.name, origin.host(), reason)),

@@ -9,7 +9,7 @@ use super::breaker::Need;
 use super::error::{Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use crate::metrics::Kind;
-use crate::oci::{Algorithm, Digest, MediaType, Reference, Repository};
+use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
 
 /// Hashing more than this leaves the reactor (I11).
 const HASH_INLINE: usize = 64 * 1024;
@@ -41,12 +41,21 @@ pub struct FetchedManifest {
     pub claimed: Option<Digest>,
 }
 
+impl FetchedManifest {
+    /// Whether it is a manifest, and the one that the upstream says it is. What it is asked for is for the caller to say.
+    fn is_sound(&self) -> bool {
+        self.claimed.is_none_or(|claimed| claimed == self.digest)
+            && Manifest::parse(&self.bytes, self.content_type.as_deref()).is_ok()
+    }
+}
+
 impl Upstream {
     /// The digest that a reference stands for, by HEAD, which no registry counts as a pull.
     ///
     /// A GET follows only where HEAD cannot tell: a success without `Docker-Content-Digest`, a 405, or a redirect whose
     /// target refuses the method (403 or 405: a URL presigned for GET). Never after a 401, 429, 5xx or time-out. An
-    /// address that showed such a lack is not asked by HEAD for an hour; each GET in the place of a HEAD is counted.
+    /// address that showed such a lack, and brought a manifest by GET, is not asked by HEAD for an hour; each GET in the
+    /// place of a HEAD is counted. A page with a cheerful status is no such lack: it comes from whoever stands between.
     pub async fn resolve(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
         self.resolve_for(Need::Content, repository, reference).await
     }
@@ -83,13 +92,16 @@ impl Upstream {
             let size = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
             return Ok(Resolved { digest, content_type: content_type(headers), size, fetched: None });
         }
-        if origin.health().lacks_head() {
-            tracing::warn!(upstream = %self.name, address = origin.host(), status = answer.response.status().as_u16(),
-                "this registry does not tell a tag's digest by HEAD; tags are checked by GET, which may count as pulls");
-        }
+        let status = answer.response.status();
+        let page = status.is_success() && is_page(content_type(headers).as_deref());
         // Its place in the queue goes before the next is asked for.
         drop(answer);
-        self.resolve_by_get(need, repository, reference).await
+        let resolved = self.resolve_by_get(need, repository, reference).await?;
+        if !page && resolved.fetched.as_ref().is_some_and(FetchedManifest::is_sound) && origin.health().lacks_head() {
+            tracing::warn!(upstream = %self.name, address = origin.host(), status = status.as_u16(),
+                "this registry does not tell a tag's digest by HEAD; tags are checked by GET, which may count as pulls");
+        }
+        Ok(resolved)
     }
 
     async fn resolve_by_get(
@@ -123,10 +135,10 @@ impl Upstream {
         let headers = answer.response.headers();
         blob::check_identity(headers).map_err(error)?;
         let (content_type, claimed) = (content_type(headers), claimed(headers));
-        // A sign-in page or an error page with a cheerful status.
-        if content_type.as_deref().is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html")) {
+        if is_page(content_type.as_deref()) {
             return Err(error(Reason::Invalid("it sent an HTML page for a manifest".into())));
         }
+        self.metrics.pull_made(self.name.as_str());
         let limit = usize::try_from(self.config.max_manifest).unwrap_or(usize::MAX);
         let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(limit).await?;
         let algorithm = match reference {
@@ -160,6 +172,11 @@ async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
     }
     // Small; or the runtime is shutting down, and nobody is left to be held up.
     Digest::of(algorithm, &bytes)
+}
+
+/// A sign-in page or an error page.
+fn is_page(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
 }
 
 /// `Docker-Content-Digest`; one that is no digest counts as missing.

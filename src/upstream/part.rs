@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
-use super::blob::{self, Body};
+use super::blob::{self, Body, Source};
 use super::error::{Reason, UpstreamError};
 use super::queue::Lane;
 use super::request::{Answer, Ask, Origin};
@@ -92,14 +92,15 @@ impl Upstream {
         let range = range.and_then(|range| HeaderValue::try_from(range).ok());
         let ask = Ask { range, lead, effort, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
-        self.judge(origin, answer, from)
+        self.judge(origin, answer, ask.what(), from)
     }
 
-    fn judge(&self, origin: &Origin, mut answer: Answer, from: u64) -> Result<BlobAnswer, UpstreamError> {
+    fn judge(&self, origin: &Origin, mut answer: Answer, what: String, from: u64) -> Result<BlobAnswer, UpstreamError> {
         let slot = answer.slot.take();
         let lead = answer.foreign.then(|| Arc::new(Lead { home: origin.url().clone(), url: answer.url.clone() }));
         let etag = etag(answer.response.headers());
-        let whole = |body| BlobBody::new(body, slot, Arc::clone(origin.health()), self.pace.clone());
+        let source = Source { health: Arc::clone(origin.health()), what, foreign: answer.foreign };
+        let whole = |body| BlobBody::new(body, slot, source, self.pace.clone());
         let invalid = |problem: &str| origin.client.error(&answer.url, Reason::Invalid(problem.into()));
         blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
         let status = answer.response.status();

@@ -66,6 +66,11 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// The thing that is asked for, whichever address has it.
+    pub(super) fn what(&self) -> String {
+        format!("{}/{}", self.repository, self.path)
+    }
+
     /// Which limit of the upstream it falls under.
     pub(super) fn temper(&self) -> Temper {
         match (&self.method, self.kind) {
@@ -162,7 +167,10 @@ impl Origin {
         let mut foreign = false;
         for hop in 0..=MAX_REDIRECTS {
             foreign |= !redirect::same_origin(&self.url, &url);
-            let response = if foreign { self.foreign(&url, ask).await? } else { self.own(&url, ask).await? };
+            let response = match foreign {
+                true => self.foreign(&url, ask).await.map_err(UpstreamError::elsewhere)?,
+                false => self.own(&url, ask).await?,
+            };
             if !redirect::is_redirect(response.status()) {
                 if !foreign {
                     hop::learn(response.headers());

@@ -75,7 +75,7 @@ impl Upstream {
         let mut probe = false;
         let mut away: Option<UpstreamError> = None;
         for origin in &self.origins {
-            match origin.health().peek(Temper::Check, Need::Fallback) {
+            match origin.health().peek(Temper::Check, None, Need::Fallback) {
                 Ok(Verdict::Go) => return Readiness::Ready,
                 Ok(_) => probe = true,
                 Err(reason) => away = Some(UpstreamError::new(&self.name, origin.host(), reason)),
@@ -102,7 +102,7 @@ impl Upstream {
         let upstream = self.name.as_str();
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for origin in &self.origins {
-            let open = match origin.health().condition() {
+            let open = match worst(origin).1 {
                 Condition::Closed => 0,
                 Condition::Suspect => 1,
                 Condition::Open => 2,
@@ -110,7 +110,7 @@ impl Upstream {
             self.metrics.upstream_breaker.with_label_values(&[upstream, &origin.host()]).set(open);
         }
         let held = |temper| self.origins.iter().filter_map(|origin| origin.health().held(temper)).max();
-        let held = [Temper::Check, Temper::Pull, Temper::Layer].into_iter().filter_map(held).max();
+        let held = Temper::ALL.into_iter().filter_map(held).max();
         self.metrics.upstream_held_back_seconds.with_label_values(&[upstream]).set(held.map_or(0, |held| held.as_secs() as i64));
         let crowd = self.crowd();
         self.metrics.upstream_requests_running.with_label_values(&[upstream]).set(gauge(crowd.running));
@@ -118,11 +118,12 @@ impl Upstream {
         self.metrics.upstream_offline.with_label_values(&[upstream]).set(i64::from(self.is_offline()));
     }
 
-    /// Why it is not asked now: of every address the breaker is open. `None` while one of them may answer.
+    /// Why it is not asked now: of every address the breaker is open, at least for tags, with which a pull begins. `None`
+    /// while one of them may answer.
     pub fn outage(&self) -> Option<String> {
-        let is_open = |origin: &super::Origin| origin.health().condition() == Condition::Open;
+        let is_open = |origin: &super::Origin| origin.health().condition(Temper::Check) == Condition::Open;
         let all = !self.origins.is_empty() && self.origins.iter().all(is_open);
-        let why = || self.origins.iter().find_map(|origin| origin.health().why().map(|why| why.to_string()));
+        let why = || self.origins.iter().find_map(|origin| origin.health().why(Temper::Check));
         all.then(|| why().unwrap_or_else(|| "too many failures".to_owned()))
     }
 
@@ -133,10 +134,13 @@ impl Upstream {
             .origins
             .iter()
             .map(|origin| {
+                let (temper, state) = worst(origin);
+                let is_open = |temper: &Temper| origin.health().condition(*temper) == Condition::Open;
                 json!({
                     "host": origin.host(),
-                    "state": origin.health().condition().label(),
-                    "why": origin.health().why(),
+                    "state": state.label(),
+                    "why": origin.health().why(temper),
+                    "only_probed": Temper::ALL.into_iter().filter(is_open).map(Temper::label).collect::<Vec<_>>(),
                     "head": origin.health().knows_head(),
                     "held_back_seconds": {
                         "checks": held(origin, Temper::Check),
@@ -163,4 +167,10 @@ impl Upstream {
             "requests": { "running": crowd.running, "waiting": crowd.waiting },
         })
     }
+}
+
+/// The kind of request that an address is least asked for, and how.
+fn worst(origin: &super::Origin) -> (Temper, Condition) {
+    let of = |temper| (temper, origin.health().condition(temper));
+    Temper::ALL.into_iter().map(of).max_by_key(|(_, condition)| *condition).unwrap_or(of(Temper::Check))
 }

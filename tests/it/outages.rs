@@ -1,5 +1,6 @@
 //! The upstream's bad day: quotas, outages, switches. Where time matters it is simulated ([`simulated`]).
 
+mod blame;
 mod breaker;
 mod hour;
 mod offline;

@@ -57,6 +57,35 @@ async fn a_fresh_tag_costs_nothing() {
     assert!(mirror.metric("roadstead_pulls_saved_total", &[("upstream", "docker.io")]).await >= 5.0);
 }
 
+/// Saved are the GETs of clients less those that the upstream was asked for, whoever or whatever they were for.
+#[tokio::test]
+async fn pulls_that_were_made_are_not_saved() {
+    use crate::support::upstream::Act;
+    const SAVED: (&str, &[(&str, &str)]) = ("roadstead_pulls_saved_total", &[("upstream", "docker.io")]);
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s").set("freshness", "revalidate_within", "20s");
+    })
+    .await;
+    // The HEAD of containerd brings the manifest here, which its GET then finds: one for one.
+    mirror.head(&latest()).await;
+    mirror.get(&manifest_path(REPOSITORY, image.manifest.digest)).await;
+    assert_eq!((up.count("GET /v2/*/manifests/*"), mirror.metric(SAVED.0, SAVED.1).await), (1, 0.0));
+    mirror.get(&latest()).await;
+    assert_eq!(mirror.metric(SAVED.0, SAVED.1).await, 1.0, "checked by HEAD");
+    // Checks by GET.
+    up.on("HEAD *").always(Act::status(405));
+    for _ in 0..3 {
+        mirror.get(&latest()).await;
+    }
+    assert_eq!((up.count("GET /v2/*/manifests/*"), mirror.metric(SAVED.0, SAVED.1).await), (4, 1.0));
+    up.down().await;
+    mirror.get(&latest()).await;
+    assert_eq!(mirror.metric(SAVED.0, SAVED.1).await, 2.0, "stale, and nobody was asked");
+}
+
 /// Checks are HEADs; the manifest is fetched once, by digest.
 #[tokio::test]
 async fn a_tag_check_never_costs_a_pull() {

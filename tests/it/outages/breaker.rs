@@ -165,6 +165,43 @@ async fn a_registry_without_head_is_learned() {
     }
 }
 
+/// A page in the place of one answer, as a proxy shows it to be signed in to, teaches nothing about HEAD.
+#[tokio::test]
+async fn a_page_is_no_registry_without_head() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image("team/a", "latest", &image);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s").set("freshness", "revalidate_within", "20s");
+    })
+    .await;
+    mirror.pull("team/a", "latest", &image).await;
+    // The first time for both, the second time for the HEAD alone.
+    for acts in [vec!["HEAD *", "GET /v2/*/manifests/*"], vec!["HEAD *"]] {
+        acts.iter().for_each(|pattern| drop(up.on(pattern).then(Act::html())));
+        mirror.pull("team/a", "latest", &image).await;
+    }
+    let (heads, gets) = (up.count("HEAD *"), up.count("GET /v2/*/manifests/*"));
+    for _ in 0..3 {
+        mirror.pull("team/a", "latest", &image).await;
+    }
+    assert_eq!((up.count("HEAD *") - heads, up.count("GET /v2/*/manifests/*") - gets), (3, 0));
+}
+
+/// A registry that says 405 to HEAD and has no manifest that could be believed is not learned either.
+#[tokio::test]
+async fn no_head_is_learned_from_a_manifest_only() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image("team/a", "latest", &image);
+    up.on("HEAD *").then(Act::status(405));
+    up.on("GET /v2/*/manifests/*").then(Act::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"));
+    let mirror = Mirror::of(&up).await;
+    assert_eq!(mirror.get(&manifest_path("team/a", "latest")).await.status(), 503);
+    mirror.pull("team/a", "latest", &image).await;
+    assert_eq!(up.count("HEAD *"), 2);
+}
+
 /// N clients on a tag that has run out: one HEAD.
 #[tokio::test]
 async fn many_clients_one_check() {

@@ -84,6 +84,52 @@ async fn a_tag_that_was_removed_upstream_is_gone() {
     assert_eq!(by_digest.status(), 200);
 }
 
+/// A replica that lags: one names the new manifest, and the next one has no such thing. That is no word on the tag.
+#[tokio::test]
+async fn a_tag_whose_new_manifest_is_not_there_yet_is_stale() {
+    let up = Upstream::start().await;
+    let (old, new) = (Image::small(1), Image::small(2));
+    up.push_image(REPOSITORY, "latest", &old);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s").set("freshness", "revalidate_within", "20s");
+    })
+    .await;
+    mirror.pull(REPOSITORY, "latest", &old).await;
+    up.push_image(REPOSITORY, "latest", &new);
+    let manifest = format!("GET {}", manifest_path(REPOSITORY, new.manifest.digest));
+    up.on(&manifest).always(Act::status(404));
+    for what in ["it lags", "it still does"] {
+        assert_stale(&mirror.get(&latest()).await, &old, what);
+    }
+    assert_eq!(up.count(&manifest), 2, "nothing is remembered of it");
+    up.down().await;
+    assert_stale(&mirror.get(&latest()).await, &old, "the record is kept");
+    up.up().await;
+    up.on(&manifest).clear();
+    crate::support::within("the new image", async {
+        while mirror.get(&latest()).await.body != new.manifest.bytes {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// The same, with nothing older to give: an outage, and not a 404 that clients and the mirror would believe.
+#[tokio::test]
+async fn a_tag_whose_manifest_is_not_there_yet_is_unavailable() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let manifest = format!("GET {}", manifest_path(REPOSITORY, image.manifest.digest));
+    up.on(&manifest).always(Act::status(404));
+    let mirror = Mirror::of(&up).await;
+    let answer = mirror.get(&latest()).await;
+    assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"));
+    assert!(answer.header("retry-after").is_some());
+    up.on(&manifest).clear();
+    mirror.pull(REPOSITORY, "latest", &image).await;
+}
+
 /// `revalidate_within`: a slow check is not waited for. What it finds in the end counts for the next request.
 #[tokio::test]
 async fn a_slow_check_is_not_waited_for() {
