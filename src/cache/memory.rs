@@ -16,7 +16,7 @@ use super::pages::OpenFile;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
-const OPEN_FILES: u64 = 512;
+pub const OPEN_FILES: u64 = 512;
 
 /// Unread for so long, a file is closed: the space of an evicted one is free only then.
 const CLOSE_AFTER: Duration = Duration::from_secs(30);
