@@ -72,6 +72,7 @@ impl Cache {
             Ok(Some(found)) => found,
             Ok(None) => {
                 self.index.remove(digest);
+                self.memory.forget_file(digest);
                 return None;
             }
             Err(error) => {
