@@ -303,6 +303,24 @@ fn open_files(process: &str) -> (u64, u64) {
     (fields.next().unwrap(), fields.next().unwrap())
 }
 
+/// Of a mirror that is named and does not answer nothing is known, whatever the folder of some configuration holds.
+#[test]
+fn verify_does_not_take_another_folder_for_the_mirror_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = write(folder.path(), &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    let (code, _, err) = run(&["verify", "--config", &config, "--admin", &nobody]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("cannot reach"), "{err}");
+    // The mirror of the configuration, whose folder it is.
+    let (code, out, err) = run(&["verify", "--config", &config]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("\"damaged\""), "{out}");
+}
+
 #[test]
 fn serve_survives_sighup() {
     let mut serve = Serve::start(&["--listen", "127.0.0.1:0", "--admin-listen", "off"]);

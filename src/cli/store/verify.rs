@@ -17,8 +17,8 @@ use crate::metrics::Metrics;
 
 /// Hash all content again; set apart what is damaged
 ///
-/// Asks the running mirror, which downloads damaged content again. Where none runs, the folder of the configuration is
-/// verified, and damaged content is downloaded at its next pull.
+/// Asks the running mirror, which downloads damaged content again. Where none runs, and none is named with --admin, the folder
+/// of the configuration is verified, and damaged content is downloaded at its next pull.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 all content is right, 1 some was damaged, or could not be verified.")]
 pub(in crate::cli) struct Verify {
@@ -34,6 +34,7 @@ impl Verify {
         let rate = self.rate.as_u64().to_string();
         let progress = match self.remote.ask(Method::POST, "verify", &[("rate", &rate)]) {
             Ok(_) => self.follow()?,
+            Err(error) if !self.remote.is_down(&error) => return Err(error),
             Err(error) => match self.alone()? {
                 Some(progress) => progress,
                 None => return Err(error),
