@@ -135,10 +135,12 @@ fn index(criterion: &mut Criterion) {
         bencher.iter_batched(
             || next(OBJECTS * 2),
             |digest| loop {
-                match index.claim(1000, 0, ROOMY) {
+                match index.claim(1000, 0, ROOMY, 0) {
                     Claim::Granted(reservation) => break reservation.published(digest, 1000, 0),
                     Claim::Evict(victim) => index.left(victim),
-                    Claim::Wait | Claim::Impossible => panic!("there is always something to evict"),
+                    Claim::Free(_) | Claim::OnItsWay | Claim::Wait | Claim::Impossible => {
+                        panic!("there is always something to evict")
+                    }
                 }
             },
             BatchSize::SmallInput,

@@ -15,6 +15,7 @@ mod maintain;
 pub mod manage;
 pub mod memory;
 mod objects;
+mod owed;
 mod owners;
 pub mod pages;
 pub mod pins;
@@ -43,6 +44,7 @@ use confined::Confined;
 use doubt::Doubts;
 use index::{Index, Limits, Quota};
 use memory::Memory;
+use owed::Owed;
 use pages::OpenFile;
 use pins::Pins;
 use records::Records;
@@ -149,6 +151,8 @@ pub struct Cache {
     stamping: std::sync::Mutex<()>,
     /// What was found damaged, for whoever fetches it again.
     damaged: tokio::sync::broadcast::Sender<Digest>,
+    /// What evicted files are still to give back.
+    owed: Owed,
     /// The background verification.
     pub scrubbing: Verification,
 }
@@ -190,6 +194,7 @@ impl Cache {
             doubts: Doubts::new(config),
             stamping: std::sync::Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
+            owed: Owed::default(),
             scrubbing: Verification::default(),
             memory: Memory::new(config.memory),
             store,

@@ -8,6 +8,7 @@ mod clients;
 mod endpoint;
 pub mod exit;
 mod export;
+mod files;
 mod import;
 mod papers;
 mod prefetch;

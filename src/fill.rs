@@ -78,6 +78,10 @@ pub enum FillError {
         /// What was wanted and what came.
         mismatch: Box<Mismatch>,
     },
+    /// The whole is wrong, and began with what an earlier fill had left: that is blamed, not the upstream. It is gone, and
+    /// who asks again begins anew.
+    #[error("the content is wrong; it began with what an earlier download had left, which is discarded now: {0}")]
+    Leftover(Box<Mismatch>),
     /// The upstream sent more or fewer bytes than it, or the manifest, had said.
     #[error("upstream {upstream} sent {got} bytes of {digest}, {expected} were announced")]
     Length {
@@ -121,6 +125,7 @@ impl FillError {
                 Class::Invalid => "invalid",
             },
             Self::Mismatch { .. } => "digest",
+            Self::Leftover(_) => "leftover",
             Self::Length { .. } => "length",
             Self::NoRoom(_) => "no_room",
             Self::Abandoned => "abandoned",
@@ -133,8 +138,18 @@ impl FillError {
     pub fn is_fault(&self) -> bool {
         match self {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Offline),
-            Self::Mismatch { .. } | Self::Length { .. } | Self::NoRoom(_) => true,
+            Self::Mismatch { .. } | Self::Length { .. } | Self::NoRoom(_) | Self::Leftover(_) => true,
             Self::Abandoned | Self::Stopping => false,
+        }
+    }
+
+    /// Whether it may be that what is here already is none of the blob: the upstream has no more bytes than that, or does
+    /// not know what to make of a question for more.
+    fn is_misfit(&self) -> bool {
+        match self {
+            Self::Length { .. } => true,
+            Self::Upstream(error) => error.class() == Class::Invalid,
+            _ => false,
         }
     }
 
@@ -142,7 +157,7 @@ impl FillError {
     fn blames_source(&self) -> bool {
         match self {
             Self::Upstream(_) | Self::Mismatch { .. } | Self::Length { .. } => true,
-            Self::NoRoom(_) | Self::Abandoned | Self::Stopping => false,
+            Self::NoRoom(_) | Self::Leftover(_) | Self::Abandoned | Self::Stopping => false,
         }
     }
 }

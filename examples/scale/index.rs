@@ -38,7 +38,7 @@ fn batch(digests: impl Iterator<Item = u64>) -> Vec<Digest> {
 /// Takes room as a fill does, evicting what has to go; then the fill is published.
 fn replace(index: &Arc<Index>, digest: &Digest) {
     loop {
-        match index.claim(1000, 0, ROOMY) {
+        match index.claim(1000, 0, ROOMY, 0) {
             Claim::Evict(victim) => index.left(victim),
             Claim::Granted(reservation) => return reservation.published(*digest, 1000, 0),
             other => panic!("{other:?}"),

@@ -62,8 +62,12 @@ pub struct Victim {
     pub class: Class,
     /// Where it lies.
     pub place: Place,
-    /// Its entry's stamp.
+    /// Its entry's stamp, last use and age, should it stay.
     pub stamp: u32,
+    /// See [`Known::used`].
+    pub used: u32,
+    /// See [`Known::since`].
+    pub since: u32,
 }
 
 /// The folders whose files the account is about.
@@ -163,8 +167,9 @@ impl Index {
         self.limits
     }
 
-    /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now.
-    pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space) -> Claim {
+    /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now, `owed` what it is still
+    /// to get back for files that were unlinked.
+    pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space, owed: u64) -> Claim {
         let mut state = self.lock();
         let class = state.class(class);
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
@@ -176,6 +181,11 @@ impl Index {
             state.share(class).reserved += bytes;
             return Claim::Granted(Reservation { index: self.clone(), bytes, class });
         }
+        let for_account = over > 0 || beyond > 0;
+        let short = short.saturating_sub(owed);
+        if short == 0 && !for_account {
+            return Claim::OnItsWay;
+        }
         // What eviction could free at best; if that is not enough, nothing is evicted in vain.
         let evictable = state.bytes - state.pinned + state.spare + state.leaving;
         if over.max(short) > evictable || beyond > share.bytes - share.pinned {
@@ -184,20 +194,11 @@ impl Index {
         let spare = if over.max(short) > 0 { state.evict_spare() } else { None };
         let victim = spare.or_else(|| state.evict((beyond > 0).then_some(class)));
         match victim {
-            Some(victim) => Claim::Evict(victim),
+            Some(victim) if for_account => Claim::Evict(victim),
+            Some(victim) => Claim::Free(victim),
             None if state.leaving > 0 => Claim::Wait,
             None => Claim::Impossible,
         }
-    }
-
-    /// Bytes by which the file system's free space, without what is promised to fills, lies below `min_free`, and what
-    /// could be evicted for it.
-    pub fn shortage(&self, space: Space) -> Option<Victim> {
-        let mut state = self.lock();
-        if space.free >= self.limits.min_free || state.leaving > 0 {
-            return None;
-        }
-        state.evict(None)
     }
 
     /// A victim has been unlinked.
@@ -210,7 +211,8 @@ impl Index {
         let mut state = self.lock();
         state.leaving -= victim.size;
         if victim.place == Place::Blobs {
-            state.insert(&victim.digest, victim.class, Found::now(victim.size, victim.stamp));
+            let Victim { size, used, since, stamp, .. } = victim;
+            state.insert(&victim.digest, victim.class, Found { size, used, since, stamp, heat: None });
         } else {
             state.add_spare(victim.place, victim.digest, victim.size);
         }

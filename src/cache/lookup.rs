@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::pages::OpenFile;
 use super::store::stamp;
+use super::verify::{Verdict, condemns};
 use super::{Cache, Content, Hit, SMALL, Tier, read};
 use crate::oci::Digest;
 
@@ -34,8 +35,8 @@ impl Cache {
         spawn_blocking(move || this.load(&digest)).await.ok().flatten()
     }
 
-    /// Blocks. A file that cannot be read, or a small one whose bytes are wrong, is as good as absent: it is
-    /// forgotten, and the next fill replaces it.
+    /// Blocks. A small file that its medium cannot read, or whose bytes are wrong, is set apart, and the next fill replaces
+    /// it. One that cannot be opened or read for another reason is left where it is, and as good as absent this time.
     fn load(&self, digest: &Digest) -> Option<Hit> {
         let (file, size) = self.open_sound(digest)?;
         if size > SMALL {
@@ -45,8 +46,13 @@ impl Cache {
             self.index.touch(digest);
             return Some(Hit { content: Content::File(file), size, tier: Tier::Disk });
         }
-        let bytes = match read::whole(&file, size) {
+        let read = self.store.faults().check().and_then(|()| read::whole(&file, size));
+        let bytes = match read {
             Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => bytes,
+            Err(error) if !condemns(&error) => {
+                tracing::warn!(%digest, %error, "a cached file cannot be read just now");
+                return None;
+            }
             wrong => {
                 tracing::error!(%digest, error = wrong.err().map(tracing::field::display),
                     "a cached file is damaged; it is set apart and will be pulled again");
@@ -66,6 +72,7 @@ impl Cache {
             Ok(Some(found)) => found,
             Ok(None) => {
                 self.index.remove(digest);
+                self.memory.forget_file(digest);
                 return None;
             }
             Err(error) => {
@@ -83,7 +90,7 @@ impl Cache {
         // Small ones are hashed in any case.
         if size > SMALL && known.stamp != stamp(&meta) && self.was_touched(digest, &file) {
             tracing::warn!(%digest, size_bytes = size, "somebody has written to a cached file, or touched it; it is hashed again");
-            if !self.check(digest) {
+            if self.check(digest) != Verdict::Sound {
                 return None;
             }
             self.index.set_stamp(digest, stamp(&meta));

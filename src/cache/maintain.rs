@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
+use super::memory::TIDY_EVERY;
 use super::{Cache, NoRoom, Scan, scan};
 
 /// How long a tree that cannot be read is left alone: at first, and at most.
@@ -20,7 +21,16 @@ const USES: usize = 1024;
 impl Cache {
     /// Reads the tree into the index, then keeps recency and names on disk up to date for ever. One task a mirror.
     pub async fn maintain(self: Arc<Self>) {
-        tokio::join!(self.live(), self.clone().watch(), self.clone().follow_readers());
+        tokio::join!(self.live(), self.clone().watch(), self.clone().follow_readers(), self.close_unread());
+    }
+
+    async fn close_unread(self: &Arc<Self>) {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            // Files are closed, the last names of some of which are gone: that can take its time (I11).
+            let this = self.clone();
+            let _ = spawn_blocking(move || this.memory.tidy()).await;
+        }
     }
 
     async fn live(self: &Arc<Self>) {

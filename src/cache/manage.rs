@@ -103,6 +103,22 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+impl Collected {
+    /// A file is gone.
+    fn note(&mut self, victim: &Victim) {
+        self.bytes += victim.size;
+        match victim.place {
+            Place::Ingest => self.leftovers += 1,
+            Place::Quarantine => self.quarantined += 1,
+            Place::Blobs if self.evicted.len() < MOST_LISTED => self.evicted.push((victim.digest, victim.size)),
+            Place::Blobs => self.evicted_more_bytes += victim.size,
+        }
+        if victim.place != Place::Blobs {
+            self.spare_bytes += victim.size;
+        }
+    }
+}
+
 fn held(parts: &[Part]) -> (u64, u64) {
     parts.iter().fold((0, 0), |(here, missing), part| match part.known.present {
         true => (here + part.known.size, missing),
@@ -248,30 +264,35 @@ impl Cache {
             spare_bytes: leftovers.iter().chain(&quarantined).map(|(_, bytes)| bytes).sum(),
             ..Collected::default()
         };
-        collected.bytes = collected.spare_bytes;
-        if let Ok(space) = self.store.space() {
-            (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
-            collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
-        }
         if dry_run {
+            collected.bytes = collected.spare_bytes;
+            if let Ok(space) = self.store.space() {
+                (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
+                collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
+            }
             let expired: u64;
             (collected.expired, expired) = self.count_expired();
             collected.bytes += expired;
             collected.records = if self.is_surveyed() { self.catalog.count_prunable() } else { 0 };
             return collected;
         }
+        // From here on what was done counts, not what was to be.
+        (collected.leftovers, collected.quarantined, collected.spare_bytes) = (0, 0, 0);
         while let Some(victim) = self.index.spare() {
             debug_assert!(victim.place != Place::Blobs);
             if self.evict(victim).is_err() {
                 break;
             }
+            collected.note(&victim);
         }
         let (expired, bytes) = self.expire(true);
         collected.expired = expired;
         collected.bytes += bytes;
         collected.records = self.prune_records();
         // The claim evicts; what it set aside is given back at once.
-        drop(self.make_room(free, 0));
+        if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
+            tracing::warn!(%error, "not as much could be made free as was asked for");
+        }
         collected
     }
 

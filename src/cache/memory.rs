@@ -4,8 +4,10 @@
 //! `cache.memory`, open files by number; moka decides what stays (TinyLFU: one scan of cold images does not wash the
 //! hot ones out).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,10 +18,13 @@ use super::pages::OpenFile;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
-const OPEN_FILES: u64 = 512;
+pub const OPEN_FILES: u64 = 512;
 
 /// Unread for so long, a file is closed: the space of an evicted one is free only then.
 const CLOSE_AFTER: Duration = Duration::from_secs(30);
+
+/// So often it is looked for those.
+pub const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// Media types noted; a few dozen bytes each.
 const MEDIA_TYPES: u64 = 100_000;
@@ -29,10 +34,21 @@ const LOOK_EVERY: u32 = 1;
 
 #[derive(Debug)]
 struct Kept {
-    file: Arc<OpenFile>,
+    /// Taken out when the entry goes: moka drops what it removes when it comes to it.
+    file: Mutex<Option<Arc<OpenFile>>>,
     size: u64,
     /// Seconds since 1970: when it was last looked at.
     looked: AtomicU32,
+}
+
+impl Kept {
+    fn file(&self) -> MutexGuard<'_, Option<Arc<OpenFile>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.file().take();
+    }
 }
 
 /// See the module.
@@ -40,7 +56,13 @@ struct Kept {
 pub struct Memory {
     objects: Cache<Digest, Bytes>,
     files: Cache<Digest, Arc<Kept>>,
+    /// Files of large objects that were opened, some of which somebody may still read.
+    opened: Mutex<HashMap<Digest, Vec<Weak<File>>>>,
     media_types: Cache<Digest, MediaType>,
+}
+
+fn is_open(file: &Weak<File>) -> bool {
+    file.strong_count() > 0
 }
 
 /// What one entry costs beside its bytes: key, counters, allocation.
@@ -49,12 +71,21 @@ const OVERHEAD: usize = 256;
 impl Memory {
     /// An empty tier of at most `limit` bytes.
     pub fn new(limit: u64) -> Self {
+        Self::with(limit, CLOSE_AFTER)
+    }
+
+    fn with(limit: u64, close_after: Duration) -> Self {
         Self {
             objects: Cache::builder()
                 .max_capacity(limit)
                 .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len() + OVERHEAD).unwrap_or(u32::MAX))
                 .build(),
-            files: Cache::builder().max_capacity(OPEN_FILES).time_to_idle(CLOSE_AFTER).build(),
+            files: Cache::builder()
+                .max_capacity(OPEN_FILES)
+                .time_to_idle(close_after)
+                .eviction_listener(|_, kept: Arc<Kept>, _| kept.close())
+                .build(),
+            opened: Mutex::default(),
             media_types: Cache::new(MEDIA_TYPES),
         }
     }
@@ -78,23 +109,51 @@ impl Memory {
         if is_due && open.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return None;
         }
-        Some((open.file.clone(), open.size))
+        let file = open.file().clone()?;
+        Some((file, open.size))
     }
 
     /// Keeps a published file open for the next reader.
     pub fn insert_file(&self, digest: Digest, file: Arc<OpenFile>, size: u64) {
+        {
+            let mut opened = self.opened();
+            let opened = opened.entry(digest).or_default();
+            opened.retain(is_open);
+            opened.push(Arc::downgrade(file.file()));
+        }
+        let file = Mutex::new(Some(file));
         self.files.insert(digest, Arc::new(Kept { file, size, looked: seconds(SystemTime::now()).into() }));
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Vec<Weak<File>>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody reads the file of a large object. The one that is kept for the next reader is one of them.
+    pub fn is_read(&self, digest: &Digest) -> bool {
+        self.opened().get(digest).is_some_and(|opened| opened.iter().any(is_open))
+    }
+
+    /// Closes what was unread for [`CLOSE_AFTER`]: nobody else does, where nothing is read.
+    pub fn tidy(&self) {
+        self.files.run_pending_tasks();
+        self.opened().retain(|_, opened| {
+            opened.retain(is_open);
+            !opened.is_empty()
+        });
     }
 
     /// Closes a file that leaves the disk.
     pub fn forget_file(&self, digest: &Digest) {
-        self.files.invalidate(digest);
+        if let Some(kept) = self.files.remove(digest) {
+            kept.close();
+        }
     }
 
     /// Forgets everything of an object.
     pub fn forget(&self, digest: &Digest) {
         self.objects.invalidate(digest);
-        self.files.invalidate(digest);
+        self.forget_file(digest);
         self.media_types.invalidate(digest);
     }
 
@@ -112,5 +171,52 @@ impl Memory {
     pub fn totals(&self) -> (u64, u64) {
         self.objects.run_pending_tasks();
         (self.objects.weighted_size(), self.objects.entry_count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn opened(memory: &Memory, digest: Digest) -> Weak<File> {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        memory.insert_file(digest, Arc::new(OpenFile::from(file.clone())), 1);
+        Arc::downgrade(&file)
+    }
+
+    #[test]
+    fn a_file_that_is_forgotten_is_closed_at_once_unless_somebody_reads_it() {
+        let (memory, digest) = (Memory::new(0), Digest::of(Algorithm::Sha256, b""));
+        let file = opened(&memory, digest);
+        assert!(memory.is_read(&digest));
+        memory.forget_file(&digest);
+        assert!(!is_open(&file) && !memory.is_read(&digest));
+        // Another one of the same name takes its place, while the first is read.
+        let first = opened(&memory, digest);
+        let (reader, _) = memory.file(&digest).unwrap();
+        let second = opened(&memory, digest);
+        memory.forget(&digest);
+        assert!(is_open(&first) && !is_open(&second) && memory.is_read(&digest));
+        drop(reader);
+        assert!(!is_open(&first) && !memory.is_read(&digest));
+        memory.tidy();
+        assert!(memory.opened().is_empty());
+    }
+
+    #[test]
+    fn where_nothing_is_read_files_are_closed_all_the_same() {
+        let (memory, digest) = (Memory::with(0, Duration::from_millis(1)), Digest::of(Algorithm::Sha256, b""));
+        let file = opened(&memory, digest);
+        std::thread::sleep(Duration::from_millis(20));
+        // The first looks find what was written to moka's queues.
+        for _ in 0..100 {
+            memory.tidy();
+            if !is_open(&file) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it is still open");
     }
 }

@@ -1,19 +1,27 @@
 //! Room on disk: what is set aside for a fill, what goes for it, and how a file gets in.
 //!
-//! The account is the index's; here its victims are unlinked and its promises kept (I8). Called by the fills, by
-//! `transfer`, and by [`super::survey`] every minute.
+//! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the limit is the account's, any
+//! victim helps. Where the file system is short of space, only one helps whose space is free once it is unlinked: what
+//! somebody reads, or what has another name, stays. Called by the fills, by `transfer`, and by [`super::survey`] every minute.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
-use super::store::{Verified, stamp};
+use super::store::{Space, Verified, stamp};
 use super::{Cache, NoRoom, SMALL, read};
 use crate::oci::{Digest, Scope};
+
+/// Victims in a row that would have freed nothing, after which there is no room.
+const USELESS: u32 = 64;
+
+/// How often, and how long after each other, it is looked for space that is on its way.
+const LOOKS: u32 = 25;
+const LOOK_AFTER: Duration = Duration::from_millis(10);
 
 impl Cache {
     /// Sets `bytes` of disk aside, evicting what was not used for longest (I8). Waits until the index is complete.
@@ -30,18 +38,66 @@ impl Cache {
 
     /// Blocks; see [`Cache::reserve_for`], which also waits until the index is complete.
     pub fn make_room(&self, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
+        for _ in 0..LOOKS {
+            if let Some(reservation) = self.room(bytes, class, &mut |_| {})? {
+                return Ok(reservation);
+            }
+            std::thread::sleep(LOOK_AFTER);
+        }
+        Err(self.full(bytes, self.store.space()?))
+    }
+
+    /// Blocks. As [`Cache::make_room`], and tells what it evicts. `None`: the space is on its way, as far as is known.
+    pub(super) fn room(&self, bytes: u64, class: Class, gone: &mut dyn FnMut(&Victim)) -> Result<Option<Reservation>, NoRoom> {
+        let mut useless = 0;
         loop {
             let space = self.store.space()?;
-            match self.index.claim(bytes, class, space) {
-                Claim::Granted(reservation) => return Ok(reservation),
-                Claim::Evict(victim) => self.evict(victim)?,
-                Claim::Wait => std::thread::sleep(Duration::from_millis(1)),
-                Claim::Impossible => {
-                    let Limits { max_size, min_free } = self.index.limits();
-                    return Err(NoRoom::Full { wanted: bytes, max_size, min_free, free: space.free });
+            let claim = self.index.claim(bytes, class, space, self.owed.now(space.free, Instant::now()));
+            let evicted = match claim {
+                Claim::Granted(reservation) => return Ok(Some(reservation)),
+                Claim::Evict(victim) => self.evict(victim).map(|()| Some(victim))?,
+                Claim::Free(victim) if useless < USELESS => self.evict_if_free(victim)?,
+                Claim::Free(victim) => {
+                    self.index.stayed(victim);
+                    return Err(self.full(bytes, space));
                 }
+                Claim::Wait => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                Claim::OnItsWay => return Ok(None),
+                Claim::Impossible => return Err(self.full(bytes, space)),
+            };
+            match &evicted {
+                Some(victim) => {
+                    gone(victim);
+                    useless = 0;
+                }
+                None => useless += 1,
             }
         }
+    }
+
+    fn full(&self, wanted: u64, space: Space) -> NoRoom {
+        let Limits { max_size, min_free } = self.index.limits();
+        NoRoom::Full { wanted, max_size, min_free, free: space.free }
+    }
+
+    /// Evicts a victim for the sake of the file system's free space, if its space is free then. `None`: somebody reads it, or
+    /// it has another name, as what an export has linked; it stays.
+    fn evict_if_free(&self, victim: Victim) -> io::Result<Option<Victim>> {
+        if victim.place == Place::Blobs {
+            self.memory.forget_file(&victim.digest);
+            let links = self.store.links(&victim.digest);
+            if !matches!(links, Ok(0 | 1)) || self.memory.is_read(&victim.digest) {
+                self.index.stayed(victim);
+                return links.map(|_| None);
+            }
+        }
+        let before = self.store.space()?.free;
+        self.evict(victim)?;
+        self.owed.unlinked(victim.size, before, self.store.space()?.free, Instant::now());
+        Ok(Some(victim))
     }
 
     pub(super) fn evict(&self, victim: Victim) -> io::Result<()> {
@@ -60,8 +116,10 @@ impl Cache {
             Place::Ingest => self.store.remove_ingest(&victim.digest),
             Place::Quarantine => self.store.remove_quarantined(&victim.digest),
             Place::Blobs => {
+                self.store.remove(&victim.digest)?;
+                // Last, so that nobody who had just opened it keeps it open.
                 self.memory.forget_file(&victim.digest);
-                self.store.remove(&victim.digest)
+                Ok(())
             }
         }
     }
@@ -73,19 +131,13 @@ impl Cache {
     }
 
     /// Blocks. Looks whether the file system still has `min_free`; other writers may have taken it since a fill
-    /// reserved its room. Evicts until it has, or until nothing is left to evict.
+    /// reserved its room. Evicts until it has, or until what was evicted for it will have given it back. Evicts nothing
+    /// where that would not be enough.
     pub fn keep_free(&self) -> Result<(), NoRoom> {
-        loop {
-            let space = self.store.space()?;
-            let Limits { max_size, min_free } = self.index.limits();
-            if space.free >= min_free {
-                return Ok(());
-            }
-            match self.index.shortage(space) {
-                Some(victim) => self.evict(victim)?,
-                None => return Err(NoRoom::Full { wanted: 0, max_size, min_free, free: space.free }),
-            }
+        if self.store.space()?.free >= self.index.limits().min_free {
+            return Ok(());
         }
+        self.room(0, 0, &mut |_| {}).map(drop)
     }
 
     /// Which quota content of a repository counts for.

@@ -195,6 +195,16 @@ impl Store {
         remove(&self.blob_path(digest))
     }
 
+    /// How many names a published file has: with more than one, as those that an export links, unlinking frees nothing.
+    pub fn links(&self, digest: &Digest) -> io::Result<u64> {
+        self.faults.check()?;
+        match fs::symlink_metadata(self.blob_path(digest)) {
+            Ok(meta) => Ok(meta.nlink()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Unlinks what an earlier fill left of `digest`.
     pub fn remove_ingest(&self, digest: &Digest) -> io::Result<()> {
         self.faults.check()?;

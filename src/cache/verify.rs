@@ -101,6 +101,26 @@ impl Suspects {
     }
 }
 
+/// What a look at an object's file has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is right, or not here.
+    Sound,
+    /// It was wrong, or its medium cannot read it; it is set apart.
+    Damaged,
+    /// It could not be looked at, for a reason that is not the file's.
+    Unknown,
+}
+
+/// Whether an error says that a file's bytes are lost, and not only that somebody could not look at them just now: for
+/// want of descriptors or memory, of a permission, because of a signal. Of those nothing follows for the file.
+pub(super) fn condemns(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // What file systems say of a medium that does not give its bytes back, or of checksums that do not fit.
+    const LOST: [Errno; 6] = [Errno::IO, Errno::REMOTEIO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
+    error.kind() == io::ErrorKind::UnexpectedEof || Errno::from_io_error(error).is_some_and(|errno| LOST.contains(&errno))
+}
+
 /// How far a verification is. Read while it runs.
 #[derive(Debug, Default)]
 pub struct Verification {
@@ -108,6 +128,7 @@ pub struct Verification {
     objects: AtomicU64,
     bytes: AtomicU64,
     damaged: AtomicU64,
+    unread: AtomicU64,
 }
 
 /// A [`Verification`] at one moment.
@@ -121,6 +142,9 @@ pub struct Progress {
     pub bytes: u64,
     /// Objects that were wrong.
     pub damaged: u64,
+    /// Objects that could not be looked at, and of which nothing is known therefore.
+    #[serde(default)]
+    pub unread: u64,
 }
 
 impl Verification {
@@ -131,7 +155,19 @@ impl Verification {
             objects: self.objects.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             damaged: self.damaged.load(Ordering::Relaxed),
+            unread: self.unread.load(Ordering::Relaxed),
         }
+    }
+
+    /// An object of `size` bytes was looked at, or was to be.
+    fn count(&self, verdict: Verdict, size: u64) {
+        if verdict == Verdict::Unknown {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.damaged.fetch_add(u64::from(verdict == Verdict::Damaged), Ordering::Relaxed);
     }
 
     /// Begins anew, unless it is running.
@@ -139,7 +175,7 @@ impl Verification {
         if self.running.swap(true, Ordering::AcqRel) {
             return false;
         }
-        for figure in [&self.objects, &self.bytes, &self.damaged] {
+        for figure in [&self.objects, &self.bytes, &self.damaged, &self.unread] {
             figure.store(0, Ordering::Relaxed);
         }
         true
@@ -152,22 +188,25 @@ impl Cache {
         Alarm { digest: *digest, suspects: self.suspects.clone() }
     }
 
-    /// Blocks. Hashes an object's file again; sets it apart if it is wrong or cannot be read. `true`: it is right, or
-    /// not here.
-    pub fn check(&self, digest: &Digest) -> bool {
+    /// Blocks. Hashes an object's file again; sets it apart if it is wrong, or if its medium cannot read it.
+    pub fn check(&self, digest: &Digest) -> Verdict {
         match self.store.check(digest) {
-            Ok(Check::Absent) => return true,
+            Ok(Check::Absent) => return Verdict::Sound,
             Ok(Check::Right(_)) => {
                 self.doubts.sound(digest);
-                return true;
+                return Verdict::Sound;
             }
             Ok(Check::Wrong) => tracing::error!(%digest, "a cached file is damaged; it is set apart and will be pulled again"),
-            Err(error) => {
+            Err(error) if condemns(&error) => {
                 tracing::error!(%digest, %error, "a cached file cannot be read; it is set apart and will be pulled again")
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a cached file could not be looked at; it is left alone");
+                return Verdict::Unknown;
             }
         }
         self.quarantine(digest);
-        false
+        Verdict::Damaged
     }
 
     /// Blocks. Takes a damaged file away from under its name; the next pull, or the mirror itself, fetches it again.
@@ -210,10 +249,8 @@ impl Cache {
         for shard in pass.next..SHARDS {
             for (digest, size) in self.index.shard(shard) {
                 let this = self.clone();
-                let right = spawn_blocking(move || this.check(&digest)).await.unwrap_or(true);
-                verification.objects.fetch_add(1, Ordering::Relaxed);
-                verification.bytes.fetch_add(size, Ordering::Relaxed);
-                verification.damaged.fetch_add(u64::from(!right), Ordering::Relaxed);
+                let verdict = spawn_blocking(move || this.check(&digest)).await.unwrap_or(Verdict::Unknown);
+                verification.count(verdict, size);
                 if rate > 0 {
                     due = due.max(tokio::time::Instant::now() - Duration::from_secs(1))
                         + Duration::from_secs_f64(size as f64 / rate as f64);
@@ -251,12 +288,8 @@ impl Cache {
                 continue;
             }
             let progress = self.scrubbing.progress();
-            tracing::info!(
-                objects = progress.objects,
-                size_bytes = progress.bytes,
-                damaged = progress.damaged,
-                "all content verified"
-            );
+            let Progress { objects, bytes, damaged, unread, .. } = progress;
+            tracing::info!(objects, size_bytes = bytes, damaged, unread, "all content verified");
         }
     }
 
@@ -324,12 +357,14 @@ pub(super) fn hash_file(file: &std::fs::File, algorithm: crate::oci::Algorithm) 
     let mut hasher = crate::oci::Hasher::new(algorithm);
     let (mut buffer, mut at) = (vec![0; 1 << 20], 0);
     loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok((hasher.finish(), at)),
-            read => {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok((hasher.finish(), at)),
+            Ok(read) => {
                 hasher.update(&buffer[..read]);
                 at += read as u64;
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -71,6 +71,16 @@ impl Remote {
         Ok(document)
     }
 
+    /// Whether an error of [`Remote::ask`] says that the mirror of the configuration does not run, or cannot be asked at all.
+    /// Never of one that is named by its address: what the configuration says is not about it.
+    pub fn is_down(&self, error: &anyhow::Error) -> bool {
+        use std::io::{Error, ErrorKind};
+        let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<Error>()).map(Error::kind);
+        // A socket that is gone with its mirror is not found.
+        let refused = kinds.into_iter().any(|kind| matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::NotFound));
+        self.admin.is_none() && (refused || self.endpoint().is_err())
+    }
+
     fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let token = self.token_file.as_deref().map(token_from).transpose()?;
         // A mirror that is named here gets the token of a configuration that is named here, too, and of no other.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigFile, clients, print};
+use super::{ConfigFile, clients, files, print};
 use crate::app::{Mirror, Running};
 use crate::config::{Config, ConfigError, Listen};
 use crate::listen::{Passed, Place};
@@ -74,6 +74,7 @@ impl Serve {
         // Before there are threads: the environment is changed.
         let passed = Passed::from_env(config.server.listen.iter().chain(&config.admin.listen));
         let _log = telemetry::install(&config.log)?;
+        files::raise(&config.server);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads of the mirror")?;
         let ended = runtime.block_on(serve(&self, config, passed));

@@ -55,9 +55,9 @@ impl FillReader {
     }
 
     /// Whether who has joined this fill and got its error is to begin one from their own `source`: where that is another
-    /// one, or the fill ended because nobody read it. Those of the same source share its failure as they would its bytes.
+    /// one, or the fill ended because nobody read it or for what an earlier one had left. Those of the same source share its failure as they would its bytes.
     pub fn leaves_hope(&self, error: &FillError, source: &Source) -> bool {
-        matches!(error, FillError::Abandoned) || (error.blames_source() && !self.fill.source.is(source))
+        matches!(error, FillError::Abandoned | FillError::Leftover(_)) || (error.blames_source() && !self.fill.source.is(source))
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.

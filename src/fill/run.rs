@@ -124,12 +124,15 @@ impl Run {
             self.leave(ingest, reservation, &error).await;
             return Err(error);
         }
-        let (len, file) = (ingest.len(), ingest.file().clone());
+        let (len, file, resumed) = (ingest.len(), ingest.file().clone(), ingest.is_resumed());
         let verified = spawn_blocking(move || ingest.verify()).await.map_err(std::io::Error::other)?;
-        let verified = verified.map_err(|mismatch| FillError::Mismatch {
-            upstream: self.source.upstream.name().clone(),
-            repository: self.source.repository.clone(),
-            mismatch,
+        let verified = verified.map_err(|mismatch| match resumed {
+            true => FillError::Leftover(mismatch),
+            false => FillError::Mismatch {
+                upstream: self.source.upstream.name().clone(),
+                repository: self.source.repository.clone(),
+                mismatch,
+            },
         })?;
         if self.fill.file.get().is_none() {
             // An earlier process had received all of it and was ended before it could publish.
@@ -164,7 +167,17 @@ impl Run {
         if ingest.is_complete() {
             return Download { ingest: Some(ingest), reservation, ended: Ok(()) };
         }
-        let opened = self.open(&mut ingest, &mut reservation).await;
+        let mut opened = self.open(&mut ingest, &mut reservation).await;
+        if ingest.is_resumed() && opened.as_ref().is_err_and(FillError::is_misfit) {
+            tracing::warn!(digest = %self.fill.digest, written_bytes = ingest.reaches(),
+                "what an earlier download left cannot be a part of the blob; it is discarded");
+            let reset = spawn_blocking(move || ingest.reset().map(|()| ingest)).await;
+            ingest = match reset.map_err(std::io::Error::other).and_then(|reset| reset) {
+                Ok(ingest) => ingest,
+                Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+            };
+            opened = self.open(&mut ingest, &mut reservation).await;
+        }
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => return Download { ingest: Some(ingest), reservation, ended: Err(error) },
@@ -179,6 +192,13 @@ impl Run {
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
     async fn open(&mut self, ingest: &mut Ingest, reservation: &mut Reservation) -> Result<Opened, FillError> {
+        let here = ingest.reaches();
+        // As much without a hole would be all of it, and then be right.
+        let whole = ingest.len();
+        let is_too_much = |total: &u64| *total < here || (*total == whole && whole > 0);
+        if let Some(size) = self.source.size.filter(is_too_much) {
+            return Err(self.wrong_length(size, here));
+        }
         let answer = match self.first_part(ingest) {
             Some(part) => {
                 let Source { upstream, repository, .. } = &self.source;
@@ -199,8 +219,7 @@ impl Run {
         };
         let BlobAnswer { total, start, end, ranges, etag, lead, body } = answer;
         let total = total.or(self.source.size);
-        let here = ingest.beyond().last().map_or(ingest.len(), |range| range.end);
-        if let Some(total) = total.filter(|total| *total < here) {
+        if let Some(total) = total.filter(is_too_much) {
             return Err(self.wrong_length(total, here));
         }
         let wanted = total.unwrap_or(here + STEP);
@@ -276,7 +295,7 @@ impl Run {
     async fn leave(&self, ingest: Ingest, reservation: Reservation, error: &FillError) {
         let hopeless = match error {
             FillError::Upstream(error) => matches!(error.class(), Class::NotFound | Class::Denied | Class::Invalid),
-            FillError::Length { .. } | FillError::Mismatch { .. } => true,
+            FillError::Length { .. } | FillError::Mismatch { .. } | FillError::Leftover(_) => true,
             FillError::NoRoom(_) | FillError::Abandoned | FillError::Stopping => false,
         };
         let settled = spawn_blocking(move || match ingest.settle() {

@@ -27,12 +27,13 @@ const ANSWERS: [&str; 2] = ["denied", "not_found"];
 /// The mirror's own reasons of `stale_total`.
 const UNCONFIRMED: [&str; 3] = ["internal", "revalidating", "slow"];
 /// Reasons of `fill_failures_total`. "publish": it came whole, and is not kept.
-const FILLS: [&str; 13] = [
+const FILLS: [&str; 14] = [
     "abandoned",
     "broken",
     "denied",
     "digest",
     "invalid",
+    "leftover",
     "length",
     "no_room",
     "not_found",

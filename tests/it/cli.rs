@@ -277,6 +277,64 @@ fn serve_says_where_it_listens_and_stops_on_sigterm_and_sigint() {
     }
 }
 
+/// As a shell starts it whose limit of open files is low: softly, and hard.
+#[test]
+fn serve_raises_the_limit_of_open_files_and_warns_where_it_is_too_low() {
+    for (ulimit, warns) in [("ulimit -S -n 300", false), ("ulimit -n 900", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let text = "[server]\nlisten = \"127.0.0.1:0\"\nmax_connections = 200\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+        // The hard limit of the machine that runs the test may be low.
+        if !warns && open_files("self").1 < 200 + 1024 {
+            continue;
+        }
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{ulimit}; exec \"$0\" serve --config \"$1\"")])
+            .args([assert_cmd::cargo::cargo_bin!("roadstead"), Path::new(&write(folder.path(), text))])
+            .current_dir(folder.path())
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut serve = Serve { child, out, _folder: folder };
+        assert!(serve.line().starts_with("roadstead listens on "));
+        let (soft, hard) = open_files(&serve.child.id().to_string());
+        assert_eq!(soft, hard, "{ulimit}");
+        serve.signal(Signal::TERM);
+        assert_eq!(serve.wait().code(), Some(0));
+        let log = std::fs::read_to_string(log).unwrap();
+        assert_eq!(log.contains("server.max_connections") && log.contains("LimitNOFILE"), warns, "{ulimit}:\n{log}");
+    }
+}
+
+/// The soft and the hard limit of open files of a process.
+fn open_files(process: &str) -> (u64, u64) {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut fields = line.split_whitespace().map(|field| field.parse().unwrap_or(u64::MAX));
+    (fields.next().unwrap(), fields.next().unwrap())
+}
+
+/// Of a mirror that is named and does not answer nothing is known, whatever the folder of some configuration holds.
+#[test]
+fn verify_does_not_take_another_folder_for_the_mirror_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = write(folder.path(), &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    let (code, _, err) = run(&["verify", "--config", &config, "--admin", &nobody]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("cannot reach"), "{err}");
+    // The mirror of the configuration, whose folder it is.
+    let (code, out, err) = run(&["verify", "--config", &config]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("\"damaged\""), "{out}");
+}
+
 #[test]
 fn serve_survives_sighup() {
     let mut serve = Serve::start(&["--listen", "127.0.0.1:0", "--admin-listen", "off"]);

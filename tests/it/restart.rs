@@ -2,6 +2,7 @@
 
 mod disk;
 mod kill;
+mod leftover;
 
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::Mirror;

@@ -14,6 +14,11 @@ pub enum Claim {
     Granted(Reservation),
     /// This must be unlinked first; then [`Index::left`] is called and the claim made again.
     Evict(Victim),
+    /// The account has room for it, the file system has not: unlinking this helps if that frees its space. If it would
+    /// not, [`Index::stayed`]; then the claim again.
+    Free(Victim),
+    /// The file system is still to get back what is needed, of files that were unlinked.
+    OnItsWay,
     /// Others are unlinking: make the claim again in a moment.
     Wait,
     /// It cannot be granted, whatever is evicted.

@@ -156,7 +156,7 @@ impl State {
         let ((digest, size), place) = found.or_else(|| first(&mut self.leftovers).map(|found| (found, Place::Ingest)))?;
         self.spare -= size;
         self.leaving += size;
-        Some(Victim { digest, size, class: 0, place, stamp: 0 })
+        Some(Victim { digest, size, class: 0, place, stamp: 0, used: 0, since: 0 })
     }
 
     /// The objects among `count` numbers from `from` on that were unused for longer than their quota says.
@@ -180,10 +180,10 @@ impl State {
     }
 
     pub(super) fn leave(&mut self, id: Id) -> Victim {
-        let (digest, &Entry { class, stamp, .. }) = (self.objects.digest(id), self.objects.get(id));
+        let (digest, &Entry { class, stamp, used, since, .. }) = (self.objects.digest(id), self.objects.get(id));
         let size = self.remove(id).unwrap_or(0);
         self.leaving += size;
-        Victim { digest, size, class, place: Place::Blobs, stamp }
+        Victim { digest, size, class, place: Place::Blobs, stamp, used, since }
     }
 
     /// What the policy knows of an object's uses, to be carried to another one.

@@ -65,16 +65,8 @@ impl Store {
         match found {
             Some(found) if found == VERSION => {}
             Some(found) => return Err(StoreError::Version { path: root.into(), found }),
-            None => {
-                let mut entries = fs::read_dir(root).map_err(fail("list", root))?;
-                // `lost+found` is what an empty ext4 volume holds; `LOCK`, what a start that was cut short left.
-                let foreign = entries.any(|entry| {
-                    entry.is_ok_and(|entry| !["lost+found", "LOCK"].iter().any(|known| entry.file_name() == *known))
-                });
-                if foreign {
-                    return Err(StoreError::Foreign(root.into()));
-                }
-            }
+            None if is_unused(root).map_err(fail("list", root))? => {}
+            None => return Err(StoreError::Foreign(root.into())),
         }
         let path = root.join("LOCK");
         // Where this cannot be written, nothing can. Not kept open for writing: that would keep its operator from making
@@ -104,6 +96,8 @@ impl Store {
         if !version.exists() {
             // Written last: a tree with a VERSION is a whole one.
             store.replace(&version, format!("{VERSION}\n").as_bytes(), true).map_err(fail("write", &version))?;
+            // Before there is content, which without it would be nobody's.
+            File::open(root).and_then(|root| root.sync_all()).map_err(fail("sync", root))?;
         }
         Ok(store)
     }
@@ -129,6 +123,33 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether a folder without a `VERSION` holds nothing, or nothing but what a first start that was cut short leaves: its
+/// empty folders, and a `VERSION` that had not got its name yet. `lost+found` is what an empty ext4 volume holds.
+fn is_unused(root: &Path) -> io::Result<bool> {
+    let all = |folder: &Path, is_known: &dyn Fn(&str, &fs::DirEntry) -> io::Result<bool>| {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().map_or(Ok(false), |name| is_known(name, &entry))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let is_empty = |entry: &fs::DirEntry| Ok(entry.file_type()?.is_dir() && all(&entry.path(), &|_, _| Ok(false))?);
+    all(root, &|name, entry| match name {
+        "lost+found" | "LOCK" => Ok(true),
+        "quarantine" | "repos" => is_empty(entry),
+        "blobs" => {
+            let is_known = |name: &str, entry: &fs::DirEntry| {
+                Ok(Algorithm::ALL.iter().any(|algorithm| algorithm.name() == name) && is_empty(entry)?)
+            };
+            Ok(entry.file_type()?.is_dir() && all(&entry.path(), &is_known)?)
+        }
+        "ingest" => Ok(entry.file_type()?.is_dir() && all(&entry.path(), &|name, _| Ok(name.starts_with("record.")))?),
+        _ => Ok(false),
+    })
 }
 
 /// Locks the folder. Tries for a moment: whatever process has just been started holds what is open here until it has

@@ -33,6 +33,8 @@ pub struct Ingest {
     beyond: Vec<Range<u64>>,
     /// There is a list of parts beside it.
     pub(super) scattered: bool,
+    /// Some of it is an earlier fill's.
+    resumed: bool,
     faults: Faults,
 }
 
@@ -40,7 +42,8 @@ impl Ingest {
     /// Around a file that has just been opened; nothing of it is hashed yet.
     pub(super) fn new(digest: &Digest, path: PathBuf, file: File, faults: Faults) -> Self {
         let hasher = Hasher::new(digest.algorithm());
-        Self { digest: *digest, path, file: Arc::new(file), hasher, len: 0, beyond: Vec::new(), scattered: false, faults }
+        let (file, beyond) = (Arc::new(file), Vec::new());
+        Self { digest: *digest, path, file, hasher, len: 0, beyond, scattered: false, resumed: false, faults }
     }
 
     /// Bytes written and hashed.
@@ -51,6 +54,16 @@ impl Ingest {
     /// What an earlier fill wrote further on, in order; a hole is before each.
     pub fn beyond(&self) -> &[Range<u64>] {
         &self.beyond
+    }
+
+    /// Whether some of it is what an earlier fill left: should the whole be wrong, that may be why.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// How far the last byte reaches that is there, holes or not.
+    pub fn reaches(&self) -> u64 {
+        self.beyond.last().map_or(self.len, |range| range.end)
     }
 
     /// Whether nothing has been written.
@@ -150,12 +163,12 @@ impl Ingest {
         Ok(size)
     }
 
-    /// Forgets all bytes, to begin again.
+    /// Forgets all bytes, to begin again. Before anybody reads it.
     pub fn reset(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.hasher = Hasher::new(self.digest.algorithm());
-        self.len = 0;
-        Ok(())
+        (self.len, self.resumed) = (0, false);
+        self.close_up()
     }
 
     /// Whether the bytes are the ones that the digest names. A refused file is unlinked: nothing can resume it.
@@ -196,7 +209,9 @@ impl Ingest {
                 prefix
             }
         };
-        self.absorb(prefix)
+        self.absorb(prefix)?;
+        self.resumed = self.reaches() > 0;
+        Ok(())
     }
 }
 

@@ -4,6 +4,9 @@
 //! that it has written in a file of its own, `ingest/<algorithm>-<hex>.parts`, a line each, added after the bytes. What
 //! is resumed is what the list says; without a list, a file has no holes. A list outlives its file for a moment at most,
 //! and then [`super::Store::open`] sweeps it.
+//!
+//! Nothing is synced on the way, which would cost more than it saves: after a power cut the list may say more than the disk
+//! has, and a hole be taken for content. The digest of the whole tells, and the blob is fetched anew.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write as _};

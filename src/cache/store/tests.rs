@@ -96,6 +96,33 @@ fn a_folder_has_one_process_and_one_meaning() {
     assert!(matches!(Store::open(&foreign), Err(StoreError::Foreign(_))));
 }
 
+/// Whatever a first start had got to when it was killed, or the disk was full, the next one goes on from there. What holds
+/// anything else without a `VERSION` is not touched.
+#[test]
+fn a_first_start_that_was_cut_short_is_made_good() {
+    let made = ["LOCK", "blobs/sha256/", "blobs/sha512/", "ingest/", "quarantine/", "repos/", "ingest/record.0"];
+    let make = |root: &Path, name: &str| {
+        let path = root.join(name);
+        fs::create_dir_all(if name.ends_with('/') { &path } else { path.parent().unwrap() }).unwrap();
+        if !name.ends_with('/') {
+            fs::write(path, "1").unwrap();
+        }
+    };
+    for step in 0..=made.len() {
+        let dir = tempfile::tempdir().unwrap();
+        made[..step].iter().for_each(|name| make(dir.path(), name));
+        drop(Store::open(dir.path()).unwrap_or_else(|error| panic!("after {step} steps: {error}")));
+        assert_eq!(fs::read_to_string(dir.path().join("VERSION")).unwrap(), "1\n");
+        assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
+    }
+    for foreign in ["letter", "blobs/sha256/x", "blobs/md5/", "blobs/x", "ingest/x", "repos/x/", "quarantine/x", "pins.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        made.iter().for_each(|name| make(dir.path(), name));
+        make(dir.path(), foreign);
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(_))), "{foreign}");
+    }
+}
+
 /// `ingest/` and what it has of this digest.
 fn list_path(store: &Store, digest: &Digest) -> PathBuf {
     store.ingest_dir().join(format!("sha256-{}.parts", digest.hex()))

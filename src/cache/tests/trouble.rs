@@ -257,3 +257,57 @@ async fn a_large_file_that_somebody_has_changed() {
     }
     assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 2);
 }
+
+/// Want of descriptors or memory, a permission, a signal: whoever looks at a file then learns nothing of it, so it stays. A
+/// medium that does not read it is another thing. Whichever call it is that fails.
+#[tokio::test]
+async fn what_could_not_be_looked_at_is_not_set_apart() {
+    const INNOCENT: [rustix::io::Errno; 6] = {
+        use rustix::io::Errno;
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::INTR, Errno::STALE]
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let cache = idle(dir.path());
+    cache.scanned.send_replace(Scan::Complete);
+    let (big, content) = large(1);
+    let small = Digest::of(Algorithm::Sha256, b"small");
+    cache.put(big, content.clone()).await.unwrap();
+    cache.put(small, Bytes::from_static(b"small")).await.unwrap();
+    let damaged = || cache.metrics.cache_damaged_total.get();
+    let verification = Verification::default();
+    for errno in INNOCENT.map(rustix::io::Errno::raw_os_error) {
+        for digest in [&big, &small] {
+            for call in 0..2 {
+                cache.memory.forget(digest);
+                cache.store.faults().arm(call, errno, false);
+                let _ = cache.get(digest).await;
+                cache.store.faults().disarm();
+                assert!(path(dir.path(), digest).exists(), "{errno} at call {call} of a look-up");
+            }
+            cache.store.faults().arm(0, errno, false);
+            assert_eq!(cache.check(digest), verify::Verdict::Unknown);
+            cache.store.faults().disarm();
+        }
+        // Whose time is not what is known: it is looked at, by another name.
+        std::fs::File::open(path(dir.path(), &big)).unwrap().set_modified(SystemTime::now()).unwrap();
+        cache.memory.forget(&big);
+        cache.store.faults().arm(1, errno, false);
+        assert!(cache.get(&big).await.is_none(), "not served unseen");
+        cache.store.faults().disarm();
+        assert_eq!(cache.get(&big).await.as_ref().map(bytes), Some(content.clone()), "and served when it could be");
+        // One of the two.
+        cache.store.faults().arm(0, errno, false);
+        assert!(cache.verify(&verification, 0).await);
+        cache.store.faults().disarm();
+        let progress = verification.progress();
+        assert_eq!((progress.objects, progress.damaged, progress.unread), (1, 0, 1));
+    }
+    assert_eq!((damaged(), cache.disk_totals().1), (0, 2));
+
+    for digest in [&big, &small] {
+        cache.store.faults().arm(0, EIO, false);
+        assert_eq!(cache.check(digest), verify::Verdict::Damaged);
+        cache.store.faults().disarm();
+    }
+    assert_eq!((damaged(), cache.disk_totals().1), (2, 0));
+}

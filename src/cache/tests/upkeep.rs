@@ -258,3 +258,20 @@ async fn frequency_outlives_a_restart() {
     let kept: Vec<u8> = (0..20).filter(|n| cache.index.contains(&digest(*n))).collect();
     assert_eq!(kept, [0, 1, 2, 3, 4]);
 }
+
+/// What a cleaning-up says is what it did: where nothing can be made free, nothing was.
+#[tokio::test]
+async fn what_is_said_to_be_evicted_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = start(&config(dir.path(), 4 * (SMALL + 1), Vec::new()));
+    for n in 0..4 {
+        let (digest, bytes) = large(n);
+        cache.put(digest, bytes).await.unwrap();
+    }
+    let impossible = cache.collect(1 << 30, false).await;
+    assert_eq!((impossible.evicted.len(), impossible.bytes, cache.disk_totals().1), (0, 0, 4));
+    let said = cache.collect(SMALL + 2, true).await;
+    assert_eq!((said.evicted.len(), cache.disk_totals().1), (2, 4));
+    let done = cache.collect(SMALL + 2, false).await;
+    assert_eq!((done.evicted, done.bytes, cache.disk_totals().1), (said.evicted, 2 * (SMALL + 1), 2));
+}

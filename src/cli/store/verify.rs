@@ -17,10 +17,10 @@ use crate::metrics::Metrics;
 
 /// Hash all content again; set apart what is damaged
 ///
-/// Asks the running mirror, which downloads damaged content again. Where none runs, the folder of the configuration is
-/// verified, and damaged content is downloaded at its next pull.
+/// Asks the running mirror, which downloads damaged content again. Where none runs, and none is named with --admin, the folder
+/// of the configuration is verified, and damaged content is downloaded at its next pull.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 all content is right, 1 some was damaged, or it could not be verified.")]
+#[command(after_help = "Exit codes: 0 all content is right, 1 some was damaged, or could not be verified.")]
 pub(in crate::cli) struct Verify {
     /// Bytes a second to read at most, as 50MiB; 0 for no limit
     #[arg(long, value_name = "SIZE", default_value = "0B")]
@@ -34,6 +34,7 @@ impl Verify {
         let rate = self.rate.as_u64().to_string();
         let progress = match self.remote.ask(Method::POST, "verify", &[("rate", &rate)]) {
             Ok(_) => self.follow()?,
+            Err(error) if !self.remote.is_down(&error) => return Err(error),
             Err(error) => match self.alone()? {
                 Some(progress) => progress,
                 None => return Err(error),
@@ -41,9 +42,18 @@ impl Verify {
         };
         let document = serde_json::to_value(progress)?;
         show(&self.remote, &document, |document| {
-            format!("{} objects, {} verified, {} damaged\n", document["objects"], size(&document["bytes"]), document["damaged"])
+            let unread = match progress.unread {
+                0 => String::new(),
+                unread => format!(", {unread} could not be looked at; the log says why"),
+            };
+            format!(
+                "{} objects, {} verified, {} damaged{unread}\n",
+                document["objects"],
+                size(&document["bytes"]),
+                document["damaged"]
+            )
         })?;
-        Ok(if progress.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if progress.damaged + progress.unread == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     /// Waits until the mirror has done it.
