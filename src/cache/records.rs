@@ -23,6 +23,9 @@ use crate::oci::{Digest, MediaType, Scope, Tag};
 /// Records kept in memory; a few hundred bytes each.
 const IN_MEMORY: u64 = 100_000;
 
+/// Bytes of lists of referrers kept in memory.
+const LISTS: u64 = 4 << 20;
+
 /// What a tag was, when it was last confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct TagRecord {
@@ -63,17 +66,23 @@ pub struct Records {
     root: PathBuf,
     /// `None`: there is no file, so that a cold tag asks the disk once.
     tags: Memory<TagKey, Option<Arc<TagRecord>>>,
+    /// By the path that each has, or would have.
+    lists: Memory<PathBuf, Arc<ReferrersRecord>>,
 }
 
 impl Records {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, tags: Memory::new(IN_MEMORY) }
+        let weigh = |path: &PathBuf, list: &Arc<ReferrersRecord>| {
+            u32::try_from(path.as_os_str().len() + size_of::<ReferrersRecord>() + list.body.len()).unwrap_or(u32::MAX)
+        };
+        Self { root, tags: Memory::new(IN_MEMORY), lists: Memory::builder().max_capacity(LISTS).weigher(weigh).build() }
     }
 
     /// As a new process would find them.
     #[cfg(test)]
     pub(super) fn reread(&self) {
         self.tags.invalidate_all();
+        self.lists.invalidate_all();
     }
 
     fn folder(&self, scope: &Scope) -> PathBuf {
@@ -218,18 +227,27 @@ impl Cache {
         digest: &Digest,
         filter: Option<&str>,
     ) -> Option<ReferrersRecord> {
-        self.read_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter))).await
+        let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
+        match self.records.lists.get(&path) {
+            Some(list) => Some((*list).clone()),
+            None => self.read_record(path).await,
+        }
     }
 
-    /// Keeps a referrers answer.
+    /// Remembers a referrers answer; writes it down if it is worth its place on the disk, which nothing else bounds.
     pub async fn set_referrers_record(
         self: &Arc<Self>,
         scope: &Scope,
         digest: &Digest,
         filter: Option<&str>,
         record: &ReferrersRecord,
+        lasting: bool,
     ) {
-        self.write_record(self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter)), record, false).await;
+        let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
+        self.records.lists.insert(path.clone(), Arc::new(record.clone()));
+        if lasting {
+            self.write_record(path, record, false).await;
+        }
     }
 
     async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {

@@ -39,6 +39,14 @@ fn is_empty(index: &str) -> bool {
     !index.contains("\"digest\"")
 }
 
+/// What a filter leaves of a whole list of referrers.
+fn filtered(whole: ReferrersRecord, query: &ReferrersQuery) -> Option<ReferrersRecord> {
+    let mut index: Value = serde_json::from_str(&whole.body).ok()?;
+    let manifests = index.get_mut("manifests")?.as_array_mut()?;
+    manifests.retain(|entry| query.wants(entry["artifactType"].as_str()));
+    Some(ReferrersRecord { body: index.to_string(), filters_applied: Some("artifactType".to_owned()), ..whole })
+}
+
 impl Pull {
     /// Answers a request for a repository's tags.
     pub(super) async fn tags(
@@ -114,9 +122,11 @@ impl Pull {
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
             _ if !asker.is_verified() => None,
-            // The whole list answers for each part of it: clients filter by themselves where nobody says that it was done.
             None => match self.cache.referrers_record(scope, digest, filter.as_deref()).await {
-                None if filter.is_some() => self.cache.referrers_record(scope, digest, None).await,
+                None if filter.is_some() => {
+                    let whole = self.cache.referrers_record(scope, digest, None).await;
+                    whole.and_then(|whole| filtered(whole, query))
+                }
                 record => record,
             },
             Some(_) => None,
@@ -173,17 +183,17 @@ impl Pull {
         // An upstream that filters nothing has sent the whole list.
         let filter = query.filter().filter(|_| page.filters_applied.is_some());
         // A list of several pages is only whole with its upstream; and to one of whom nothing is known the upstream may
-        // have shown less than to others. Lists of what is not here, or of nothing of some kind, could be as many as there
-        // are digests and words: nobody needs them without the upstream.
+        // have shown less than to others.
         if asker.is_verified()
             && query.rest.is_empty()
             && page.next.is_none()
-            && self.cache.catalog.is_manifest(digest)
             && let Ok(body) = String::from_utf8(page.body.to_vec())
-            && (filter.is_none() || !is_empty(&body))
         {
+            // Of what is not here, or nothing of some kind, there could be as many as there are digests and words: nobody
+            // needs those without the upstream.
+            let lasting = self.cache.catalog.is_manifest(digest) && (filter.is_none() || !is_empty(&body));
             let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: asked };
-            self.cache.set_referrers_record(scope, digest, filter.as_deref(), &record).await;
+            self.cache.set_referrers_record(scope, digest, filter.as_deref(), &record, lasting).await;
         }
         Ok(page)
     }

@@ -84,7 +84,7 @@ async fn t16_killing_49_of_50_changes_nothing() {
 async fn a_failure_is_shared_as_bytes_are() {
     const CLIENTS: usize = 8;
     let image = Image::small(3);
-    let manifest = manifest_path(REPOSITORY, &image.manifest.digest.to_string());
+    let manifest = manifest_path(REPOSITORY, image.manifest.digest.to_string());
     let blob = blob_path(REPOSITORY, &image.layers[0]);
     let pause = Duration::from_millis(300);
     for (path, act, status) in [

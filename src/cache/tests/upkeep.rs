@@ -76,7 +76,7 @@ async fn what_was_unused_for_too_long_goes() {
     let kept = publish(&cache, "team/kept", 4).await;
     let list = ReferrersRecord { body: "{}".into(), filters_applied: None, checked_at: Timestamp(0) };
     for filter in [None, Some("a/b")] {
-        cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list).await;
+        cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list, true).await;
     }
     let target = (scope("team/kept"), crate::oci::Reference::Digest(kept.0));
     cache.pin(&[target], &[], Timestamp(0)).unwrap();
@@ -97,6 +97,7 @@ async fn what_was_unused_for_too_long_goes() {
     assert_eq!([new.0, new.1, other.0, other.1, kept.0, kept.1].map(|digest| here(&digest)), [true; 6]);
     assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 6);
     assert!(!cache.records.manifest_path(&scope("team/old"), &old.0).exists());
+    cache.records.reread();
     for filter in [None, Some("a/b")] {
         assert_eq!(cache.referrers_record(&scope("team/old"), &old.0, filter).await, None);
     }

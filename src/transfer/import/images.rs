@@ -91,7 +91,7 @@ pub(super) async fn complete(
         }
         let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": list }).to_string();
         let record = ReferrersRecord { body, filters_applied: None, checked_at: clock.now() };
-        cache.set_referrers_record(scope, subject, None, &record).await;
+        cache.set_referrers_record(scope, subject, None, &record, true).await;
         report.referrers += 1;
     }
     (report.new_blobs, report.new_bytes) = (staged.published().len(), staged.bytes());
