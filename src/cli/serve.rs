@@ -24,7 +24,7 @@ use crate::telemetry;
 ///
 /// SIGTERM or SIGINT stops it gracefully: no new connections, running answers finish within server.shutdown_timeout,
 /// unfinished downloads are resumed by the next start. A second signal ends it at once. SIGHUP reads the configuration
-/// again: [access], allow and deny of upstreams, and server.tls and admin.tls change at once; what else has changed stays
+/// again: access, allow and deny of upstreams, and server.tls and admin.tls change at once; what else has changed stays
 /// as it was, is named in the log and waits for a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "\
