@@ -118,7 +118,10 @@ impl Pull {
                 Ok(size) => return Ok(request.blob(Bytes::Fill(reader), size, digest, From::upstream(!began))),
                 // Somebody else's repository or upstream; this request has its own.
                 Err(error) if !began && reader.leaves_hope(&error, &source) => {}
-                Err(FillError::NoRoom(_)) => return self.relay(request, digest, source).await,
+                Err(FillError::NoRoom(_)) => {
+                    drop(slot);
+                    return self.relay(request, digest, source).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
