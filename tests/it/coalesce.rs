@@ -86,7 +86,8 @@ async fn a_failure_is_shared_as_bytes_are() {
     let image = Image::small(3);
     let manifest = manifest_path(REPOSITORY, image.manifest.digest.to_string());
     let blob = blob_path(REPOSITORY, &image.layers[0]);
-    let pause = Duration::from_millis(300);
+    // Long enough for all of them to come, on a machine that is busy.
+    let pause = Duration::from_secs(1);
     for (path, act, status) in [
         (&manifest, Act::status(404).delay(pause), 404),
         (&blob, Act::status(404).delay(pause), 404),
@@ -96,7 +97,7 @@ async fn a_failure_is_shared_as_bytes_are() {
         let up = Upstream::start().await;
         up.on(path).always(act);
         let mirror = Mirror::with(&up, |settings| {
-            settings.hub("response_timeout", "600ms");
+            settings.hub("response_timeout", "2s");
         })
         .await;
         let answers = join_all((0..CLIENTS).map(|_| mirror.get(path))).await;
