@@ -1,7 +1,7 @@
 //! Lists that change: the tags of a repository, the referrers of a manifest.
 //!
 //! Relayed, one request for many who ask for the same page. When the upstream cannot be asked, tags are listed as far
-//! as they were pulled, referrers as they were last seen. An upstream without a referrers API is asked for the tag
+//! as they were pulled, referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
 //! that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404 for a valid digest.
 
 use std::sync::Arc;

@@ -163,6 +163,10 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
         }
         "method" => client::request(plain().await.mirror.address(), "DELETE", TAG, &[]).await,
         "catalog" => get("/v2/_catalog").await,
+        "host" => {
+            let twice = [("Host", "a.example"), ("Host", "b.example")];
+            client::request(plain().await.mirror.address(), "GET", TAG, &twice).await
+        }
         "body" => {
             let site = plain().await;
             let mut connection = client::Connection::open(site.mirror.address()).await;

@@ -1,0 +1,146 @@
+//! `roadstead check`: what it says of a configuration, and of what that names.
+
+use super::{run, write};
+
+#[test]
+fn check_says_ok_and_what_it_amounts_to() {
+    let (code, out, error) = run(&["check"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some("ok"));
+    for expected in [
+        "listen               127.0.0.1:5000",
+        "  on disk            at most 50.0 GiB, 5% of the file system stay free",
+        "  docker.io          https://registry-1.docker.io/, anonymous, 64 downloads at once, tags fresh for 1m",
+    ] {
+        assert!(out.lines().any(|line| line == expected), "{expected:?} is not in\n{out}");
+    }
+}
+
+#[test]
+fn check_takes_the_example() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+    let (code, out, error) = run(&["check", "--config", example]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert_eq!(out, run(&["check"]).1);
+}
+
+#[test]
+fn check_shows_who_may_pull_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    let hash = bcrypt::hash("secret", 4).unwrap();
+    std::fs::write(&users, format!("alice:{hash}\nbob:{hash}\n")).unwrap();
+    let rules = "[[access.rule]]\nwho = \"user:bob\"\ndeny = true\n[[access.rule]]\nwho = [\"signed-in\", \"address:10.0.0.0/8\"]\n\
+        pull = [\"docker.io\", \"ghcr.io/acme/**\"]\n[upstream.\"ghcr.io\"]\ndeny = \"acme/secret\"\n";
+    let file = write(folder.path(), &format!("server.listen = \"0.0.0.0:5000\"\n[access]\nhtpasswd = {users:?}\n{rules}"));
+    let (code, out, error) = run(&["check", "--config", &file]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    for expected in [
+        "access  the first rule that matches decides".to_owned(),
+        "  1  user:bob may not pull **".to_owned(),
+        "  2  signed-in, address:10.0.0.0/8 may pull docker.io/** ghcr.io/acme/**".to_owned(),
+        "  else  nobody may pull anything".to_owned(),
+        format!("  users  2 of {}, tokens good for 5m", users.display()),
+    ] {
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            expected.split_whitespace().all(|word| words.next() == Some(word)) && words.next().is_none()
+        };
+        assert!(out.lines().any(line), "{expected:?} is not in\n{out}");
+    }
+    assert!(!out.contains(&hash[7..]));
+    for (who, image, code, told) in [
+        ("user:alice", "alpine:3", 0, "user:alice may pull docker.io/library/alpine, by rule 2\n"),
+        ("user:bob", "alpine", 1, "user:bob may not pull docker.io/library/alpine, by rule 1\n"),
+        ("address:10.1.2.3", "ghcr.io/acme/app:1", 0, "address:10.1.2.3 may pull ghcr.io/acme/app, by rule 2\n"),
+        (
+            "user:alice",
+            "ghcr.io/acme/secret",
+            1,
+            "user:alice may not pull ghcr.io/acme/secret, by allow and deny under [upstream.\"ghcr.io\"]\n",
+        ),
+        ("anyone", "alpine", 1, "anyone may not pull docker.io/library/alpine, since no rule matches\n"),
+    ] {
+        let (found, out, error) = run(&["check", "--config", &file, "--as", who, image]);
+        assert_eq!((found, out.as_str(), error.as_str()), (Some(code), told, ""), "{who} {image}");
+    }
+    let (code, _, error) = run(&["check", "--config", &file, "--as", "alice", "alpine"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("user:NAME, cert:NAME, address:IP or anyone"), "{error}");
+}
+
+#[test]
+fn check_shows_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "[upstream.\"ghcr.io\"]\ncredentials = { username = \"me\", password = \"hunter2\" }\n");
+    let (code, out, _) = run(&["check", "-c", &file]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("user and password"));
+    assert!(!out.contains("hunter2"));
+}
+
+/// `check` loads what the mirror would show: certificates and keys of both interfaces.
+#[test]
+fn check_reads_certificates_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let pair = |name: &str, ends: i32| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+        std::fs::write(file(&format!("{name}.crt")), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    pair("a", 4096);
+    pair("b", 4096);
+    pair("old", 2001);
+    let check = |server: (&str, &str), admin: (&str, &str)| {
+        let table = |section: &str, (cert, key): (&str, &str)| {
+            format!("[{section}.tls]\ncert = {:?}\nkey = {:?}\n", file(cert), file(key))
+        };
+        let text = format!("{}{}", table("server", server), table("admin", admin));
+        run(&["check", "--config", &write(folder.path(), &text)])
+    };
+    let good = ("a.crt", "a.key");
+    let (code, out, error) = check(good, ("b.crt", "b.key"));
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("ok\n") && out.contains(&file("b.crt")), "{out}");
+    let (code, out, error) = check(("a.crt", "b.key"), ("none.crt", "b.key"));
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    for what in [
+        format!("server.tls: the key {} does not belong to the certificate {}", file("b.key"), file("a.crt")),
+        format!("admin.tls.cert: {}: No such file", file("none.crt")),
+    ] {
+        assert!(error.contains(&what), "{what}: {error}");
+    }
+    let (code, _, error) = check(good, ("a.key", "a.key"));
+    assert!(code == Some(1) && error.contains("admin.tls.cert") && error.contains("no certificate in PEM form"), "{error}");
+    assert!(!error.contains("PRIVATE"), "{error}");
+    let (code, _, error) = check(good, ("b.crt", "b.crt"));
+    assert!(code == Some(1) && error.contains("admin.tls.key") && error.contains("no private key"), "{error}");
+    // It starts with these, and no client is content.
+    let (code, out, error) = check(("old.crt", "old.key"), good);
+    assert!(code == Some(0) && out.starts_with("ok\n"), "{out}{error}");
+    assert!(error.contains(&format!("warning: server.tls.cert: {}: the certificate has expired", file("old.crt"))), "{error}");
+}
+
+/// `check` reads the key that bundles must be signed with: without it every import would fail.
+#[test]
+fn check_reads_the_key_of_bundles() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("site.pub");
+    let check = || run(&["check", "--config", &write(folder.path(), &format!("[import]\nverify_key = {key:?}\n"))]);
+    let wrong = |(code, out, error): (Option<i32>, String, String)| {
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
+        assert!(error.starts_with("import.verify_key: ") && error.contains("site.pub"), "{error}");
+    };
+    wrong(check());
+    std::fs::write(&key, "no key").unwrap();
+    wrong(check());
+    let public = "MCowBQYDK2VwAyEAz53RbjOCHSU5FdDGUT8+YyhoRXgfD2EdVqsRr5Ra+pU=";
+    std::fs::write(&key, format!("-----BEGIN PUBLIC KEY-----\n{public}\n-----END PUBLIC KEY-----\n")).unwrap();
+    let (code, _, error) = check();
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+}
