@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document};
 use super::platform::Platforms;
-use super::prefetch::{cosign_suffixes, cosign_tag};
+use super::prefetch::{COSIGN, cosign_tag};
 use super::reference::{ImageRef, Wish};
 use super::sign::SignError;
 use crate::cache::tree::{Tagged, Tree};
@@ -32,10 +32,13 @@ pub enum ExportError {
     #[error("{}", .0.join("\n"))]
     Missing(Vec<String>),
     /// A blob went while it was exported.
-    #[error(
-        "{0} was evicted or damaged while it was exported: run the export again, with more room in the cache (cache.max_size)"
-    )]
+    #[error("{0} was evicted while it was exported: run the export again, with more room in the cache (cache.max_size)")]
     Gone(Digest),
+    /// A file of the cache is not what its name says.
+    #[error(
+        "the cache's file of {0} is damaged: roadstead verify sets it aside, roadstead prefetch of its image fetches it anew"
+    )]
+    Damaged(Digest),
     /// The key cannot be used.
     #[error(transparent)]
     Sign(#[from] SignError),
@@ -88,7 +91,6 @@ pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: 
     for locked in since {
         // What has been evicted here since is carried again: that costs bytes, and breaks nothing.
         let _ = had.image(&locked.image, &locked.digest, Some(&locked.platforms));
-        had.forget_problems();
     }
     let mut walk = Walk::new(tree);
     let mut manifests = Vec::new();
@@ -158,7 +160,7 @@ fn docker_image(tree: &Tree, image: &ImageRef, digest: &Digest, platforms: &Plat
 /// What cosign keeps in tags of their own about these manifests.
 fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<String>) -> Vec<(ImageRef, Digest)> {
     let mut found = Vec::new();
-    for (subject, suffix) in subjects.iter().flat_map(|subject| cosign_suffixes().map(|suffix| (subject, suffix))) {
+    for (subject, suffix) in subjects.iter().flat_map(|subject| COSIGN.map(|suffix| (subject, suffix))) {
         let Ok(tag) = cosign_tag(subject, suffix) else { continue };
         let Some(digest) = tree.tag(scope, &tag) else { continue };
         let image = ImageRef { scope: scope.clone(), reference: Reference::Tag(tag) };

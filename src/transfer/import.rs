@@ -108,11 +108,15 @@ pub struct Imported {
 pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
     let started = Instant::now();
-    let (reader, taken) = (cache.clone(), options.clone());
-    let taken = spawn_blocking(move || archive::take_in(&reader, input, &taken)).await.map_err(io::Error::other)?;
-    let (staged, taken) = taken;
-    let outcome = match taken {
-        Ok(bundle) => images::complete(&cache, &staged, bundle, &options).await,
+    let this = cache.clone();
+    let taken = spawn_blocking(move || {
+        let (staged, taken) = archive::take_in(&this, input, &options);
+        let plan = taken.and_then(|bundle| images::plan(&this, &staged, &bundle, &options));
+        (Arc::new(staged), plan)
+    });
+    let (staged, plan) = taken.await.map_err(io::Error::other)?;
+    let outcome = match plan {
+        Ok(plan) => images::publish(&cache, &staged, &plan).await.map(|report| (report, plan.kept)),
         Err(error) => Err(error),
     };
     let (this, published) = (cache.clone(), staged.published());

@@ -1,7 +1,7 @@
 //! Where bundles come from: one file, the parts of one in order, a pipe; plain or compressed with zstd.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use super::tar::Input;
@@ -156,37 +156,6 @@ impl<R: Read> Read for Unpacked<R> {
 }
 
 impl<R: Read + Send> Input for Unpacked<R> {}
-
-/// One file without compression, in which bytes are skipped by seeking.
-pub struct Seekable(File);
-
-impl Seekable {
-    /// Opens a plain file for a look at its headers; `None` if it is compressed or cannot seek.
-    pub fn open(path: &Path) -> io::Result<Option<Self>> {
-        let mut file = File::open(path)?;
-        let mut start = [0; 4];
-        let is_regular = file.metadata()?.is_file();
-        if !is_regular || file.read(&mut start)? < 4 || start == ZSTD {
-            return Ok(None);
-        }
-        file.seek(SeekFrom::Start(0))?;
-        Ok(Some(Self(file)))
-    }
-}
-
-impl Read for Seekable {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl Input for Seekable {
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        let bytes = i64::try_from(bytes).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let at = self.0.seek(SeekFrom::Current(bytes))?;
-        if at > self.0.metadata()?.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-}
 
 #[cfg(test)]
 mod tests {

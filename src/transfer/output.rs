@@ -136,6 +136,12 @@ impl Files {
             fs::rename(temporary, name)?;
         }
         self.done = true;
+        // Parts of an earlier, longer bundle of this name are of no use, and would be taken along.
+        if self.split.is_some() {
+            let beyond = (names.len()..).map(|part| self.name(part));
+            beyond.take_while(|name| fs::remove_file(name).is_ok()).for_each(drop);
+        }
+        sync_folder(&self.path)?;
         Ok(names)
     }
 }
@@ -150,10 +156,40 @@ impl Drop for Files {
     }
 }
 
-fn temporary(path: &Path) -> PathBuf {
+/// The name that a file has until it is whole.
+pub(super) fn temporary(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.partial", path.display()))
+}
+
+/// Makes the names in a file's folder outlast a loss of power.
+pub(super) fn sync_folder(file: &Path) -> io::Result<()> {
+    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parts of a longer bundle would be taken for parts of the shorter one.
+    #[test]
+    fn a_shorter_bundle_leaves_no_parts_of_a_longer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site.tar");
+        let write = |bytes: usize| {
+            let mut out = Output::file(&path, Some(1 << 20)).unwrap();
+            out.write_all(&vec![7; bytes]).unwrap();
+            out.finish().unwrap()
+        };
+        assert_eq!(write((4 << 20) + 1).len(), 5);
+        let parts = write(2 << 20);
+        assert_eq!(parts.len(), 2);
+        let mut there: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        there.sort();
+        assert_eq!(there, parts);
+    }
 }

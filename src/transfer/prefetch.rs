@@ -21,7 +21,7 @@ use crate::pull::{Pull, PullError};
 /// Images looked at at one time; their blobs share [`Options::parallel`].
 const IMAGES: usize = 4;
 /// Suffixes of the tags under which cosign keeps what belongs to a digest.
-const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
+pub(super) const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
 
 /// What is fetched of each image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,7 +223,7 @@ impl Job {
         }
         let mut problems = Vec::new();
         while let Some(ended) = running.join_next().await {
-            problems.extend(ended.map_err(|error| error.to_string()).and_then(|ended| ended).err());
+            problems.extend(ended.map_err(|error| error.to_string()).flatten().err());
         }
         problems.sort();
         problems.dedup();
@@ -327,11 +327,6 @@ impl Job {
 /// The tag under which cosign keeps something about a digest.
 pub(super) fn cosign_tag(subject: &Digest, suffix: &str) -> Result<Tag, crate::oci::name::NameError> {
     format!("{}-{}.{suffix}", subject.algorithm().name(), subject.hex()).parse()
-}
-
-/// The suffixes of such tags.
-pub(super) const fn cosign_suffixes() -> [&'static str; 3] {
-    COSIGN
 }
 
 #[derive(Default)]

@@ -26,10 +26,6 @@ impl<'a> Walk<'a> {
         Self { tree, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
     }
 
-    pub fn forget_problems(&mut self) {
-        self.subjects.clear();
-    }
-
     /// An image and all it needs: its descriptor, and which platforms of it.
     pub fn image(
         &mut self,

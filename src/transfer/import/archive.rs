@@ -195,7 +195,7 @@ impl Pass<'_> {
         if !self.seen.insert(digest) {
             return Err(ImportError::Bad(format!("{digest} occurs twice")));
         }
-        if let Some(size) = self.cache.has(&digest) {
+        if let Some(size) = self.cache.keeps(&digest) {
             if size != entry.size {
                 return Err(ImportError::Bad(format!("{digest} has {} bytes here and {size} in the cache", entry.size)));
             }
@@ -245,7 +245,7 @@ impl Pass<'_> {
             verified.discard();
             return Err(ImportError::Bad(format!("{:?} occurs twice", entry.name)));
         }
-        if self.cache.has(&digest).is_some() {
+        if self.cache.keeps(&digest).is_some() {
             verified.discard();
             self.staged.known += 1;
         } else {

@@ -1,11 +1,12 @@
 //! From the content that was taken in to images that can be pulled.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::task::block_in_place;
+use tokio::task::spawn_blocking;
 
 use super::super::bundle;
 use super::super::document::{Descriptor, Document, platform_of_config};
@@ -28,31 +29,40 @@ struct Root {
     platforms: Option<Platforms>,
 }
 
-/// Makes the bundle's images visible. Also gives everything they need, of which nothing may be taken back.
-pub(super) async fn complete(
-    cache: &Arc<Cache>,
-    staged: &Staged,
-    bundle: Bundle,
-    options: &Options,
-) -> Result<(Report, HashSet<Digest>), ImportError> {
-    let built = docker::manifests(cache, staged, &bundle)?;
-    let (roots, referrers) = roots(&bundle, &built, options)?;
+/// What a bundle brings, all of it looked through.
+pub(super) struct Plan {
+    built: docker::Built,
+    images: Vec<(Root, Manifests, Platforms)>,
+    lists: Vec<List>,
+    /// Everything that its images need: nothing of that may be taken back.
+    pub kept: HashSet<Digest>,
+}
+
+/// What refers to a manifest, and the manifests of that.
+struct List {
+    scope: Scope,
+    subject: Digest,
+    entries: Vec<Descriptor>,
+    manifests: Manifests,
+}
+
+/// Looks through every image, before the first one becomes visible. Blocks.
+pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Options) -> Result<Plan, ImportError> {
+    let built = docker::manifests(cache, staged, bundle)?;
+    let (roots, referrers) = roots(bundle, &built, options)?;
     let mut walk = Walk { cache, staged, built: &built, platforms: HashMap::new(), kept: HashSet::new() };
-    // Every image is looked through before the first one becomes visible.
-    let mut plans = Vec::new();
-    let mut problems = Vec::new();
-    for root in &roots {
-        match walk.image(root, options) {
-            Ok(plan) => plans.push(plan),
+    let (mut images, mut lists, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    for root in roots {
+        match walk.image(&root, options) {
+            Ok((manifests, platforms)) => images.push((root, manifests, platforms)),
             Err(ImportError::Bad(problem)) => problems.push(format!("{}: {problem}", root.image)),
             Err(error) => return Err(error),
         }
     }
-    let mut lists = Vec::new();
-    for ((scope, subject), list) in &referrers {
-        let walked: Result<Vec<_>, _> = list.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
+    for ((scope, subject), entries) in referrers {
+        let walked: Result<Vec<_>, _> = entries.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
         match walked {
-            Ok(walked) => lists.push((scope, subject, list, walked)),
+            Ok(walked) => lists.push(List { scope, subject, entries, manifests: walked.into_iter().flatten().collect() }),
             Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {scope}@{subject}: {problem}")),
             Err(error) => return Err(error),
         }
@@ -60,16 +70,17 @@ pub(super) async fn complete(
     if !problems.is_empty() {
         return Err(ImportError::Bad(problems.join("\n")));
     }
-    let kept = std::mem::take(&mut walk.kept);
+    let kept = walk.kept;
+    Ok(Plan { built, images, lists, kept })
+}
+
+/// Makes the bundle's images visible, one after the other.
+pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan) -> Result<Report, ImportError> {
     let clock = Clock::new();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
-    for (root, (manifests, platforms)) in roots.iter().zip(plans) {
+    for (root, manifests, platforms) in &plan.images {
         let scope = &root.image.scope;
-        for (digest, media_type) in manifests {
-            publish(cache, staged, &built, &digest).await?;
-            cache.learn_manifest(scope, &digest, &media_type).await;
-            cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
-        }
+        publish_manifests(cache, staged, &plan.built, scope, manifests).await?;
         let mut unchanged = false;
         if let Reference::Tag(tag) = &root.image.reference {
             unchanged = cache.tag(scope, tag).await.is_some_and(|record| record.digest == root.digest);
@@ -83,43 +94,41 @@ pub(super) async fn complete(
             unchanged,
         });
     }
-    for (scope, subject, list, walked) in lists {
-        for (digest, media_type) in walked.into_iter().flatten() {
-            publish(cache, staged, &built, &digest).await?;
-            cache.learn_manifest(scope, &digest, &media_type).await;
-            cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type }).await;
-        }
-        let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": list }).to_string();
+    for List { scope, subject, entries, manifests } in &plan.lists {
+        publish_manifests(cache, staged, &plan.built, scope, manifests).await?;
+        let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries }).to_string();
         let record = ReferrersRecord { body, filters_applied: None, checked_at: clock.now() };
         cache.set_referrers_record(scope, subject, None, &record, true).await;
         report.referrers += 1;
     }
     (report.new_blobs, report.new_bytes) = (staged.published().len(), staged.bytes());
-    Ok((report, kept))
+    Ok(report)
 }
 
-/// Gives a manifest its name, if it does not have it yet.
-async fn publish(cache: &Arc<Cache>, staged: &Staged, built: &docker::Built, digest: &Digest) -> Result<(), ImportError> {
-    if cache.has(digest).is_some() {
-        return Ok(());
+/// Gives the manifests of a repository their names, those of them that do not have it yet, and says that they are there.
+async fn publish_manifests(
+    cache: &Arc<Cache>,
+    staged: &Arc<Staged>,
+    built: &docker::Built,
+    scope: &Scope,
+    manifests: &Manifests,
+) -> Result<(), ImportError> {
+    for (digest, media_type) in manifests {
+        let (this, waiting, digest, known) = (cache.clone(), staged.clone(), *digest, built.manifests.get(digest).cloned());
+        let lacking = move || match (this.keeps(&digest), known) {
+            (Some(_), _) => Ok(None),
+            (None, Some(bytes)) => Ok(Some(bytes)),
+            (None, None) => Ok(waiting.spooled(&digest)?.map(Bytes::from)),
+        };
+        if let Some(bytes) = spawn_blocking(lacking).await.map_err(io::Error::other).flatten()? {
+            let size = bytes.len() as u64;
+            cache.put(digest, bytes).await?;
+            staged.note(digest, size);
+        }
+        cache.learn_manifest(scope, &digest, media_type).await;
+        cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type: media_type.clone() }).await;
     }
-    let bytes = match built.manifests.get(digest) {
-        Some(bytes) => Some(bytes.clone()),
-        None => block_in_place_if_possible(|| staged.spooled(digest))?.map(Bytes::from),
-    };
-    let Some(bytes) = bytes else { return Ok(()) };
-    let size = bytes.len() as u64;
-    cache.put(*digest, bytes).await?;
-    staged.note(*digest, size);
     Ok(())
-}
-
-/// A read of a few kilobytes that the page cache has: off the reactor where the runtime can.
-fn block_in_place_if_possible<T>(work: impl FnOnce() -> T) -> T {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::MultiThread => block_in_place(work),
-        _ => work(),
-    }
 }
 
 /// What refers to which manifest of which repository.
@@ -202,7 +211,7 @@ fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(V
 type Manifests = Vec<(Digest, MediaType)>;
 
 struct Walk<'a> {
-    cache: &'a Arc<Cache>,
+    cache: &'a Cache,
     staged: &'a Staged,
     built: &'a docker::Built,
     platforms: HashMap<Digest, Platforms>,
@@ -229,7 +238,7 @@ impl Walk<'_> {
         }
         let bytes = match self.built.manifests.get(digest) {
             Some(bytes) => Some(bytes.to_vec()),
-            None => block_in_place_if_possible(|| small(self.cache, self.staged, digest))?,
+            None => small(self.cache, self.staged, digest)?,
         };
         let Some(bytes) = bytes else {
             return bad(format!(
@@ -271,7 +280,7 @@ impl Walk<'_> {
             && depth == 0
             && let Some(config) = document.blobs.first()
         {
-            let config = block_in_place_if_possible(|| small(self.cache, self.staged, &config.digest))?;
+            let config = small(self.cache, self.staged, &config.digest)?;
             here.extend(config.and_then(|config| platform_of_config(&config)));
         }
         self.platforms.insert(*digest, Platforms(here));
@@ -299,6 +308,6 @@ impl Walk<'_> {
 
     fn size(&self, digest: &Digest) -> Option<u64> {
         let built = self.built.manifests.get(digest).map(|bytes| bytes.len() as u64);
-        built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.has(digest))
+        built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.keeps(digest))
     }
 }

@@ -267,6 +267,50 @@ async fn a_bundle_goes_round_and_a_delta_says_what_it_lacks() {
     assert!(missing.to_string().contains("roadstead prefetch docker.io/library/other:1"), "{missing}");
 }
 
+/// A file that somebody has removed is in the index of a running mirror all the same.
+#[tokio::test]
+async fn what_was_removed_by_hand_comes_out_of_the_bundle_again() {
+    let site = site(1 << 20);
+    let bundle = archive(&good());
+    site.import(&bundle).await.unwrap();
+    let before = site.files();
+    for removed in [digest(LAYER), digest(CONFIG), digest(&manifest())] {
+        std::fs::remove_file(site.tree.path(&removed)).unwrap();
+        assert_eq!(site.import(&bundle).await.unwrap().new_blobs, 1);
+        assert_eq!(site.files(), before);
+    }
+}
+
+/// Neither in an archive nor in a folder, where links and what is there already are looked at, too.
+#[tokio::test]
+async fn what_is_damaged_does_not_leave_the_site() {
+    let site = site(1 << 20);
+    site.import(&archive(&good())).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (cached, carried) = (site.tree.path(&digest(LAYER)), folder.path().join(path(LAYER)));
+    let write = || export::plan(&site.tree, &[], None, &[]).unwrap().write_folder(&site.tree, None, folder.path(), |_| {});
+
+    std::fs::write(&cached, b"another").unwrap();
+    let error = write().unwrap_err();
+    assert!(error.to_string().contains("roadstead verify"), "{error}");
+    assert_eq!(std::fs::read_dir(carried.parent().unwrap()).unwrap().filter(|entry| !is_sound(entry)).count(), 0);
+    let error = export::plan(&site.tree, &[], None, &[]).unwrap().write(&site.tree, None, Vec::new(), |_| {}).unwrap_err();
+    assert!(matches!(error, export::ExportError::Damaged(damaged) if damaged == digest(LAYER)));
+
+    std::fs::write(&cached, LAYER).unwrap();
+    assert_eq!(write().unwrap() + 1, 3, "the config was there");
+    std::fs::remove_file(&carried).unwrap();
+    std::fs::write(&carried, b"another").unwrap();
+    assert_eq!((write().unwrap(), std::fs::read(&carried).unwrap()), (1, LAYER.to_vec()));
+    assert_eq!(write().unwrap(), 0);
+}
+
+/// A file whose name is its digest.
+fn is_sound(entry: &io::Result<std::fs::DirEntry>) -> bool {
+    let entry = entry.as_ref().unwrap();
+    digest(&std::fs::read(entry.path()).unwrap()).hex() == entry.file_name().to_str().unwrap()
+}
+
 #[tokio::test]
 async fn docker_save_with_links_and_lies() {
     let config = |diff: &[u8]| {
