@@ -232,7 +232,8 @@ impl Mirror {
             Task::spawn(interface.clone().run(listener, tls))
         }));
         background.extend(tls.iter().chain(&admin_tls).map(|tls| Task::spawn(tls.clone().watch())));
-        background.extend(config.prefetch.iter().map(|entry| Task::spawn(schedule::run(pull.clone(), entry.clone()))));
+        let prefetch = config.prefetch.iter().cloned().enumerate();
+        background.extend(prefetch.map(|(place, entry)| Task::spawn(schedule::run(pull.clone(), metrics.clone(), entry, place))));
         Ok(Running {
             places,
             admin: admin_place,

@@ -3,7 +3,8 @@
 //! Owns the two tiers ([`memory`] for manifests and small blobs, [`store`] with [`index`] for all), the JSON
 //! [`records`] and the start-up [`scan`]. Knows nothing of upstreams, fills or HTTP. Its async functions hop to the
 //! blocking pool for every file (I11) and are cancel-safe: what has begun on disk is finished there.
-//! Called by `pull` to look up, by `fill` to reserve and publish.
+//! Called by `pull` to look up, by `fill` to reserve and publish, by `transfer` for bundles, and by `admin` and `cli` to show and
+//! to change what is kept.
 
 pub mod catalog;
 pub mod confined;
@@ -37,7 +38,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge};
 use crate::oci::{Digest, Manifest, MediaType};
 use catalog::Catalog;
 use confined::Confined;
@@ -167,8 +168,8 @@ impl Cache {
             source,
         })?;
         let limits = Limits { max_size: config.max_size.of(space.total), min_free: config.min_free.of(space.total) };
-        metrics.cache_limit_bytes.with_label_values(&["disk"]).set(limits.max_size as i64);
-        metrics.cache_limit_bytes.with_label_values(&["memory"]).set(config.memory as i64);
+        metrics.cache_limit_bytes.with_label_values(&["disk"]).set(gauge(limits.max_size));
+        metrics.cache_limit_bytes.with_label_values(&["memory"]).set(gauge(config.memory));
         let pins = store.root().join(pins::Pins::FILE);
         let pins = Pins::open(pins.clone()).map_err(|source| StoreError::Io { action: "read", path: pins, source })?;
         let confined = Confined::load(&store).map_err(|source| StoreError::Io {
@@ -271,8 +272,8 @@ impl Cache {
         let (bytes, objects) = self.index.totals();
         let (memory_bytes, memory_objects) = self.memory.totals();
         for (tier, bytes, objects) in [("disk", bytes, objects as u64), ("memory", memory_bytes, memory_objects)] {
-            self.metrics.cache_bytes.with_label_values(&[tier]).set(bytes as i64);
-            self.metrics.cache_objects.with_label_values(&[tier]).set(objects as i64);
+            self.metrics.cache_bytes.with_label_values(&[tier]).set(gauge(bytes));
+            self.metrics.cache_objects.with_label_values(&[tier]).set(gauge(objects));
         }
     }
 }

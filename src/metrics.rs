@@ -176,6 +176,8 @@ metrics! {
     fill_failures_total: IntCounterVec ["upstream", "reason"],
     /// Contents that did not have the digest they were asked for by.
     digest_mismatches_total: IntCounterVec ["upstream"],
+    /// Images of a `[[prefetch]]`, by its place in the configuration, that its last run could not fetch.
+    prefetch_failing: IntGaugeVec ["entry"],
     /// Bytes held by a tier of the cache, reservations included.
     cache_bytes: IntGaugeVec ["tier"],
     /// Objects held by a tier of the cache.
@@ -221,6 +223,11 @@ impl Metrics {
         let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
         text
     }
+}
+
+/// What a gauge shows, which has no room for the largest figures.
+pub fn gauge(figure: impl TryInto<i64>) -> i64 {
+    figure.try_into().unwrap_or(i64::MAX)
 }
 
 /// What every request of one upstream touches, so that its series are looked up by their labels once and not each time.

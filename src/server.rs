@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config;
 use crate::listen::{Accepted, Listener, tls::Tls};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge};
 use connection::Connection;
 pub use handle::Handler;
 use limits::{Clients, Refusal};
@@ -52,7 +52,7 @@ impl Server {
     pub fn new(handler: Handler, config: config::Server, tls: Option<Arc<Tls>>) -> std::io::Result<Arc<Self>> {
         let limit = config.max_connections.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(limit));
-        handler.metrics().connections_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        handler.metrics().connections_limit.set(gauge(limit));
         let clients = Clients::new(config.max_connections_per_client);
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
         Ok(Arc::new(Self {

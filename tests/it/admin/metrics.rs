@@ -89,3 +89,20 @@ async fn what_is_no_fault_is_no_warning() {
     let line = log.lines().find(|line| line.contains("reason=\"not_found\"")).unwrap();
     assert!(line.contains(" INFO "), "{line}");
 }
+
+/// What is kept warm, and what cannot be: by the place of its table in the configuration.
+#[tokio::test]
+async fn a_prefetch_says_what_it_could_not_fetch() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image("library/alpine", "3", &image);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.prefetch(&["docker.io/library/alpine:3"]).prefetch(&["docker.io/library/alpine:3", "alpine:4", "alpine:5"]);
+    })
+    .await;
+    mirror.metric_becomes("roadstead_prefetch_failing", &[("entry", "1")], 2.0).await;
+    assert_eq!(mirror.metric("roadstead_prefetch_failing", &[("entry", "0")]).await, 0.0);
+    let before = up.count("*");
+    mirror.pull("library/alpine", "3", &image).await;
+    assert_eq!(up.count("*"), before, "it is here");
+}

@@ -55,6 +55,15 @@ impl Settings {
         self.upstream(name, "url", upstream.url())
     }
 
+    /// Adds a `[[prefetch]]` of these images.
+    pub fn prefetch(&mut self, images: &[&str]) -> &mut Self {
+        let images = images.iter().map(|image| toml::Value::from(*image)).collect::<Vec<_>>();
+        let entry = toml::Table::from_iter([("images".to_owned(), images.into())]);
+        let entries = self.0.entry("prefetch").or_insert_with(|| toml::Value::Array(Vec::new()));
+        entries.as_array_mut().expect("an array").push(entry.into());
+        self
+    }
+
     /// Leaves an upstream out.
     pub fn forget(&mut self, name: &str) -> &mut Self {
         table(&mut self.0, "upstream").remove(name);
