@@ -124,3 +124,8 @@ fn print(text: &str) -> io::Result<()> {
         result => result,
     }
 }
+
+/// Says something besides. That nobody reads it is no failure, and ends nothing.
+fn tell(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use super::{ConfigFile, print};
+use super::{ConfigFile, print, tell};
 use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
 use crate::listen::tls::{self, Interface};
 use crate::transfer::sign::Verifier;
@@ -58,7 +58,7 @@ impl Check {
                 }
             }
             Err(error) => {
-                eprintln!("{error}");
+                tell(error);
                 Ok(ExitCode::FAILURE)
             }
         }
@@ -71,7 +71,7 @@ fn files(config: &Config) -> anyhow::Result<()> {
     let mut bad = Vec::new();
     for (tls, interface) in [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)] {
         match tls.as_ref().map_or(Ok(Vec::new()), |tls| tls::check(tls, interface)) {
-            Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+            Ok(warnings) => warnings.iter().for_each(|warning| tell(format_args!("warning: {warning}"))),
             Err(error) => bad.push(error.to_string()),
         }
     }

@@ -15,7 +15,7 @@ use super::{ConfigFile, print};
 use crate::config::{Config, Listen, Upstream};
 use crate::oci::name::UpstreamName;
 
-/// Show how to point Docker, containerd, podman, CRI-O and buildkit at the mirror
+/// Show how to point Docker, containerd, podman, CRI-O, buildkit, K3s, RKE2 and Talos at the mirror
 ///
 /// Prints configuration to paste, for every configured upstream. With the name of a client, the output is that client's
 /// file and nothing else (containerd has a file for each registry; comments name them); without one, all of them.
@@ -50,6 +50,10 @@ enum Client {
     Crio,
     /// /etc/buildkit/buildkitd.toml
     Buildkit,
+    /// /etc/rancher/k3s/registries.yaml, or rke2 for k3s in it
+    K3s,
+    /// A patch of Talos Linux's machine configuration
+    Talos,
 }
 
 impl Clients {
@@ -123,6 +127,8 @@ impl<'a> Guide<'a> {
             }
             Client::Crio => self.registries("/etc/containers/registries.conf.d/50-roadstead.conf; then: systemctl reload crio"),
             Client::Buildkit => self.buildkit(),
+            Client::K3s => self.k3s(),
+            Client::Talos => self.talos(),
         })
     }
 
@@ -140,6 +146,8 @@ impl<'a> Guide<'a> {
         );
         section("podman, CRI-O, skopeo, buildah", &self.registries("/etc/containers/registries.conf.d/50-roadstead.conf"));
         section("buildkit", &self.buildkit());
+        section("K3s, RKE2", &self.k3s());
+        section("Talos Linux", &self.talos());
         text
     }
 
@@ -189,6 +197,27 @@ impl<'a> Guide<'a> {
         }
         if self.plain {
             let _ = write!(text, "\n[registry.{:?}]\n  http = true\n", self.authority);
+        }
+        text
+    }
+
+    /// Of this K3s makes the files of containerd.
+    fn k3s(&self) -> String {
+        let place = "/etc/rancher/k3s/registries.yaml (of RKE2: /etc/rancher/rke2/registries.yaml); then restart the service.";
+        format!("# {place}\n{}", self.yaml_mirrors("", "endpoint"))
+    }
+
+    /// So does Talos.
+    fn talos(&self) -> String {
+        let place = "mirror.yaml, for: talosctl patch machineconfig --patch @mirror.yaml";
+        format!("# {place}\nmachine:\n  registries:\n{}", self.yaml_mirrors("    ", "endpoints"))
+    }
+
+    fn yaml_mirrors(&self, indent: &str, key: &str) -> String {
+        let mut text = format!("{indent}mirrors:\n");
+        for (name, _) in self.upstreams() {
+            let name = name.as_str();
+            let _ = write!(text, "{indent}  {name:?}:\n{indent}    {key}:\n{indent}      - {:?}\n", self.base);
         }
         text
     }

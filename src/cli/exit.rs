@@ -1,6 +1,5 @@
 //! How the process ends. `--help` documents these codes, so scripts and units rely on them.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use crate::app::StartError;
@@ -21,7 +20,7 @@ pub fn command_line(answer: &clap::Error) -> ExitCode {
 
 /// Says why a command failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "{error:#}");
+    super::tell(format_args!("{error:#}"));
     let of_start =
         |cause: &StartError| matches!(cause, StartError::Config(_) | StartError::Certificates(_) | StartError::Tls { .. });
     let configuration = error.chain().any(|cause| {

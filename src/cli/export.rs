@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::progress;
 use super::site::{FolderArgs, size};
+use super::{progress, tell};
 use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
 use crate::transfer::bundle::{read_since, write_lock};
@@ -114,19 +114,19 @@ impl Export {
                 .with_context(|| format!("cannot write {}", lock.display()))?;
         }
         for locked in &plan.lock {
-            eprintln!("{}  {}  {}", locked.image, locked.digest, locked.platforms);
+            tell(format_args!("{}  {}  {}", locked.image, locked.digest, locked.platforms));
         }
         let names: Vec<_> = written.iter().map(|path| path.display().to_string()).collect();
         let spared = if plan.spared > 0 { format!(", {} the other side has", size(plan.spared)) } else { String::new() };
         let linked = if links > 0 { format!(", {links} of them as hard links") } else { String::new() };
-        eprintln!(
+        tell(format_args!(
             "{} images, {} blobs, {}{spared}{linked}{}{}",
             plan.lock.len(),
             plan.blobs(),
             size(plan.bytes),
             if names.is_empty() { "" } else { " → " },
             names.join(" ")
-        );
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

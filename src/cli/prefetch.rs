@@ -14,8 +14,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::endpoint::{Endpoint, Place, token_from};
-use super::print;
 use super::site::{Site, SiteArgs, block_on, size};
+use super::{print, tell};
 use crate::admin::transfer::Listed;
 use crate::transfer::prefetch::{Event, Options, Order, Outcome, prefetch};
 use crate::transfer::{Platforms, Wish, sources};
@@ -94,7 +94,7 @@ impl Prefetch {
                     let maintain = tokio::spawn(workshop.cache.clone().maintain());
                     tokio::select! {
                         _ = prefetch(workshop.pull.clone(), wishes, options, sender) => {}
-                        _ = tokio::signal::ctrl_c() => eprintln!("interrupted; run it again to go on from here"),
+                        _ = tokio::signal::ctrl_c() => tell("interrupted; run it again to go on from here"),
                     }
                     maintain.abort();
                     workshop.close().await;
@@ -180,7 +180,7 @@ impl Display {
                         bar.set_position(here);
                         self.images.insert(image, bar);
                     }
-                    None => eprintln!("{image}: {}, {} here", size(bytes), size(here)),
+                    None => tell(format_args!("{image}: {}, {} here", size(bytes), size(here))),
                 },
                 Event::Progress { image, bytes } => {
                     if let Some(bar) = self.images.get(&image) {
@@ -191,7 +191,7 @@ impl Display {
                     if let Some(bar) = self.images.remove(&outcome.image) {
                         bar.finish_and_clear();
                     } else if self.bars.is_none() {
-                        eprintln!("{}: {}", outcome.image, outcome.error.as_deref().unwrap_or("done"));
+                        tell(format_args!("{}: {}", outcome.image, outcome.error.as_deref().unwrap_or("done")));
                     }
                     outcomes.push(outcome);
                 }

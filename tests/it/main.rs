@@ -1,6 +1,7 @@
 //! The integration tests, one binary: each subject is a module, all stand on [`support`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test that is how it fails")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what was counted, for whoever asks with --nocapture")]
 
 mod access;
 mod admin;

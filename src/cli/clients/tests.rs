@@ -145,3 +145,32 @@ fn the_address_is_scheme_host_and_port() {
         assert!(Guide::new(&Config::default(), &bad.parse().unwrap()).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn k3s_and_talos_get_the_mirrors_of_their_containerd() {
+    assert_eq!(
+        file(&config(), MIRROR, Client::K3s).split_once('\n').unwrap().1,
+        r#"mirrors:
+  "docker.io":
+    endpoint:
+      - "http://mirror.internal:5000"
+  "registry.example:5000":
+    endpoint:
+      - "http://mirror.internal:5000"
+  "team.example":
+    endpoint:
+      - "http://mirror.internal:5000"
+"#
+    );
+    let talos = file(&config(), MIRROR, Client::Talos);
+    let expected = r#"
+machine:
+  registries:
+    mirrors:
+      "docker.io":
+        endpoints:
+          - "http://mirror.internal:5000"
+      "registry.example:5000":
+"#;
+    assert!(talos.contains(expected), "{talos}");
+}
