@@ -96,6 +96,11 @@ struct Inner {
     platforms: Platforms,
 }
 
+/// More names than this, and longer ones than [`LONGEST`], no real platform has: upstreams choose them.
+const PLATFORMS: usize = 1024;
+/// See [`PLATFORMS`]; in bytes.
+const LONGEST: usize = 256;
+
 /// The few platforms there are, by number from 1.
 #[derive(Debug, Default)]
 struct Platforms {
@@ -108,6 +113,9 @@ impl Platforms {
         let name = descriptor.platform.as_ref()?.to_string();
         if let Some(known) = self.numbers.get(name.as_str()) {
             return Some(*known);
+        }
+        if self.names.len() >= PLATFORMS || name.len() > LONGEST {
+            return None;
         }
         let name: Arc<str> = name.into();
         self.names.push(name.clone());

@@ -26,6 +26,8 @@ struct Mark {
     /// `None`: the file does not say it any more. Then it is nobody's.
     upstream: Option<UpstreamName>,
     since: Instant,
+    /// The file is there, so that the next process knows, too.
+    written: bool,
 }
 
 /// All confined content of a cache.
@@ -55,7 +57,7 @@ impl Confined {
             let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) else { continue };
             // A file that was cut off by a power cut still says that the content is not everybody's.
             let upstream = fs::read_to_string(entry.path()).ok().and_then(|name| name.trim().parse().ok());
-            marks.insert(digest, Mark { upstream, since });
+            marks.insert(digest, Mark { upstream, since, written: true });
         }
         let (active, private) = (AtomicBool::new(!marks.is_empty()), RwLock::default());
         Ok(Self { folder, active, private, marks: RwLock::new(marks), looked: Mutex::new(since) })
@@ -91,31 +93,33 @@ impl Confined {
         self.folder.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
     }
 
-    /// Whether it was not confined before.
+    /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that.
     fn insert(&self, digest: Digest, upstream: &UpstreamName) -> bool {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         let since = Instant::now();
-        let mut new = false;
-        let mark = marks.entry(digest).or_insert_with(|| {
-            new = true;
-            Mark { upstream: Some(upstream.clone()), since }
-        });
+        let mark = marks.entry(digest).or_insert_with(|| Mark { upstream: Some(upstream.clone()), since, written: false });
         // It is about to come again: the next look must not find it gone.
         mark.since = since;
         self.active.store(true, Ordering::Release);
-        new
+        !mark.written
     }
 
-    /// Blocks.
+    /// Blocks. Several at one time write the same.
     fn write(&self, store: &Store, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
         let (path, name) = (self.path(digest), upstream.as_str().as_bytes());
-        match store.replace(&path, name, false) {
+        let written = match store.replace(&path, name, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.folder)?;
                 store.replace(&path, name, false)
             }
             other => other,
+        };
+        if written.is_ok()
+            && let Some(mark) = self.marks.write().unwrap_or_else(PoisonError::into_inner).get_mut(digest)
+        {
+            mark.written = true;
         }
+        written
     }
 
     /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
@@ -147,8 +151,8 @@ impl Confined {
 }
 
 impl Cache {
-    /// Confines content to an upstream, before it comes through it. What is here already, from elsewhere, stays what it
-    /// is. After an error it must not be kept. Cancel-safe.
+    /// Confines content to an upstream, before it comes through it. What is cached already keeps its mark, or its lack of
+    /// one. After an error the caller must not keep the content. Cancel-safe.
     pub async fn confine(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
         let here = self.index.contains(digest) || self.memory.get(digest).is_some();
         if here || !self.confined.insert(*digest, upstream) {
@@ -222,8 +226,9 @@ mod tests {
         let name: UpstreamName = "private.example:5000".parse().unwrap();
         let confined = Confined::load(&store).unwrap();
         assert!(!confined.is_active());
-        assert!(confined.insert(a, &name) && !confined.insert(a, &name) && confined.insert(b, &name));
+        assert!(confined.insert(a, &name) && confined.insert(a, &name), "until it is written down");
         confined.write(&store, &a, &name).unwrap();
+        assert!(!confined.insert(a, &name) && confined.insert(b, &name));
         confined.write(&store, &b, &name).unwrap();
         fs::write(confined.path(&b), b"").unwrap();
 
@@ -231,6 +236,23 @@ mod tests {
         assert!(confined.is_active());
         assert_eq!((confined.of(&a), confined.of(&b)), (Some(Some(name)), Some(None)));
         assert_eq!(confined.of(&Digest::of(Algorithm::Sha256, b"c")), None);
+    }
+
+    /// Content whose mark is in memory alone would be everybody's after a restart.
+    #[tokio::test]
+    async fn a_mark_that_cannot_be_written_confines_nothing_the_second_time_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::config::Cache { dir: folder.path().join("cache"), ..crate::config::Cache::default() };
+        let cache = Cache::open(&config, Arc::default()).unwrap();
+        let (digest, name) = (Digest::of(Algorithm::Sha256, b"a"), "private.example".parse().unwrap());
+        // A file where the folder belongs.
+        fs::write(config.dir.join("private"), b"").unwrap();
+        for _ in 0..2 {
+            cache.confine(&digest, &name).await.unwrap_err();
+        }
+        fs::remove_file(config.dir.join("private")).unwrap();
+        cache.confine(&digest, &name).await.unwrap();
+        assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some(Some(name)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::oci::{Reference, Scope};
 
 /// References remembered; a client that asks for made-up names finds an end here.
 const REMEMBERED: usize = 10_000;
+/// Where the list is, in the cache folder.
+const FILE: &str = "wanted.json";
 /// Not asked for in so long is not wanted any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -31,12 +33,20 @@ pub struct Want {
     pub last: u64,
 }
 
+impl Want {
+    fn is_forgotten(&self, now: u64) -> bool {
+        now.saturating_sub(self.last) >= FORGOTTEN.as_secs()
+    }
+}
+
 /// The list of one mirror.
 #[derive(Debug)]
 pub struct WantedList {
     path: PathBuf,
     wants: Mutex<HashMap<String, Want>>,
     changed: AtomicBool,
+    /// It could not be written, the last time.
+    failing: AtomicBool,
 }
 
 impl WantedList {
@@ -45,14 +55,14 @@ impl WantedList {
         let path = path(&store.repos());
         let wants = read(&path).unwrap_or_default();
         let wants = wants.into_iter().map(|want| (want.image.clone(), want)).collect();
-        Self { path, wants: Mutex::new(wants), changed: AtomicBool::new(false) }
+        Self { path, wants: Mutex::new(wants), changed: AtomicBool::default(), failing: AtomicBool::default() }
     }
 
     /// A client asked for this in vain.
     pub fn note(&self, scope: &Scope, reference: &Reference) {
         let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
         let image = format!("{scope}{separator}{reference}");
-        let last = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let last = now();
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
             return;
@@ -63,22 +73,34 @@ impl WantedList {
         self.changed.store(true, Ordering::Release);
     }
 
-    /// Blocks. Writes the list down if it has changed.
+    /// Blocks. Writes the list down if it has changed, without what nobody has asked for in a long time.
     pub fn save(&self, store: &Store) {
-        if !self.changed.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let wants: Vec<Want> = self.wants.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let wants: Vec<Want> = {
+            let (now, mut wants) = (now(), self.wants.lock().unwrap_or_else(PoisonError::into_inner));
+            let before = wants.len();
+            wants.retain(|_, want| !want.is_forgotten(now));
+            if !self.changed.swap(false, Ordering::AcqRel) && wants.len() == before {
+                return;
+            }
+            wants.values().cloned().collect()
+        };
         let written =
             serde_json::to_vec(&wants).map_err(io::Error::from).and_then(|json| store.replace(&self.path, &json, false));
-        if let Err(error) = written {
-            tracing::warn!(path = %self.path.display(), %error, "cannot write down what clients want");
+        match written {
+            Ok(()) => self.failing.store(false, Ordering::Relaxed),
+            Err(error) => {
+                self.changed.store(true, Ordering::Release);
+                // It is tried again every second: once is enough.
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot write down what clients want; tried again");
+                }
+            }
         }
     }
 }
 
 fn path(repos: &Path) -> PathBuf {
-    repos.with_file_name("wanted.json")
+    repos.with_file_name(FILE)
 }
 
 fn read(path: &Path) -> io::Result<Vec<Want>> {
@@ -87,13 +109,18 @@ fn read(path: &Path) -> io::Result<Vec<Want>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(wants.into_iter().filter(|want| now.saturating_sub(Duration::from_secs(want.last)) < FORGOTTEN).collect())
+    let now = now();
+    Ok(wants.into_iter().filter(|want| !want.is_forgotten(now)).collect())
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The list in the cache folder `dir`, most wanted first.
 pub fn read_list(dir: &Path) -> io::Result<Vec<Want>> {
-    let mut wants = read(&dir.join("wanted.json"))?;
+    let mut wants = read(&dir.join(FILE))?;
     wants.sort_by(|a, b| b.times.cmp(&a.times).then_with(|| a.image.cmp(&b.image)));
     Ok(wants)
 }
