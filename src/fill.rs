@@ -1,8 +1,9 @@
 //! Fills: the downloads that bring blobs into the cache, each one shared by everybody who asks for its digest.
 //!
 //! A fill is begun or joined in the [`table`] (I3), runs in a task of its own ([`run`], I6) and is followed by
-//! [`reader`]s through one cell, [`progress`]. A large blob comes in [`parts`], which are one fill all the same. Nothing a reader does reaches the task; nothing here knows of HTTP
-//! requests. Called by `pull`; uses `cache` to reserve and publish, `upstream` to download.
+//! [`reader`]s through one cell, [`progress`]. A large blob comes in [`parts`], which are one fill all the same. A reader
+//! can neither stop nor slow the task: where it waits only decides which part comes next. Nothing here knows of HTTP requests.
+//! Called by `pull`; uses `cache` to reserve and publish, `upstream` to download.
 
 mod abandon;
 pub mod extents;
@@ -19,13 +20,15 @@ mod writer;
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::cache::NoRoom;
 use crate::cache::pages::OpenFile;
 use crate::cache::store::Mismatch;
 use crate::oci::{Digest, Repository};
-use crate::upstream::{Class, Upstream, UpstreamError};
+use crate::upstream::{Class, Giver, Upstream, UpstreamError};
 use progress::Progress;
 
 pub use reader::FillReader;
@@ -58,8 +61,26 @@ pub struct Fill {
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
     file: OnceLock<Arc<OpenFile>>,
+    /// The addresses that have sent bytes of it.
+    givers: Mutex<Vec<Giver>>,
+    /// Its task has ended: what came is in the cache, or will not be.
+    over: watch::Sender<bool>,
     /// What whoever began it wants dropped when it ends.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Fill {
+    fn is_given_by(&self, giver: Giver) {
+        let mut givers = self.givers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !givers.contains(&giver) {
+            givers.push(giver);
+        }
+    }
+
+    /// The bytes are wrong: the next fill shall ask others for them first, where there are others.
+    fn was_misled(&self) {
+        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::misled);
+    }
 }
 
 /// Why a fill ended without its blob. Cloned to all its readers.

@@ -59,7 +59,7 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// How long its tags are believed.
     pub freshness: Freshness,
-    /// Whom what is here of it is for.
+    /// Who may see what is cached of it.
     pub visibility: config::Visibility,
     /// How long its word on a caller is believed.
     pub verdict_for: Duration,

@@ -53,7 +53,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use blob::{BlobAnswer, BlobBody};
+pub use blob::{BlobAnswer, BlobBody, Giver};
 pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;
@@ -67,7 +67,7 @@ pub use redirect::RedirectError;
 pub use tls::TlsError;
 
 use crate::config;
-use crate::metrics::{Kind, Metrics};
+use crate::metrics::{Kind, Metrics, gauge};
 use crate::oci::{ContentRange, Digest, Repository, UpstreamName};
 use auth::{Auth, Guest};
 use blob::Body;
@@ -75,7 +75,7 @@ use breaker::Need;
 use client::Client;
 use connect::{Connector, Guard};
 use credentials::{Credential, Credentials, Env, Ground};
-use health::Turn;
+use health::{Temper, Turn};
 use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
 use ranges::Ranges;
@@ -179,7 +179,7 @@ impl Upstream {
         &self.name
     }
 
-    /// What a client is to be told that wants a blob while this is down.
+    /// What a client that wants a blob is told while this upstream is down.
     pub fn blob_outage_status(&self) -> config::BlobOutage {
         self.config.blob_outage_status
     }
@@ -207,6 +207,20 @@ impl Upstream {
             }
             _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
         }
+    }
+
+    /// An address's answer is of no use: it is tried after the others from now on, so that each of them has its turn. They are
+    /// configured as equals, and one may have in front of it what sends pages for content. Whether to ask again; `useless`
+    /// counts the answers of this kind to one question.
+    fn asks_another(&self, origin: &Origin, temper: Temper, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
+        origin.health().misled(temper);
+        *useless += 1;
+        let another = *useless < self.origins.len();
+        if another {
+            tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
+                "an address of the upstream sent what cannot be right; another one is asked");
+        }
+        another
     }
 
     /// Asks for something small: see [`Self::ask_in`].
@@ -355,7 +369,6 @@ impl Upstream {
 
     fn learn_quota(&self, answer: &Answer) {
         let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
-        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let labels = [self.name.as_str()];
         self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));
         if let Some(limit) = quota.limit {

@@ -162,7 +162,7 @@ impl Api {
             };
             cache.pin(&targets, &platforms, now)
         });
-        match pinned.await.map_err(std::io::Error::other).and_then(|pinned| pinned) {
+        match pinned.await.map_err(std::io::Error::other).flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
@@ -178,7 +178,7 @@ impl Api {
                 Selector::Glob(globs) => globs.is_match(&pin.image),
             })
         });
-        match removed.await.map_err(std::io::Error::other).and_then(|removed| removed) {
+        match removed.await.map_err(std::io::Error::other).flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }

@@ -147,7 +147,7 @@ impl Transfer {
             }
         });
         let body = Body { receiver, chunk: Bytes::new() };
-        let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).and_then(|opened| opened);
+        let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).flatten();
         let imported = match opened {
             Ok(input) => import::import(self.pull.cache().clone(), input, options).await,
             Err(error) => Err(error.into()),
@@ -191,7 +191,7 @@ impl Transfer {
             });
             Ok(tags.collect())
         });
-        match listed.await.map_err(io::Error::other).and_then(|listed| listed) {
+        match listed.await.map_err(io::Error::other).flatten() {
             Ok(listed) => json(StatusCode::OK, &listed),
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }

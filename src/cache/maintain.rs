@@ -60,7 +60,7 @@ impl Cache {
         loop {
             let this = self.clone();
             let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
-            match scan.map_err(std::io::Error::other).and_then(|scan| scan) {
+            match scan.map_err(std::io::Error::other).flatten() {
                 Ok(found) => {
                     tracing::info!(
                         objects = found.objects,
@@ -87,7 +87,7 @@ impl Cache {
     async fn read_pins(self: &Arc<Self>) {
         for pause in PIN_PAUSES {
             let this = self.clone();
-            match spawn_blocking(move || this.survey_pins()).await.map_err(std::io::Error::other).and_then(|read| read) {
+            match spawn_blocking(move || this.survey_pins()).await.map_err(std::io::Error::other).flatten() {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(%error, "what a pin needs cannot be read; until it can, it may be evicted");

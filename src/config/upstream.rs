@@ -33,7 +33,7 @@ pub struct Upstream {
     pub stall_timeout: Duration,
     /// `max_connections`: blob downloads from this upstream at one time. Tags and manifests have a few more to themselves.
     pub max_connections: usize,
-    /// `max_fills`: a lower bound on blob downloads than `max_connections`.
+    /// `max_fills`: at most so many blob downloads at one time, where that is fewer than `max_connections`.
     pub max_fills: Option<usize>,
     /// `parallel`: connections that share a large blob of this upstream, instead of `fill.parallel`.
     pub parallel: Option<usize>,

@@ -179,7 +179,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
         Start::Answer(body) => Ok(Some(*body)),
         Start::AskRest(from) => {
             let answer = upstream.resume_blob(repository, digest, from).await.map_err(fail)?;
-            Ok(Some(Incoming { skip: from - answer.start, body: answer.body }))
+            Ok(Some(Incoming::new(&shared.fill, answer.body, from - answer.start)))
         }
         Start::Ask { part, spare, in_turn: _ } => {
             let lead = shared.known().lead.clone();
@@ -196,7 +196,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
             }
             shared.known().answered += 1;
             shared.moved.notify_one();
-            Ok(Some(Incoming { skip: 0, body: answer.body }))
+            Ok(Some(Incoming::new(&shared.fill, answer.body, 0)))
         }
     }
 }

@@ -63,7 +63,7 @@ impl Run {
         opened: Opened,
     ) -> Download {
         let scattered = spawn_blocking(move || ingest.scatter().map(|scatter| (scatter, ingest))).await;
-        let (scatter, ingest) = match scattered.map_err(io::Error::other).and_then(|scattered| scattered) {
+        let (scatter, ingest) = match scattered.map_err(io::Error::other).flatten() {
             Ok(scattered) => scattered,
             Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
         };
@@ -121,7 +121,7 @@ impl Parts<'_> {
             self.begin_more(fast);
             let in_turn = fast && !shared.plan().keeps_waiting(&shared.fill.progress.wanted());
             shared.in_turn.send_if_modified(|known| std::mem::replace(known, in_turn) != in_turn);
-            if bytes - checked.min(bytes) >= CHECK {
+            if bytes.saturating_sub(checked) >= CHECK {
                 checked = bytes;
                 let cache = self.run.fills.cache.clone();
                 spawn_blocking(move || cache.keep_free()).await.map_err(io::Error::other)??;

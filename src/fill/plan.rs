@@ -121,7 +121,7 @@ impl Plan {
     /// The length in steps of parts of about `bytes`: one at the least, and no more than half of what each of `parts` at one
     /// time would get of all that nobody has claimed, so that the last ones end together.
     pub fn steps(&self, bytes: u64, parts: usize) -> u64 {
-        let share = (self.total - self.taken().bytes().min(self.total)) / (2 * parts.max(1) as u64);
+        let share = self.total.saturating_sub(self.taken().bytes()) / (2 * parts.max(1) as u64);
         bytes.div_ceil(self.step).min(share / self.step).max(1)
     }
 

@@ -137,8 +137,8 @@ impl<E: Clone> Progress<E> {
         self.lock().readers.give_back(place);
     }
 
-    /// The total size once the upstream has answered; `None` where it does not say. Of a blob that is held back whole, once
-    /// all is verified: an error has a status line then, which sends clients to their next address, as no broken 200 does.
+    /// The total size once the upstream has answered; `None` where it does not say. Of a blob that is held back whole, once all is
+    /// verified: an error then still gets a status line, which sends clients to their next address; a 200 that breaks off does not.
     pub fn poll_head(&self, place: &Place, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, E>> {
         let mut state = self.lock();
         let head = match &state.phase {

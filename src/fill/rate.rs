@@ -37,7 +37,7 @@ impl Rate {
 
     /// Whether it can be told, with so many bytes in the file.
     fn is_known(&self, bytes: u64, now: Instant) -> bool {
-        bytes - self.before.min(bytes) >= SAMPLE || now >= self.began + LONGEST
+        bytes.saturating_sub(self.before) >= SAMPLE || now >= self.began + LONGEST
     }
 
     /// When to ask again even if no byte comes until then: a connection that came well and then stands still tells nobody.
@@ -46,7 +46,7 @@ impl Rate {
         if !self.is_known(bytes, now) {
             return Some(self.began + LONGEST);
         }
-        let came = bytes - self.before.min(bytes);
+        let came = bytes.saturating_sub(self.before);
         let enough_for = Duration::from_secs_f64(came as f64 * TOLERANCE / ENOUGH);
         self.is_enough(bytes, now).then(|| self.began + enough_for + Duration::from_millis(1))
     }
@@ -56,7 +56,7 @@ impl Rate {
         if !self.is_known(bytes, now) {
             return true;
         }
-        let (came, took) = (bytes - self.before.min(bytes), now - self.began);
+        let (came, took) = (bytes.saturating_sub(self.before), now - self.began);
         let bound = if self.enough { ENOUGH / TOLERANCE } else { ENOUGH };
         self.enough = came as f64 >= bound * took.as_secs_f64();
         self.enough

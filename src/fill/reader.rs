@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::fs::File;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::extents::Extents;
@@ -17,7 +17,8 @@ use crate::oci::Digest;
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        Self { digest, source, progress: Progress::new(), file: std::sync::OnceLock::new(), kept: Mutex::default() }
+        let (file, givers, over, kept) = Default::default();
+        Self { digest, source, progress: Progress::new(), file, givers, over, kept }
     }
 
     /// The upstream has answered, and `file` will have the bytes. `written` is there already.
@@ -31,6 +32,7 @@ impl Fill {
     pub(super) fn ended(&self) {
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         drop(kept);
+        self.over.send_replace(true);
     }
 }
 
@@ -54,10 +56,18 @@ impl FillReader {
         *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
     }
 
-    /// Whether who has joined this fill and got its error is to begin one from their own `source`: where that is another
-    /// one, or the fill ended because nobody read it or for what an earlier one had left. Those of the same source share its failure as they would its bytes.
+    /// Whether a reader that joined this fill and got `error` should begin one from its own `source`: yes if that is another
+    /// source, or if the fill was abandoned or failed over what an earlier one had left. Readers with the same source share the
+    /// failure, as they would have shared the bytes.
     pub fn leaves_hope(&self, error: &FillError, source: &Source) -> bool {
         matches!(error, FillError::Abandoned | FillError::Leftover(_)) || (error.blames_source() && !self.fill.source.is(source))
+    }
+
+    /// Waits until the fill's task has ended, which is a moment after its last byte: then the cache has the blob, unless it
+    /// could not keep it. Cancel-safe.
+    pub async fn ended(&self) {
+        // The sender is in the fill itself, and sends true at its end.
+        let _ = self.fill.over.subscribe().wait_for(|over| *over).await;
     }
 
     /// Waits until the upstream has answered (I4): the size in bytes, if it told. Cancel-safe.

@@ -45,6 +45,12 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    /// The body of an answer to `fill`'s question, `skip` bytes of which are here.
+    pub(super) fn new(fill: &Fill, body: BlobBody, skip: u64) -> Self {
+        fill.is_given_by(body.giver());
+        Self { body, skip }
+    }
+
     /// The next bytes that are missing. Cancel-safe.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         loop {
@@ -92,6 +98,9 @@ impl Run {
         if let Err(error) = self.fill().await {
             let upstream = self.source.upstream.name();
             self.fills.metrics.fill_failures_total.with_label_values(&[upstream.as_str(), error.reason()]).inc();
+            if matches!(error, FillError::Mismatch { .. } | FillError::Length { .. }) {
+                self.fill.was_misled();
+            }
             if matches!(error, FillError::Mismatch { .. }) {
                 self.fills.metrics.digest_mismatches_total.with_label_values(&[upstream.as_str()]).inc();
             }
@@ -142,7 +151,7 @@ impl Run {
         self.fill.progress.verified(len);
         let cache = self.fills.cache.clone();
         let published = spawn_blocking(move || cache.publish(verified, reservation)).await;
-        if let Err(error) = published.map_err(std::io::Error::other).and_then(|result| result) {
+        if let Err(error) = published.map_err(std::io::Error::other).flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");
             self.fills.metrics.fill_failures_total.with_label_values(&[self.source.upstream.name().as_str(), "publish"]).inc();
@@ -172,7 +181,7 @@ impl Run {
             tracing::warn!(digest = %self.fill.digest, written_bytes = ingest.reaches(),
                 "what an earlier download left cannot be a part of the blob; it is discarded");
             let reset = spawn_blocking(move || ingest.reset().map(|()| ingest)).await;
-            ingest = match reset.map_err(std::io::Error::other).and_then(|reset| reset) {
+            ingest = match reset.map_err(std::io::Error::other).flatten() {
                 Ok(ingest) => ingest,
                 Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
             };
@@ -227,7 +236,7 @@ impl Run {
         if let Some(total) = total {
             ingest.allocate(total)?;
         }
-        let incoming = Incoming { body, skip: ingest.len() - start };
+        let incoming = Incoming::new(&self.fill, body, ingest.len() - start);
         let etag = etag.map(|etag| (lead.is_some(), etag));
         let known = part::Known { total: total.unwrap_or_default(), lead, etag, answered: 0 };
         Ok(Opened { incoming, total, end, ranges, known })

@@ -19,7 +19,7 @@ impl Run {
     pub(super) async fn download_whole(&mut self, mut ingest: Ingest, mut reservation: Reservation, opened: Opened) -> Download {
         let Opened { incoming: body, total, .. } = opened;
         let closed = spawn_blocking(move || ingest.close_up().map(|()| ingest)).await;
-        let ingest = match closed.map_err(std::io::Error::other).and_then(|closed| closed) {
+        let ingest = match closed.map_err(std::io::Error::other).flatten() {
             Ok(ingest) => ingest,
             Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
         };
@@ -90,7 +90,7 @@ impl Run {
         {
             return Err(self.wrong_length(total, now));
         }
-        Ok(Incoming { body, skip: from - start })
+        Ok(Incoming::new(&self.fill, body, from - start))
     }
 
     /// Moves bytes from one upstream answer to the file until the answer ends.

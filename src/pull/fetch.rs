@@ -2,7 +2,6 @@
 //! that both share one download.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -84,7 +83,7 @@ impl Pull {
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
         let cannot = |error| PullError::Fill(FillError::from(error));
-        loop {
+        let reader = loop {
             let join = self.join(scope, digest, source.clone()).await.map_err(cannot)?;
             let mut at = 0;
             let ended = loop {
@@ -98,18 +97,15 @@ impl Pull {
                 }
             };
             match ended {
-                Ok(()) => break,
+                Ok(()) => break join.reader,
                 // Somebody else's repository or upstream; this one has its own.
                 Err(error) if !join.began && join.reader.leaves_hope(&error, &source) => {}
                 Err(error) => return Err(error.into()),
             }
-        }
-        // The last byte is announced a moment before the file has its name.
-        for _ in 0..600 {
-            if self.cache.has(digest).is_some() {
-                return Ok(true);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        reader.ended().await;
+        if self.cache.has(digest).is_some() {
+            return Ok(true);
         }
         Err(PullError::Fill(FillError::from(std::io::Error::other("the blob was downloaded and could not be kept"))))
     }
@@ -122,7 +118,7 @@ impl Pull {
         let upstream = self.site(scope)?.upstream.clone();
         let (mut tags, mut query) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
-            let listing = upstream.tags_page(&scope.repository, &query).await?;
+            let listing = upstream.tags(&scope.repository, &query).await?;
             let page: Value = serde_json::from_slice(&listing.bytes).unwrap_or_default();
             let listed = page["tags"].as_array().into_iter().flatten();
             tags.extend(listed.filter_map(|tag| tag.as_str()?.parse::<Tag>().ok()));

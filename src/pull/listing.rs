@@ -64,7 +64,7 @@ impl Pull {
         let flight = || {
             let (this, scope, asker, query) = (self.clone(), scope.clone(), asker.clone(), page.query());
             async move {
-                let listing = this.patiently(&scope, &asker, upstream.tags_page(&scope.repository, &query)).await?;
+                let listing = this.patiently(&scope, &asker, upstream.tags(&scope.repository, &query)).await?;
                 Ok(Page { body: listing.bytes, next: listing.next, filters_applied: None })
             }
         };

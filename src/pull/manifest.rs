@@ -187,10 +187,7 @@ impl Pull {
         fetched: FetchedManifest,
     ) -> Result<Held, PullError> {
         let invalid = |problem: String| PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem };
-        if fetched.digest != *digest
-            || fetched.claimed.is_some_and(|claimed| claimed.algorithm() == digest.algorithm() && claimed != *digest)
-        {
-            self.metrics.digest_mismatches_total.with_label_values(&[scope.upstream.as_str()]).inc();
+        if fetched.is_other_than(digest) {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
         }

@@ -54,6 +54,7 @@ impl Pull {
         }
         if total == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
             // Of nothing no last chunk can be held back.
+            body.giver().misled();
             return Err(mismatch(&source, *digest, Digest::of(digest.algorithm(), b"")).into());
         }
         let (sender, receiver) = mpsc::channel(AHEAD);
@@ -112,6 +113,7 @@ async fn pass_whole(mut body: BlobBody, digest: Digest, total: Option<u64>, sour
             got += piece.len() as u64;
             if let Some(expected) = total.filter(|total| got > *total) {
                 let upstream = source.upstream.name().clone();
+                body.giver().misled();
                 let _ = sender.send(Err(FillError::Length { upstream, digest, expected, got })).await;
                 return;
             }
@@ -123,7 +125,12 @@ async fn pass_whole(mut body: BlobBody, digest: Digest, total: Option<u64>, sour
         }
     }
     let found = hasher.finish();
-    let last = if found == digest { held.map(Ok) } else { Some(Err(mismatch(&source, digest, found))) };
+    let last = if found == digest {
+        held.map(Ok)
+    } else {
+        body.giver().misled();
+        Some(Err(mismatch(&source, digest, found)))
+    };
     if let Some(last) = last {
         let _ = sender.send(last).await;
     }

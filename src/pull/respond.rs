@@ -26,9 +26,6 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// Has docker, podman and containerd send the login that they have for the mirror.
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"roadstead\", charset=\"UTF-8\"");
-
 const OCTETS: Option<HeaderValue> = Some(HeaderValue::from_static("application/octet-stream"));
 
 /// As many as an answer has, so that their table is made once.
@@ -170,9 +167,6 @@ impl Request<'_> {
             _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()).into(),
         };
         self.common(&mut response, cache_status);
-        if error.code(kind) == ErrorCode::Unauthorized {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
-        }
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -266,9 +260,7 @@ pub fn base(head: bool) -> Answer {
 /// `GET /v2/` from a client that has to sign in: some learn here, and nowhere else, that they shall send a login.
 pub fn sign_in(head: bool) -> Answer {
     let message = "sign in with your own login for the registry behind this mirror".to_owned();
-    let mut answer = refusal(ErrorCode::Unauthorized, Outcome::Denied, message, head);
-    answer.response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
-    answer
+    refusal(ErrorCode::Unauthorized, Outcome::Denied, message, head)
 }
 
 /// The answer to a login that the upstream behind this does not take.

@@ -59,8 +59,7 @@ pub(super) struct Connection {
 struct Ready {
     io: Timed<Io>,
     peer: Peer,
-    /// `None` if nothing was agreed on.
-    http2: Option<bool>,
+    http2: bool,
     lane: Option<Lane>,
 }
 
@@ -79,7 +78,7 @@ impl Connection {
         let Some(ready) = ready else { return };
         let Ready { io, peer, http2, lane } = ready;
         let peer = Arc::new(peer);
-        if http2 == Some(true) {
+        if http2 {
             Box::pin(self.http2(io, peer)).await;
         } else {
             Box::pin(self.http1(io, peer, lane)).await;
@@ -91,7 +90,8 @@ impl Connection {
         let accepted = socket.attach().inspect_err(|error| tracing::debug!(%error, "connection ended")).ok()?;
         let config = &self.server.config;
         let mut peer = Peer::new(accepted.address());
-        let (io, http2, lane) = match (accepted, &self.tls) {
+        // What TLS has agreed on; without it, nothing.
+        let (io, agreed, lane) = match (accepted, &self.tls) {
             (Accepted::Tcp(tcp, _), Some(tls)) => {
                 let _ = tcp.set_nodelay(true);
                 let secured = match tls.accept(tcp).await {
@@ -116,10 +116,10 @@ impl Connection {
         };
         io.on_trial();
         let mut io = Timed::new(io, config.write_timeout).once_it_reads(Io::trusted);
-        let http2 = match http2 {
+        let http2 = match agreed {
             // Without TLS there is nothing to agree by: the client that knows better begins with the preface.
             None if config.http2 => match tokio::time::timeout(config.header_timeout, io.begins_with(PREFACE)).await {
-                Ok(Ok(preface)) => Some(preface),
+                Ok(Ok(preface)) => preface,
                 Ok(Err(error)) => {
                     tracing::debug!(client = %peer, %error, "connection ended");
                     return None;
@@ -131,7 +131,7 @@ impl Connection {
                     return None;
                 }
             },
-            agreed => agreed,
+            agreed => agreed == Some(true),
         };
         Some(Ready { io, peer, http2, lane })
     }

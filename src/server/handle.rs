@@ -162,8 +162,8 @@ impl Handler {
         }
     }
 
-    /// What the client is told whom the rules refuse. It depends on the rules and the request alone: nothing in it says
-    /// what there is.
+    /// The answer to a client that the rules refuse. It depends on the rules and the request alone: nothing in it says what
+    /// there is.
     fn refused<B>(&self, refused: Refused, request: &Request<B>, peer: &Peer, scope: Option<&Scope>) -> Answer {
         let mut answer = refusal(&refused, request.method() == Method::HEAD);
         if let Refused::SignIn(why) = refused {
@@ -172,7 +172,7 @@ impl Handler {
         answer
     }
 
-    /// Tells a client where to sign in.
+    /// Tells a client where to sign in: every answer of 401 goes through here (RFC 9110 §15.5.2).
     fn challenge<B>(&self, answer: &mut Answer, request: &Request<B>, peer: &Peer, scope: Option<&Scope>, why: Option<Why>) {
         let challenge = self.policy.challenge(peer, host(request), scope, why);
         let challenge = challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
@@ -201,7 +201,8 @@ pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
     request.uri().authority().map(Authority::as_str).or_else(header)
 }
 
-/// Whether it says as often as it must for whom it is (RFC 9112 § 3.2): what two servers could take for two hosts' is nobody's.
+/// Whether the request names its host exactly as often as it must (RFC 9112 §3.2): one that two servers could take to be for
+/// different hosts is refused.
 fn is_addressed<B>(request: &Request<B>) -> bool {
     match request.headers().get_all(header::HOST).iter().count() {
         0 => request.uri().authority().is_some() || request.version() != Version::HTTP_11,

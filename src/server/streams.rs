@@ -1,7 +1,7 @@
 //! The requests of one HTTP/2 connection: whether each gets on, and whether their client means them.
 //!
-//! hyper and h2 bound how many there are and what they hold. What they do not see: a client that opens no window for an
-//! answer, be its others as busy as they may, and one that takes requests back as fast as it sends them, after they were begun.
+//! hyper and h2 bound how many there are and what they hold. They do not notice a client that opens no window for one answer
+//! while its others are busy, nor one that resets its requests, once they are begun, as fast as it sends them.
 //! Each answer is sent by a task of its own ([`Tasks`]); one whose client takes nothing is dropped, which resets its stream
 //! and no other.
 

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// In microseconds: who has had its turn for so long may well have lost its core, and so often a thread looks for such a
-/// one. Ten answers from memory take as long.
+/// In microseconds. A thread whose turn has lasted this long has probably lost its core; this is also how often a thread looks
+/// for one that has. About ten answers from memory.
 const PATIENCE: u64 = 100;
 
-/// So many others are looked at in one go: on a machine of many cores, the news of all of them would cost more than they
-/// bring.
+/// At most this many other threads are looked at in one go: on a machine with many cores, looking at all would cost more than
+/// it gains.
 const LOOKS: usize = 8;
 
 /// Which threads have a turn, and since when: from the return of one wait for events to the next.

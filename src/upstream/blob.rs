@@ -17,7 +17,7 @@ use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
-use super::health::Health;
+use super::health::{Health, Temper};
 use super::pace::Pace;
 use super::part::Lead;
 use super::queue::Slot;
@@ -91,6 +91,11 @@ impl BlobBody {
         self.noting(chunk)
     }
 
+    /// Who sends it.
+    pub fn giver(&self) -> Giver {
+        Giver(Arc::clone(&self.source.health))
+    }
+
     /// A break speaks against the address: the rest is asked of another one first.
     fn noting(&mut self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
         if !matches!(chunk, Some(Ok(_))) {
@@ -100,6 +105,23 @@ impl BlobBody {
         let error = if self.source.foreign { error.elsewhere() } else { error };
         self.source.health.broke(&self.source.what, &error);
         Some(Err(error))
+    }
+}
+
+/// The address that a body came from, for whoever finds out later that the bytes are wrong.
+#[derive(Clone, Debug)]
+pub struct Giver(Arc<Health>);
+
+impl Giver {
+    /// It sent other bytes than it was asked for: the upstream's other addresses are asked for blobs first, for a while.
+    pub fn misled(&self) {
+        self.0.misled(Temper::Layer);
+    }
+}
+
+impl PartialEq for Giver {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -185,11 +185,6 @@ impl UpstreamError {
         &self.0.reason
     }
 
-    /// The upstream that was asked.
-    pub fn upstream(&self) -> &UpstreamName {
-        &self.0.upstream
-    }
-
     /// The host that failed: the upstream's, its token service's or that of a redirect's target.
     pub fn host(&self) -> &str {
         &self.0.host

@@ -22,6 +22,10 @@ use crate::config;
 /// For how long an address that cannot answer HEAD is not asked by HEAD again.
 const NO_HEAD: Duration = Duration::from_secs(3600);
 
+/// For how long an address that sent something wrong is tried after the others: clients come back after pauses of up to five
+/// minutes, and are to find the right one.
+const MISLED: Duration = Duration::from_secs(600);
+
 /// What an upstream may refuse apart from the rest: registries count pulls and not HEADs, and layers not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Temper {
@@ -64,6 +68,8 @@ struct State {
     /// What it fails at, by [`Temper`].
     failing: [Failing; 3],
     holds: [Holdback; 3],
+    /// When it last sent something that cannot be right.
+    misled: [Option<Instant>; 3],
     /// When it last answered: what was sent before that and has no answer now says nothing of how it is now.
     answered: Option<Instant>,
     no_head: Option<Instant>,
@@ -103,8 +109,8 @@ pub(super) enum Turn {
 impl Health {
     pub(super) fn new(breaker: config::Breaker) -> Self {
         let failing = Temper::ALL.map(|_| Failing::new(breaker));
-        let (reach, holds) = (Breaker::new(breaker), Default::default());
-        Self(Mutex::new(State { reach, failing, holds, answered: None, no_head: None, no_head_told: false }))
+        let (reach, holds, misled) = (Breaker::new(breaker), Default::default(), Default::default());
+        Self(Mutex::new(State { reach, failing, holds, misled, answered: None, no_head: None, no_head_told: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,7 +120,8 @@ impl Health {
     /// Its place in the order of addresses for a kind of request, the best first.
     pub(super) fn rank(&self, temper: Temper) -> u8 {
         let (now, state) = (Instant::now(), self.state());
-        state.breakers(temper, None).map(|breaker| breaker.rank(now)).max().unwrap_or_default()
+        let has_misled = state.misled[temper as usize].is_some_and(|at| now < at + MISLED);
+        state.breakers(temper, None).map(|breaker| breaker.rank(now)).max().unwrap_or_default().max(has_misled.into())
     }
 
     /// How it is asked for a kind of request.
@@ -174,6 +181,11 @@ impl Health {
         } else {
             failing.failure(now, now, what, fault, &why);
         }
+    }
+
+    /// It answered, with something that cannot be right: other addresses are tried before it for a while.
+    pub(super) fn misled(&self, temper: Temper) {
+        self.state().misled[temper as usize] = Some(Instant::now());
     }
 
     /// Whether HEAD is of use here.

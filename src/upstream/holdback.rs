@@ -53,14 +53,12 @@ impl Holdback {
         self.until = Some(now + pause);
     }
 
-    /// It answered something else than 429. Whether that ends a silence. An answer to a request from before the
+    /// It answered something else than 429, which ends a silence if it was the probe: an answer to a request from before the
     /// silence says nothing.
-    pub(super) fn answered(&mut self, probe: bool) -> bool {
-        let ended = probe && self.until.is_some();
-        if ended {
+    pub(super) fn answered(&mut self, probe: bool) {
+        if probe && self.until.is_some() {
             *self = Self::default();
         }
-        ended
     }
 
     /// The probe was given up; the next request is one.
@@ -83,12 +81,12 @@ mod tests {
         let (now, mut hold) = (Instant::now(), Holdback::default());
         hold.throttled(now, Some(seconds(7)), false, 0.0);
         assert_eq!(hold.admit(now + seconds(3)), Verdict::Not(now + seconds(7)));
-        assert!(!hold.answered(false), "an answer from before");
-        assert_eq!(hold.admit(now + seconds(7)), Verdict::Probe);
+        hold.answered(false);
+        assert_eq!(hold.admit(now + seconds(7)), Verdict::Probe, "an answer from before ends nothing");
         assert!(matches!(hold.admit(now + seconds(7)), Verdict::Not(_)));
         hold.abandon(now + seconds(8));
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Probe);
-        assert!(hold.answered(true));
+        hold.answered(true);
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Go);
     }
 

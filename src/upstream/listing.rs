@@ -23,7 +23,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub struct Listing {
     /// JSON as received; known to be an object with a list of strings as `tags`.
     pub bytes: Bytes,
-    /// The query of the next page, without the question mark, as the upstream wrote it; for [`Upstream::tags_page`].
+    /// The query of the next page, without the question mark, as the upstream wrote it; for [`Upstream::tags`].
     pub next: Option<String>,
 }
 
@@ -52,15 +52,9 @@ struct Index {
 }
 
 impl Upstream {
-    /// A page of tags: at most `n`, those behind `last` (distribution-spec, *Listing Tags*).
-    pub async fn tags(&self, repository: &Repository, n: Option<u64>, last: Option<&str>) -> Result<Listing, UpstreamError> {
-        let pairs = [n.map(|n| ("n", n.to_string())), last.map(|last| ("last", last.to_owned()))];
-        let query = Serializer::new(String::new()).extend_pairs(pairs.into_iter().flatten()).finish();
-        self.tags_page(repository, &query).await
-    }
-
-    /// A page of tags by the query that [`Listing::next`] gave: some registries page by tokens of their own.
-    pub async fn tags_page(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
+    /// A page of tags (distribution-spec, *Listing Tags*). `query` is a client's, or what [`Listing::next`] gave: some registries
+    /// page by tokens of their own.
+    pub async fn tags(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
         let (bytes, next, _) =
             self.list(Kind::Tags, repository, "tags/list".into(), query, "application/json", |_| false).await?;
         match bytes {

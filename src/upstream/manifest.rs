@@ -6,7 +6,8 @@ use http::{HeaderMap, Method, StatusCode, header};
 use super::Upstream;
 use super::blob::{self, Body};
 use super::breaker::Need;
-use super::error::{Reason, UpstreamError};
+use super::error::{Class, Reason, UpstreamError};
+use super::health::Temper;
 use super::request::{Answer, Ask, Origin};
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
@@ -19,10 +20,6 @@ const HASH_INLINE: usize = 64 * 1024;
 pub struct Resolved {
     /// The manifest's digest, as the upstream says; computed, if the upstream did not say it.
     pub digest: Digest,
-    /// `Content-Type` as received.
-    pub content_type: Option<String>,
-    /// The manifest's size in bytes, where the upstream told it.
-    pub size: Option<u64>,
     /// The manifest itself, where only a GET could tell the digest: so that this GET is the only one.
     pub fetched: Option<FetchedManifest>,
 }
@@ -42,6 +39,12 @@ pub struct FetchedManifest {
 }
 
 impl FetchedManifest {
+    /// Whether it is another one than this, or the upstream says that it is.
+    pub fn is_other_than(&self, digest: &Digest) -> bool {
+        let comparable = self.claimed.filter(|claimed| claimed.algorithm() == digest.algorithm());
+        self.digest != *digest || comparable.is_some_and(|claimed| claimed != *digest)
+    }
+
     /// Whether it is a manifest, and the one that the upstream says it is. What it is asked for is for the caller to say.
     fn is_sound(&self) -> bool {
         self.claimed.is_none_or(|claimed| claimed == self.digest)
@@ -82,6 +85,7 @@ impl Upstream {
         let digest = match (claimed, reference) {
             _ if !answer.response.status().is_success() => None,
             (Some(claimed), Reference::Digest(asked)) if claimed != *asked => {
+                origin.health().misled(Temper::Check);
                 let problem = format!("asked for {asked}, it says it has {claimed}");
                 return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
             }
@@ -89,8 +93,7 @@ impl Upstream {
             (claimed, _) => claimed,
         };
         if let Some(digest) = digest {
-            let size = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-            return Ok(Resolved { digest, content_type: content_type(headers), size, fetched: None });
+            return Ok(Resolved { digest, fetched: None });
         }
         let status = answer.response.status();
         let page = status.is_success() && is_page(content_type(headers).as_deref());
@@ -112,8 +115,7 @@ impl Upstream {
     ) -> Result<Resolved, UpstreamError> {
         self.metrics.upstream_head_fallbacks_total.with_label_values(&[self.name.as_str()]).inc();
         let fetched = self.manifest_for(need, repository, reference).await?;
-        let (digest, size) = (fetched.digest, Some(fetched.bytes.len() as u64));
-        Ok(Resolved { digest, content_type: fetched.content_type.clone(), size, fetched: Some(fetched) })
+        Ok(Resolved { digest: fetched.digest, fetched: Some(fetched) })
     }
 
     /// GET of a manifest, whole, at most `max_manifest` bytes. Counts as a pull at registries that count.
@@ -127,7 +129,25 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, UpstreamError> {
-        let (origin, answer) = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await?;
+        let mut useless = 0;
+        loop {
+            let (origin, answer) = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await?;
+            let fetched = self.fetch(origin, answer, reference).await;
+            let is_useless = match (&fetched, reference) {
+                (Ok(fetched), Reference::Digest(asked)) => fetched.is_other_than(asked),
+                (Ok(fetched), Reference::Tag(_)) => fetched.is_other_than(&fetched.digest),
+                (Err(error), _) => error.class() == Class::Invalid,
+            };
+            if is_useless && fetched.is_ok() {
+                self.metrics.digest_mismatches_total.with_label_values(&[self.name.as_str()]).inc();
+            }
+            if !is_useless || !self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
+                return fetched;
+            }
+        }
+    }
+
+    async fn fetch(&self, origin: &Origin, answer: Answer, reference: &Reference) -> Result<FetchedManifest, UpstreamError> {
         let error = |reason| origin.client.error(&answer.url, reason);
         if answer.response.status() != StatusCode::OK {
             return Err(error(Reason::Status(answer.response.status())));

@@ -91,8 +91,14 @@ impl Upstream {
         // Digits and ASCII only: always a valid header.
         let range = range.and_then(|range| HeaderValue::try_from(range).ok());
         let ask = Ask { range, lead, effort, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
-        let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
-        self.judge(origin, answer, ask.what(), from)
+        let mut useless = 0;
+        loop {
+            let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
+            match self.judge(origin, answer, ask.what(), from) {
+                Err(error) if self.asks_another(origin, ask.temper(), &mut useless, Some(&error)) => {}
+                judged => return judged,
+            }
+        }
     }
 
     fn judge(&self, origin: &Origin, mut answer: Answer, what: String, from: u64) -> Result<BlobAnswer, UpstreamError> {

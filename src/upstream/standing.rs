@@ -1,6 +1,7 @@
 //! How an upstream stands: whether to ask it, what is left of its quota, whether it is switched off; for the pull path,
 //! background work, metrics and the admin interface.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use super::error::{Reason, UpstreamError};
 use super::health::{Readiness, Temper};
 use super::queue::Crowd;
 use super::{Quota, Upstream};
-use std::sync::PoisonError;
+use crate::metrics::gauge;
 
 /// At a quota's end: how often work that nobody waits for is done all the same. It also shows when the quota is back.
 const SLOWED: Duration = Duration::from_secs(60);
@@ -100,7 +101,6 @@ impl Upstream {
     /// Brings the gauges up to date.
     pub fn measure(&self) {
         let upstream = self.name.as_str();
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for origin in &self.origins {
             let open = match worst(origin).1 {
                 Condition::Closed => 0,
@@ -111,7 +111,7 @@ impl Upstream {
         }
         let held = |temper| self.origins.iter().filter_map(|origin| origin.health().held(temper)).max();
         let held = Temper::ALL.into_iter().filter_map(held).max();
-        self.metrics.upstream_held_back_seconds.with_label_values(&[upstream]).set(held.map_or(0, |held| held.as_secs() as i64));
+        self.metrics.upstream_held_back_seconds.with_label_values(&[upstream]).set(held.map_or(0, |held| gauge(held.as_secs())));
         let crowd = self.crowd();
         self.metrics.upstream_requests_running.with_label_values(&[upstream]).set(gauge(crowd.running));
         self.metrics.upstream_requests_waiting.with_label_values(&[upstream]).set(gauge(crowd.waiting));

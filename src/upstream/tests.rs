@@ -144,8 +144,8 @@ fn all_calls_can_be_spawned() {
         send(upstream.manifest(name, reference));
         send(upstream.blob(name, digest, 0));
         send(upstream.blob_size(name, digest));
-        send(upstream.tags(name, None, None));
-        send(upstream.tags_page(name, ""));
+        send(upstream.tags(name, ""));
+        send(upstream.tags(name, ""));
         send(upstream.referrers(name, digest, &[], None));
         send(body.chunk());
     }

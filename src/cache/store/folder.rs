@@ -152,8 +152,8 @@ fn is_unused(root: &Path) -> io::Result<bool> {
     })
 }
 
-/// Locks the folder. Tries for a moment: whatever process has just been started holds what is open here until it has
-/// become the other program, and a mirror that is on its way out its folder.
+/// Locks the folder. Tries for a moment: a child that was just forked keeps our open files until it has become the other
+/// program, and a mirror that is shutting down keeps its folder a moment longer.
 fn take(lock: &File) -> Result<(), fs::TryLockError> {
     const EVERY: Duration = Duration::from_millis(50);
     for _ in 0..10 {

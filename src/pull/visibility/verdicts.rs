@@ -85,7 +85,7 @@ impl Pull {
         }
     }
 
-    /// Whether a client has to be told that it shall sign in to this upstream, which it is before it asks for anything.
+    /// Whether a client must be told to sign in to this upstream; it is told so at `/v2/`, before it asks for anything.
     pub fn wants_login(&self, upstream: &UpstreamName, login: Option<&Login>) -> bool {
         self.sites.get(upstream).is_some_and(|site| site.visibility == Of::Caller) && !login.is_some_and(is_login)
     }
@@ -169,7 +169,8 @@ impl Pull {
         }
     }
 
-    /// Asks an upstream for a caller of whom it is not known whether they may, which they cannot have done for ever.
+    /// Asks an upstream on behalf of a caller whose right is not known yet. How often that may fail is limited
+    /// ([`super::patience`]).
     pub(in crate::pull) async fn patiently<T>(
         &self,
         scope: &Scope,

@@ -49,7 +49,7 @@ async fn a_head_that_tells_no_digest_becomes_one_get() {
             Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { Reply::new(200).body(MANIFEST) }).await;
         let resolved = anonymous(&server).resolve(&repository("a/b"), &tag("latest")).await.unwrap();
         let digest = digest_of(MANIFEST.as_bytes());
-        assert_eq!((resolved.digest, resolved.size, resolved.content_type), (digest, Some(MANIFEST.len() as u64), None));
+        assert_eq!(resolved.digest, digest);
         let fetched = resolved.fetched.unwrap();
         assert_eq!((fetched.bytes, fetched.digest, fetched.claimed), (MANIFEST.into(), digest, None));
         assert_eq!(server.seen().len(), 2);
@@ -219,22 +219,22 @@ async fn t21_tags() {
     })
     .await;
     let upstream = anonymous(&server);
-    let listing = upstream.tags(&repository("a/b"), Some(2), Some("v w")).await.unwrap();
+    let listing = upstream.tags(&repository("a/b"), "n=2&last=v+w").await.unwrap();
     assert_eq!(listing.bytes, r#"{"name":"a/b","tags":["w","x"]}"#);
     assert_eq!(listing.next.as_deref(), Some("last=x&n=2"));
-    upstream.tags_page(&repository("a/b"), "last=x&n=2").await.unwrap();
-    upstream.tags(&repository("a/b"), None, None).await.unwrap();
+    upstream.tags(&repository("a/b"), "last=x&n=2").await.unwrap();
+    upstream.tags(&repository("a/b"), "").await.unwrap();
     let targets: Vec<_> = server.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/v2/a/b/tags/list?n=2&last=v+w", "/v2/a/b/tags/list?last=x&n=2", "/v2/a/b/tags/list"]);
 
     for (body, good) in [(r#"{"tags":null}"#, true), (r#"{"tags":[1]}"#, false), ("[]", false), ("<html>", false)] {
         let server = always(Reply::new(200).body(body)).await;
-        let outcome = anonymous(&server).tags(&repository("a/b"), None, None).await;
+        let outcome = anonymous(&server).tags(&repository("a/b"), "").await;
         assert_eq!(outcome.is_ok(), good, "{body}");
         assert!(outcome.err().is_none_or(|error| error.class() == Class::Invalid));
     }
     let missing = always(Reply::new(404)).await;
-    assert_eq!(anonymous(&missing).tags(&repository("a/b"), None, None).await.unwrap_err().class(), Class::NotFound);
+    assert_eq!(anonymous(&missing).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::NotFound);
 }
 
 #[tokio::test]

@@ -248,3 +248,40 @@ async fn a_lie_about_a_small_blob_is_an_error_with_a_status() {
         mirror.pull_blob(REPOSITORY, &blob).await;
     }
 }
+
+/// An upstream with two addresses, of which the first lies: each thing comes from the second, at once where the lie shows
+/// before a byte was passed on, and else when the client comes again.
+#[tokio::test]
+async fn where_one_address_lies_another_is_asked() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    let (image, large) = (Image::small(1), Blob::random(6, SIZE));
+    for up in [&first, &second] {
+        up.push_image(REPOSITORY, "latest", &image);
+        up.push_blob(REPOSITORY, &large);
+    }
+    let layer = blob_path(REPOSITORY, &image.layers[0]);
+    let (manifest, blob) = (manifest_path(REPOSITORY, image.manifest.digest), blob_path(REPOSITORY, &large));
+    let mirror = || {
+        Mirror::with(&first, |settings| {
+            short(settings);
+            settings.hub("url", vec![first.url(), second.url()]);
+        })
+    };
+    let mismatches = async |mirror: &Mirror| mirror.metric("roadstead_digest_mismatches_total", &[]).await;
+
+    first.on("GET /v2/*").always(Act::honest().corrupt());
+    let lied_to = mirror().await;
+    assert_eq!(lied_to.get(&manifest).await.body, image.manifest.bytes);
+    assert_eq!(mismatches(&lied_to).await, 1.0, "it is counted although nobody was hurt");
+    lied_to.get(&blob).await.assert_refused();
+    lied_to.pull_blob(REPOSITORY, &large).await;
+    assert_eq!((first.count(&blob), second.count(&blob), mismatches(&lied_to).await), (1, 1, 2.0));
+    lied_to.pull_blob(REPOSITORY, &image.layers[0]).await;
+    assert_eq!(first.count(&layer), 0, "the others are asked first");
+
+    first.on("GET /v2/*").clear();
+    first.on("GET /v2/*").always(Act::html().header("Content-Encoding", "gzip"));
+    let paged = mirror().await;
+    paged.pull(REPOSITORY, "latest", &image).await;
+    assert_eq!(mismatches(&paged).await, 0.0);
+}

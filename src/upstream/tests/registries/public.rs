@@ -217,7 +217,7 @@ async fn mcr_without_any_token() {
     .await;
     let upstream = internet.upstream("https://mcr.microsoft.com", config::Credentials::Anonymous, &[]);
     pull(&upstream, "dotnet/sdk").await.unwrap();
-    upstream.tags(&repository("dotnet/sdk"), None, None).await.unwrap();
+    upstream.tags(&repository("dotnet/sdk"), "").await.unwrap();
     assert_eq!(internet.hosts(), ["mcr.microsoft.com", "westeurope.data.mcr.microsoft.com"]);
 }
 
