@@ -7,6 +7,8 @@
 //! favourites that drift, moving tags, a nightly job that pulls a fixed list once (CI), and clients that ask only for
 //! the layers they lack. Deterministic: the same table on every machine.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it finds is for whoever runs it")]
+
 use std::collections::{BTreeSet, HashMap};
 
 use roadstead::cache::evict::{Kind, policy};

@@ -8,6 +8,7 @@
 //! the last one, [`mark`] is called: callgrind writes out its counters there.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it finds is for whoever runs it")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
