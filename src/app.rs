@@ -4,6 +4,7 @@
 
 mod reload;
 mod schedule;
+mod sites;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 pub use reload::ReloadError;
+pub use sites::SetupError;
+use sites::Upstreams;
 
 use crate::admin::Admin;
 use crate::admin::api::Api;
@@ -23,16 +26,15 @@ use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
-use crate::config::{self, Config, ConfigError, Visibility};
+use crate::config::{self, Config, ConfigError};
 use crate::fill::Fills;
 use crate::listen::tls::{Interface, Tls, TlsError};
 use crate::listen::{self, BindError, Listener, Passed, Place};
 use crate::metrics::Metrics;
-use crate::oci::{Directory, UpstreamName};
+use crate::oci::UpstreamName;
 use crate::policy::{NoKey, Policy};
-use crate::pull::{Pull, Site};
+use crate::pull::Pull;
 use crate::server::{Handler, Server};
-use crate::upstream::{TlsError as UpstreamTlsError, Upstream};
 
 /// How long fills may take to come to a resumable end.
 const FILLS_END: Duration = Duration::from_secs(10);
@@ -44,13 +46,8 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A certificate of an upstream cannot be used.
-    #[error("[upstream.{upstream:?}]: {source}", upstream = .upstream.as_str())]
-    Tls {
-        /// Which upstream.
-        upstream: UpstreamName,
-        /// What is wrong.
-        source: UpstreamTlsError,
-    },
+    #[error(transparent)]
+    Upstream(#[from] SetupError),
     /// What the configuration asks for is not safe.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -82,7 +79,8 @@ pub struct Running {
     places: Vec<(Place, bool)>,
     admin: Option<(Place, bool)>,
     /// What holds.
-    config: Mutex<Config>,
+    held: Mutex<Held>,
+    metrics: Arc<Metrics>,
     /// As [`Workshop::found`].
     found: BTreeMap<UpstreamName, config::Upstream>,
     tls: Option<Arc<Tls>>,
@@ -99,6 +97,13 @@ pub struct Running {
     policy: Arc<Policy>,
 }
 
+/// The configuration that holds, and the upstreams that were made from it.
+#[derive(Debug)]
+struct Held {
+    config: Config,
+    upstreams: Upstreams,
+}
+
 /// The parts that bring content into a cache, without anything that serves it: what a mirror is built on, and what
 /// `prefetch` and `import` use on the folder of a mirror that is stopped.
 #[derive(Debug)]
@@ -107,6 +112,8 @@ pub struct Workshop {
     pub config: Config,
     /// Upstreams that the configuration does not name, and of which there is something.
     pub found: BTreeMap<UpstreamName, config::Upstream>,
+    /// All upstreams.
+    upstreams: Upstreams,
     /// The cache. Somebody has to run [`Cache::maintain`].
     pub cache: Arc<Cache>,
     /// Downloads.
@@ -123,12 +130,12 @@ impl Workshop {
         let wanted = config.clone();
         let found = spawn_blocking(move || found(&wanted)).await??;
         config.upstreams.extend(found.clone());
-        let private = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility != Visibility::Public);
-        cache.confined.set_private(private.map(|(name, _)| name.clone()));
+        let (configured, counted) = (config.clone(), metrics.clone());
+        let upstreams = spawn_blocking(move || Upstreams::default().remade(&configured, &counted)).await??.upstreams;
+        cache.confined.set_private(upstreams.private());
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-        let sites = sites(&config, metrics).await?;
-        let pull = Pull::new(sites, cache.clone(), fills.clone(), metrics.clone());
-        Ok(Self { config, found, cache, fills, pull })
+        let pull = Pull::new(upstreams.sites(), cache.clone(), fills.clone(), metrics.clone());
+        Ok(Self { config, found, upstreams, cache, fills, pull })
     }
 
     /// Ends downloads where they can be resumed, and writes recency and names down.
@@ -205,9 +212,8 @@ impl Mirror {
         let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
         let admin_place = admin.first().map(|listener| (listener.place().clone(), listener.tls && admin_tls.is_some()));
 
-        let Workshop { config, found, cache, fills, pull } = Workshop::open(config, &metrics).await?;
-        let hosts = config.upstreams.iter().map(|(name, upstream)| (name, upstream.hosts.as_slice()));
-        let directory = Directory::new(config.server.default_upstream.clone(), hosts);
+        let Workshop { config, found, upstreams, cache, fills, pull } = Workshop::open(config, &metrics).await?;
+        let directory = upstreams.directory(&config.server.default_upstream);
         let policy = Arc::new(Policy::new(&config, metrics.clone())?);
         let handler = Handler::new(directory, policy.clone(), pull.clone(), metrics.clone());
         let server = Server::new(handler, config.server.clone(), tls.clone()).map_err(StartError::Workers)?;
@@ -223,9 +229,10 @@ impl Mirror {
             Task::spawn(save_wanted(pull.clone())),
         ];
         let api = Api::new(cache.clone(), &config, pull.clone());
-        let upstreams = Switchboard::new(pull.upstreams());
+        let switchboard = Switchboard::new(pull.clone());
         let transfer = Transfer::new(pull.clone(), &config);
-        let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
+        let interface =
+            Admin::new(metrics.clone(), cache.clone(), api, switchboard, transfer, &config.admin, stopping.subscribe());
         let interface_tls = |listener: &Listener| admin_tls.clone().filter(|_| listener.tls);
         background.extend(admin.into_iter().map(|listener| {
             let tls = interface_tls(&listener);
@@ -237,7 +244,8 @@ impl Mirror {
         Ok(Running {
             places,
             admin: admin_place,
-            config: Mutex::new(config),
+            held: Mutex::new(Held { config, upstreams }),
+            metrics,
             found,
             tls,
             admin_tls,
@@ -303,20 +311,6 @@ impl Running {
         let _ = spawn_blocking(move || pull.save_wanted()).await;
         self.cache.close().await;
     }
-}
-
-/// Sets every upstream up. Off the reactor: roots and certificates are read from files (I11).
-async fn sites(config: &Config, metrics: &Arc<Metrics>) -> Result<BTreeMap<UpstreamName, Site>, StartError> {
-    let (upstreams, metrics) = (config.upstreams.clone(), metrics.clone());
-    let offline = config.cache.offline;
-    let site = move |(name, mut config): (UpstreamName, config::Upstream)| {
-        config.offline |= offline;
-        let (freshness, visibility, verdict_for) = (config.freshness.clone(), config.visibility, config.verdict_for);
-        let upstream = Upstream::new(name.clone(), &config, metrics.clone())
-            .map_err(|source| StartError::Tls { upstream: name.clone(), source })?;
-        Ok((name, Site { upstream: Arc::new(upstream), freshness, visibility, verdict_for }))
-    };
-    spawn_blocking(move || upstreams.into_iter().map(site).collect()).await?
 }
 
 /// What is bound, and what is spoken there.

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use moka::sync::Cache as Memory;
 
@@ -65,10 +66,13 @@ pub struct Site {
     pub verdict_for: Duration,
 }
 
+/// The upstreams of a mirror.
+pub type Sites = BTreeMap<UpstreamName, Arc<Site>>;
+
 /// Everything a pull needs. One a mirror, shared by `Arc`.
 #[derive(Debug)]
 pub struct Pull {
-    sites: BTreeMap<UpstreamName, Site>,
+    sites: ArcSwap<Sites>,
     cache: Arc<Cache>,
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
@@ -107,10 +111,10 @@ pub struct Request<'a> {
 
 impl Pull {
     /// A pull path over `cache` and `fills`.
-    pub fn new(sites: BTreeMap<UpstreamName, Site>, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(sites: Sites, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
         let wanted = wanted::WantedList::load(cache.store());
         Arc::new(Self {
-            sites,
+            sites: ArcSwap::from_pointee(sites),
             cache,
             fills,
             metrics,
@@ -164,9 +168,18 @@ impl Pull {
         self.wanted.save(self.cache.store());
     }
 
-    fn site(&self, scope: &Scope) -> Result<&Site, PullError> {
-        // Always there: permits are given for configured upstreams only.
-        self.sites.get(&scope.upstream).ok_or(PullError::Internal)
+    /// Takes other upstreams from the next request on. What has begun with those of before ends with them.
+    pub fn replace_sites(&self, sites: Sites) {
+        self.sites.store(Arc::new(sites));
+    }
+
+    /// What a permit is for is there, unless it was taken out of the configuration a moment ago.
+    fn site(&self, scope: &Scope) -> Result<Arc<Site>, PullError> {
+        self.site_of(&scope.upstream).ok_or(PullError::Internal)
+    }
+
+    fn site_of(&self, upstream: &UpstreamName) -> Option<Arc<Site>> {
+        self.sites.load().get(upstream).cloned()
     }
 }
 

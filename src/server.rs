@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::config;
 use crate::listen::{Accepted, Listener, tls::Tls};
 use crate::metrics::{Metrics, gauge};
+use crate::oci::Directory;
 use connection::Connection;
 pub use handle::Handler;
 use limits::{Clients, Refusal};
@@ -47,6 +48,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Knows these upstreams from the next request on.
+    pub fn replace_directory(&self, directory: Directory) {
+        self.handler.replace_directory(directory);
+    }
+
     /// A server that answers with `handler`, on a thread for each core. `tls` is for listeners that may speak it. Fails
     /// if there is no thread to be had.
     pub fn new(handler: Handler, config: config::Server, tls: Option<Arc<Tls>>) -> std::io::Result<Arc<Self>> {

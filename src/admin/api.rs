@@ -17,7 +17,6 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::oci::{Reference, UpstreamName};
 use crate::pull::Pull;
-use crate::upstream::Upstream;
 
 /// Images in an answer, unless `limit` says otherwise.
 const LIMIT: usize = 1000;
@@ -29,7 +28,6 @@ pub struct Api {
     clock: Clock,
     default_upstream: UpstreamName,
     pull: Arc<Pull>,
-    upstreams: Vec<Arc<Upstream>>,
     verification: Arc<Verification>,
 }
 
@@ -69,7 +67,6 @@ impl Api {
             cache,
             clock: Clock::new(),
             default_upstream: config.server.default_upstream.clone(),
-            upstreams: pull.upstreams(),
             pull,
             verification: Arc::default(),
         }

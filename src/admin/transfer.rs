@@ -22,7 +22,6 @@ use tokio::task::spawn_blocking;
 use super::BODY_TIMEOUT;
 use crate::cache::tree::Tree;
 use crate::config::Config;
-use crate::oci::UpstreamName;
 use crate::pull::Pull;
 use crate::transfer::import::{self, ImportError};
 use crate::transfer::prefetch::{Event, Order, prefetch};
@@ -41,7 +40,8 @@ pub struct Transfer {
     pull: Arc<Pull>,
     dir: PathBuf,
     verify_key: Option<PathBuf>,
-    upstreams: Option<Vec<UpstreamName>>,
+    /// What no upstream is configured for can be imported: it is served all the same after a restart.
+    any_upstream: bool,
     /// One import at a time: each one takes the disk.
     importing: Arc<Mutex<()>>,
 }
@@ -60,13 +60,11 @@ pub struct Listed {
 impl Transfer {
     /// Transfers into the cache of `pull`.
     pub fn new(pull: Arc<Pull>, config: &Config) -> Self {
-        // Offline, what no upstream is configured for is served all the same after a restart.
-        let upstreams = (!config.cache.offline).then(|| config.upstreams.keys().cloned().collect());
         Self {
             pull,
             dir: config.cache.dir.clone(),
             verify_key: config.import.verify_key.clone(),
-            upstreams,
+            any_upstream: config.cache.offline,
             importing: Arc::default(),
         }
     }
@@ -165,7 +163,9 @@ impl Transfer {
         let key = self.verify_key.clone();
         let verifier = spawn_blocking(move || key.map(|key| Verifier::from_file(&key)).transpose()).await;
         let verifier = verifier.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let mut options = import::Options { verifier, upstreams: self.upstreams.clone(), ..import::Options::default() };
+        let names = || self.pull.upstreams().iter().map(|upstream| upstream.name().clone()).collect();
+        let upstreams = (!self.any_upstream).then(names);
+        let mut options = import::Options { verifier, upstreams, ..import::Options::default() };
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match key.as_ref() {
                 "platform" => options.platforms = value.parse()?,

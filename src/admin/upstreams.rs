@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::Reply;
+use crate::pull::Pull;
 use crate::upstream::Upstream;
 
 /// The longest body of a request.
@@ -27,18 +28,18 @@ struct Switch {
 /// The upstreams of one mirror, as operators see them.
 #[derive(Debug)]
 pub struct Switchboard {
-    upstreams: Vec<Arc<Upstream>>,
+    pull: Arc<Pull>,
 }
 
 impl Switchboard {
-    /// Shows and switches these.
-    pub fn new(upstreams: Vec<Arc<Upstream>>) -> Self {
-        Self { upstreams }
+    /// Shows and switches those of `pull`.
+    pub fn new(pull: Arc<Pull>) -> Self {
+        Self { pull }
     }
 
     /// Brings the upstreams' gauges up to date; called when metrics are read.
     pub(super) fn measure(&self) {
-        self.upstreams.iter().for_each(|upstream| upstream.measure());
+        self.pull.upstreams().iter().for_each(|upstream| upstream.measure());
     }
 
     /// Whether a path, which begins after `/api/v1/`, is answered here.
@@ -50,7 +51,7 @@ impl Switchboard {
     pub(super) fn answer(&self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Reply {
         let answer = match (path, method) {
             ("upstreams", &Method::GET | &Method::HEAD) => {
-                Ok(json!({ "upstreams": self.upstreams.iter().map(|upstream| upstream.status()).collect::<Vec<_>>() }))
+                Ok(json!({ "upstreams": self.pull.upstreams().iter().map(|upstream| upstream.status()).collect::<Vec<_>>() }))
             }
             ("offline", &Method::GET | &Method::HEAD) => Ok(self.switches()),
             ("offline", &Method::POST) => self.switch(headers, body),
@@ -72,7 +73,7 @@ impl Switchboard {
             .map_err(|error| bad(format!("{error}; send {{\"offline\": true}}, with \"upstream\": \"NAME\" for one of them")))?;
         let named = |upstream: &&Arc<Upstream>| switch.upstream.as_deref().is_none_or(|name| name == upstream.name().as_str());
         let mut count = 0;
-        for upstream in self.upstreams.iter().filter(named) {
+        for upstream in self.pull.upstreams().iter().filter(named) {
             upstream.set_offline(switch.offline);
             count += 1;
         }
@@ -83,7 +84,8 @@ impl Switchboard {
     }
 
     fn switches(&self) -> Value {
-        let each = self.upstreams.iter().map(|upstream| (upstream.name().to_string(), Value::from(upstream.is_offline())));
+        let upstreams = self.pull.upstreams();
+        let each = upstreams.iter().map(|upstream| (upstream.name().to_string(), Value::from(upstream.is_offline())));
         let each: serde_json::Map<String, Value> = each.collect();
         json!({ "offline": each.values().all(|offline| offline == true), "upstreams": each })
     }

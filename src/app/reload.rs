@@ -3,6 +3,7 @@
 use tokio::task::spawn_blocking;
 
 use super::Running;
+use super::sites::{Remade, SetupError, Upstreams};
 use crate::config::{Config, ConfigError, Server, Tls};
 use crate::listen::tls::TlsError;
 use crate::policy::NoKey;
@@ -16,6 +17,9 @@ pub enum ReloadError {
     /// The mirror would be open to others without a word about it.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificates of an upstream cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] SetupError),
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] NoKey),
@@ -28,22 +32,41 @@ impl Running {
     /// Takes what can change without a restart, and keeps what cannot; that is logged, and waits for the next start. All or
     /// nothing.
     pub async fn reload(&self, mut wanted: Config) -> Result<(), ReloadError> {
-        let mut config = self.config.lock().await;
+        let mut held = self.held.lock().await;
         wanted.check_exposure()?;
         for (name, upstream) in &self.found {
             wanted.upstreams.entry(name.clone()).or_insert_with(|| upstream.clone());
         }
-        let merged = merged(&config, &wanted);
-        // Who may pull is new, whose content there is and where it is served are not.
+        let merged = merged(&held.config, &wanted);
+        // Who may pull what is new, where it is served is not.
         merged.check_exposure_at(self.addresses().into_iter())?;
+        let (upstreams, config, metrics) = (held.upstreams.clone(), merged.clone(), self.metrics.clone());
+        let remade = spawn_blocking(move || upstreams.remade(&config, &metrics)).await??;
         self.reload_tls(&merged).await?;
         self.policy.replace(&merged)?;
+        held.upstreams = self.take_upstreams(remade, &merged).await;
         let waiting = waiting(&merged, &wanted);
         if !waiting.is_empty() {
             tracing::warn!(changed = waiting.join(", "), "these have changed, and take effect after a restart");
         }
-        *config = merged;
+        held.config = merged;
         Ok(())
+    }
+
+    /// From the next request on other upstreams are asked. What has become private is marked so before that.
+    async fn take_upstreams(&self, remade: Remade, config: &Config) -> Upstreams {
+        let Remade { upstreams, gone, switched } = remade;
+        self.cache.confined.set_private(upstreams.private());
+        let cache = self.cache.clone();
+        let _ = spawn_blocking(move || cache.confine_known()).await;
+        self.pull.replace_sites(upstreams.sites());
+        self.server.replace_directory(upstreams.directory(&config.server.default_upstream));
+        switched.iter().for_each(|(upstream, offline)| upstream.set_offline(*offline));
+        for upstream in gone {
+            tracing::info!(upstream = %upstream.name(), "this upstream was changed, or is none any more; downloads that have begun go on");
+            upstream.retire();
+        }
+        upstreams
     }
 
     /// Takes the certificates of both interfaces, or those of none.
@@ -69,12 +92,14 @@ impl Running {
 
 /// What holds from now on: what can change live as `wanted` has it, and the rest as it was `held`.
 fn merged(held: &Config, wanted: &Config) -> Config {
-    let mut merged = Config { access: wanted.access.clone(), ..held.clone() };
-    for (name, upstream) in &mut merged.upstreams {
-        if let Some(wanted) = wanted.upstreams.get(name) {
-            upstream.repositories.clone_from(&wanted.repositories);
-        }
-    }
+    let mut merged = Config {
+        access: wanted.access.clone(),
+        upstreams: wanted.upstreams.clone(),
+        freshness: wanted.freshness.clone(),
+        ..held.clone()
+    };
+    // It is one of the upstreams, and goes with them.
+    merged.server.default_upstream.clone_from(&wanted.server.default_upstream);
     // Certificates and what is demanded of clients can change; whether there is TLS at all cannot.
     if let (Some(tls), Some(wanted)) = (&mut merged.server.tls, &wanted.server.tls) {
         tls.clone_from(wanted);
@@ -98,8 +123,6 @@ fn waiting(holds: &Config, wanted: &Config) -> Vec<&'static str> {
         ("server.tls", holds.server.tls != wanted.server.tls),
         ("[admin]", holds.admin != wanted.admin),
         ("[cache]", holds.cache != wanted.cache),
-        ("[upstream]", holds.upstreams != wanted.upstreams),
-        ("[freshness]", holds.freshness != wanted.freshness),
         ("[[prefetch]]", holds.prefetch != wanted.prefetch),
         ("[import]", holds.import != wanted.import),
         ("[fill]", holds.fill != wanted.fill),
@@ -136,9 +159,6 @@ mod tests {
             ("[server]\ntls = { cert = \"a\", key = \"b\" }\n", "server.tls"),
             ("[admin]\nhosts = [\"mirror.example\"]\n", "[admin]"),
             ("[cache]\ndir = \"elsewhere\"\n", "[cache]"),
-            ("[upstream.\"ghcr.io\"]\nenabled = false\n", "[upstream]"),
-            ("[upstream.\"ghcr.io\"]\nvisibility = \"caller\"\n", "[upstream]"),
-            ("[upstream.\"new.example\"]\ndeny = [\"**\"]\n", "[upstream]"),
             ("[fill]\nparallel = 1\n", "[fill]"),
             ("[log]\nformat = \"json\"\n", "[log]"),
         ] {
@@ -147,10 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn rules_and_certificates_do_not_wait() {
+    fn rules_upstreams_and_certificates_do_not_wait() {
         let held = parse("");
-        let rules = parse("[[access.rule]]\nwho = \"anyone\"\n[upstream.\"ghcr.io\"]\ndeny = [\"**\"]\n");
-        assert_eq!(reloaded(&held, &rules), (rules.clone(), vec![]));
+        for text in [
+            "[[access.rule]]\nwho = \"anyone\"\n[upstream.\"ghcr.io\"]\ndeny = [\"**\"]\n",
+            "[upstream.\"ghcr.io\"]\nenabled = false\n",
+            "[upstream.\"ghcr.io\"]\nvisibility = \"caller\"\n",
+            "[upstream.\"new.example\"]\ndeny = [\"**\"]\n",
+            "[freshness]\nfresh_for = \"5m\"\n",
+            "[server]\ndefault_upstream = \"ghcr.io\"\n[upstream.\"docker.io\"]\nenabled = false\n",
+        ] {
+            let wanted = parse(text);
+            assert_eq!(reloaded(&held, &wanted), (wanted.clone(), vec![]), "{text}");
+        }
         let tls = |keys: &str| parse(&format!("[server]\ntls = {{ {keys} }}\n[admin]\ntls = {{ {keys} }}\n"));
         let (held, other) = (tls(r#"cert = "a", key = "b""#), tls(r#"cert = "c", key = "d", min_version = "1.3""#));
         assert_eq!(reloaded(&held, &other), (other.clone(), vec![]));

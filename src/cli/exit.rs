@@ -22,7 +22,7 @@ pub fn command_line(answer: &clap::Error) -> ExitCode {
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     super::tell(format_args!("{error:#}"));
     let of_start =
-        |cause: &StartError| matches!(cause, StartError::Config(_) | StartError::Certificates(_) | StartError::Tls { .. });
+        |cause: &StartError| matches!(cause, StartError::Config(_) | StartError::Certificates(_) | StartError::Upstream(_));
     let configuration = error.chain().any(|cause| {
         cause.is::<ConfigError>() || cause.is::<TelemetryError>() || cause.downcast_ref::<StartError>().is_some_and(of_start)
     });

@@ -24,8 +24,8 @@ use crate::telemetry;
 ///
 /// SIGTERM or SIGINT stops it gracefully: no new connections, running answers finish within server.shutdown_timeout,
 /// unfinished downloads are resumed by the next start. A second signal ends it at once. SIGHUP reads the configuration
-/// again: access, allow and deny of upstreams, and server.tls and admin.tls change at once; what else has changed stays
-/// as it was, is named in the log and waits for a restart.
+/// again: access, upstreams, freshness, and server.tls and admin.tls change at once; what else has changed stays as it
+/// was, is named in the log and waits for a restart.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Environment: RUST_LOG overrides log.level; HTTP_PROXY, HTTPS_PROXY and NO_PROXY lead to the upstreams.

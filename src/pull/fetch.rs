@@ -25,22 +25,22 @@ impl Pull {
 
     /// Whether the upstream may not be asked now.
     pub fn is_offline(&self, scope: &Scope) -> bool {
-        self.sites.get(&scope.upstream).is_none_or(|site| site.upstream.is_offline())
+        self.site_of(&scope.upstream).is_none_or(|site| site.upstream.is_offline())
     }
 
     /// All upstreams, in order of their names.
     pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
-        self.sites.values().map(|site| site.upstream.clone()).collect()
+        self.sites.load().values().map(|site| site.upstream.clone()).collect()
     }
 
     /// Whether the upstream is mirrored.
     pub fn knows(&self, scope: &Scope) -> bool {
-        self.sites.contains_key(&scope.upstream)
+        self.sites.load().contains_key(&scope.upstream)
     }
 
     /// The pulls that an upstream has left, if they are kept for clients (`quota_reserve`).
     pub fn kept_for_clients(&self, scope: &Scope) -> Option<u64> {
-        self.sites.get(&scope.upstream)?.upstream.kept_for_clients()
+        self.site_of(&scope.upstream)?.upstream.kept_for_clients()
     }
 
     /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.

@@ -112,7 +112,7 @@ impl Pull {
     /// What a pull would do now about a tag that has this record; `here`: so is the manifest that it names. `None` if the
     /// upstream is not mirrored.
     pub fn forecast(&self, scope: &Scope, tag: &Tag, record: &TagRecord, here: bool) -> Option<Forecast> {
-        let site = self.sites.get(&scope.upstream)?;
+        let site = self.site_of(&scope.upstream)?;
         let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
         let now = self.clock.now();
         let plan = Plan::of(here.then(|| age(now, record, terms.fresh_for)), &terms, false);

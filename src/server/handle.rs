@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
@@ -22,7 +23,7 @@ use crate::telemetry::RequestId;
 /// What answers requests.
 #[derive(Debug)]
 pub struct Handler {
-    pub(super) directory: Directory,
+    pub(super) directory: ArcSwap<Directory>,
     pub(super) policy: Arc<Policy>,
     pub(super) pull: Arc<Pull>,
     metrics: Arc<Metrics>,
@@ -41,7 +42,12 @@ pub(super) struct Subject {
 impl Handler {
     /// A handler for the upstreams of `directory`.
     pub fn new(directory: Directory, policy: Arc<Policy>, pull: Arc<Pull>, metrics: Arc<Metrics>) -> Self {
-        Self { directory, policy, pull, metrics }
+        Self { directory: ArcSwap::from_pointee(directory), policy, pull, metrics }
+    }
+
+    /// Knows these upstreams from the next request on.
+    pub fn replace_directory(&self, directory: Directory) {
+        self.directory.store(Arc::new(directory));
     }
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
@@ -81,7 +87,7 @@ impl Handler {
         let refuse = |code, outcome, message| respond::refusal(code, outcome, message, head);
         let (path, query) = (request.uri().path(), request.uri().query());
         let host = host(request);
-        let route = Route::parse(path, query, host, &self.directory);
+        let route = Route::parse(path, query, host, &self.directory.load());
         account.about(Subject::of(&route));
         if !head && request.method() != Method::GET {
             let message = format!("{} is not something a mirror does; it is read only", request.method());

@@ -113,10 +113,11 @@ impl Wish {
     /// Of which upstream the token is to pull: as the first scope tells that names a repository; without one, as `docker
     /// login` asks, the one that `/v2/` itself is.
     fn upstream(&self, handler: &Handler, host: Option<&str>) -> Option<UpstreamName> {
+        let directory = handler.directory.load();
         let names = self.scopes.iter().filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));
-        let mut routes = names.map(|(name, _)| Route::parse(&format!("/v2/{name}/tags/list"), None, host, &handler.directory));
+        let mut routes = names.map(|(name, _)| Route::parse(&format!("/v2/{name}/tags/list"), None, host, &directory));
         let named = routes.find_map(Result::ok);
-        named.or_else(|| Route::parse("/v2/", None, host, &handler.directory).ok()).map(|route| route.upstream)
+        named.or_else(|| Route::parse("/v2/", None, host, &directory).ok()).map(|route| route.upstream)
     }
 }
 

@@ -98,6 +98,24 @@ impl Upstream {
         self.queue.crowd()
     }
 
+    /// It is no upstream of the mirror any more: it has no gauges. What was begun with it ends as ever.
+    pub fn retire(&self) {
+        let upstream = self.name.as_str();
+        for origin in &self.origins {
+            let _ = self.metrics.upstream_breaker.remove_label_values(&[upstream, &origin.host()]);
+        }
+        for gauge in [
+            &self.metrics.upstream_held_back_seconds,
+            &self.metrics.upstream_requests_running,
+            &self.metrics.upstream_requests_waiting,
+            &self.metrics.upstream_offline,
+            &self.metrics.upstream_ratelimit_limit,
+            &self.metrics.upstream_ratelimit_remaining,
+        ] {
+            let _ = gauge.remove_label_values(&[upstream]);
+        }
+    }
+
     /// Brings the gauges up to date.
     pub fn measure(&self) {
         let upstream = self.name.as_str();

@@ -19,6 +19,7 @@ mod private;
 mod protocol;
 mod range;
 mod refusals;
+mod reload;
 mod restart;
 mod secrets;
 mod store;

@@ -3,7 +3,7 @@
 mod blame;
 mod breaker;
 mod hour;
-mod offline;
+pub mod offline;
 mod served;
 mod simulated;
 

@@ -72,7 +72,7 @@ impl Api {
 
     /// How an upstream stands, and why it would not be asked now.
     fn standing(&self, name: &UpstreamName) -> (&'static str, Option<String>) {
-        let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.name() == name) else {
+        let Some(upstream) = self.pull.upstreams().into_iter().find(|upstream| upstream.name() == name) else {
             return ("unknown", Some("is not configured any more".to_owned()));
         };
         if upstream.is_offline() {

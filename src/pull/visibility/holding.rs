@@ -71,7 +71,7 @@ impl Pull {
         let key = (scope.clone(), digest, asker.key());
         let landed = self.visibility.questions.join(key, flight).await.ok_or(PullError::Internal)?;
         match landed.value {
-            Err(error) if error.is_not_found() => Err(self.absent(site, scope, asker, &evidence, &error)),
+            Err(error) if error.is_not_found() => Err(self.absent(&site, scope, asker, &evidence, &error)),
             Err(error) if error.is_outage() && self.was_known_to_hold(scope, &digest).await => {
                 tracing::debug!(%digest, upstream = %scope.upstream, %error, "known since the start to be the repository's");
                 Ok(())

@@ -24,7 +24,7 @@ impl Pull {
         login: &Login,
         from: Option<IpAddr>,
     ) -> Result<(), PullError> {
-        let Some(site) = self.sites.get(upstream).filter(|site| site.visibility == Of::Caller && is_login(login)) else {
+        let Some(site) = self.site_of(upstream).filter(|site| site.visibility == Of::Caller && is_login(login)) else {
             return Ok(());
         };
         let key = self.visibility.secrecy.login_key(upstream, login);

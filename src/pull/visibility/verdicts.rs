@@ -87,13 +87,13 @@ impl Pull {
 
     /// Whether a client must be told to sign in to this upstream; it is told so at `/v2/`, before it asks for anything.
     pub fn wants_login(&self, upstream: &UpstreamName, login: Option<&Login>) -> bool {
-        self.sites.get(upstream).is_some_and(|site| site.visibility == Of::Caller) && !login.is_some_and(is_login)
+        self.site_of(upstream).is_some_and(|site| site.visibility == Of::Caller) && !login.is_some_and(is_login)
     }
 
     /// The upstream as it is asked for somebody.
     pub(in crate::pull) fn upstream(&self, scope: &Scope, asker: &Asker) -> Result<Arc<Upstream>, PullError> {
-        let upstream = &self.site(scope)?.upstream;
-        Ok(asker.guest.as_ref().map_or_else(|| upstream.clone(), |guest| guest.view(upstream)))
+        let upstream = self.site(scope)?.upstream.clone();
+        Ok(asker.guest.as_ref().map_or_else(|| upstream.clone(), |guest| guest.view(&upstream)))
     }
 
     /// The upstream has refused something to somebody: what it said before does not hold any more.
@@ -152,7 +152,7 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 counted("not_found");
-                Err(self.absent(site, scope, asker, evidence, &error))
+                Err(self.absent(&site, scope, asker, evidence, &error))
             }
             Err(error @ PullError::Upstream(_)) if error.is_denied() => {
                 counted("no");

@@ -20,7 +20,7 @@ async fn post(mirror: &Mirror, kind: &str, body: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-async fn switch(mirror: &Mirror, offline: bool) {
+pub async fn switch(mirror: &Mirror, offline: bool) {
     let answer = post(mirror, "application/json", &json!({ "offline": offline, "upstream": "docker.io" }).to_string()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }

@@ -1,0 +1,157 @@
+//! Other upstreams while the mirror runs: what SIGHUP takes besides rules and certificates, which have tests of their own
+//! (`access/reload.rs`, `tls/reload.rs`).
+
+use crate::outages::offline::switch;
+use crate::support::client::End;
+use crate::support::image::{Blob, Image};
+use crate::support::mirror::{Mirror, Settings};
+use crate::support::upstream::{Act, Auth, Upstream, blob_path, manifest_path};
+
+const ALPINE: &str = "library/alpine";
+
+fn login(password: &str) -> toml::Table {
+    toml::Table::from_iter([("username".to_owned(), "ci".into()), ("password".to_owned(), password.into())])
+}
+
+#[tokio::test]
+async fn upstreams_come_and_go() {
+    let (hub, new) = (Upstream::start().await, Upstream::start().await);
+    let image = Image::small(1);
+    new.push_image("acme/app", "1", &image);
+    let path = manifest_path("new.example/acme/app", "1");
+    let mut mirror = Mirror::of(&hub).await;
+    assert_eq!(mirror.get(&path).await.status(), 404, "nobody knows it");
+
+    mirror
+        .reload(|settings| {
+            settings.add("new.example", &new).upstream("new.example", "hosts", vec!["mirror.example"]);
+        })
+        .await
+        .unwrap();
+    assert_eq!(&*mirror.get(&path).await.body, &*image.manifest.bytes);
+    let by_host = mirror.get_with(&manifest_path("acme/app", "1"), &[("Host", "mirror.example")]).await;
+    assert_eq!(&*by_host.body, &*image.manifest.bytes);
+    let text = mirror.admin("/metrics").await.text();
+    assert!(text.contains("roadstead_upstream_offline{upstream=\"new.example\"} 0"), "{text}");
+    assert!(text.contains("roadstead_digest_mismatches_total{upstream=\"new.example\"} 0"), "{text}");
+    assert!(mirror.admin("/api/v1/upstreams").await.text().contains("new.example"));
+
+    mirror.reload(|settings| drop(settings.forget("new.example"))).await.unwrap();
+    assert_eq!(mirror.get(&path).await.status(), 404);
+    let text = mirror.admin("/metrics").await.text();
+    for gauge in ["upstream_offline", "upstream_breaker", "upstream_requests_running"] {
+        let stays = text.lines().any(|line| line.starts_with(&format!("roadstead_{gauge}{{")) && line.contains("new.example"));
+        assert!(!stays, "an alert would stand on it for ever: {text}");
+    }
+    assert!(!mirror.admin("/api/v1/upstreams").await.text().contains("new.example"));
+}
+
+#[tokio::test]
+async fn a_new_password_is_used_and_the_rest_stays_as_it_is() {
+    let (hub, up) = (Upstream::start().await, Upstream::start().await);
+    let (first, second) = (Image::small(1), Image::small(2));
+    for (tag, image) in [("1", &first), ("2", &second)] {
+        up.push_image("team/app", tag, image);
+        hub.push_image(ALPINE, tag, image);
+    }
+    up.require(Auth::basic("ci", "old"));
+    hub.on("/v2/library/alpine/manifests/*").then(Act::honest().header("ratelimit-remaining", "76;w=21600"));
+    let mut mirror = Mirror::with(&hub, |settings| {
+        settings.add("priv.example", &up).upstream("priv.example", "credentials", login("old"));
+    })
+    .await;
+    mirror.pull("priv.example/team/app", "1", &first).await;
+    assert_eq!(mirror.get(&manifest_path(ALPINE, "1")).await.status(), 200);
+    up.require(Auth::basic("ci", "new"));
+    assert_eq!(mirror.get(&manifest_path("priv.example/team/app", "2")).await.status(), 503);
+
+    mirror.reload(|settings| drop(settings.upstream("priv.example", "credentials", login("new")))).await.unwrap();
+    mirror.pull("priv.example/team/app", "2", &second).await;
+    assert_eq!(mirror.get(&manifest_path(ALPINE, "2")).await.status(), 200);
+    let quota = mirror.metric("roadstead_upstream_ratelimit_remaining", &[("upstream", "docker.io")]).await;
+    assert_eq!(quota, 76.0, "what did not change is the same upstream, with all that is known of it");
+}
+
+/// A download that has begun at one address ends there, whatever the configuration says by then.
+#[tokio::test]
+async fn a_download_goes_on_where_it_began() {
+    let (old, new) = (Upstream::start().await, Upstream::start().await);
+    let (blob, other) = (Blob::random(1, 3 << 20), Blob::random(2, 1000));
+    old.push_blob(ALPINE, &blob);
+    new.push_blob(ALPINE, &other);
+    let path = blob_path(ALPINE, &blob);
+    let gate = old.gate(&format!("GET {path}"));
+    let mut mirror = Mirror::of(&old).await;
+    gate.pass(1 << 20);
+    let mut download = mirror.open(&path).await;
+    assert_eq!(download.read(1000).await, &blob.bytes[..1000]);
+    mirror.reload(|settings| drop(settings.add("docker.io", &new))).await.unwrap();
+    mirror.pull_blob(ALPINE, &other).await;
+    gate.open();
+    let rest = download.rest().await;
+    assert!(rest.end == End::Complete && rest.body == blob.bytes[1000..]);
+    mirror.pull_blob(ALPINE, &blob).await;
+    assert_eq!((old.count(&path), new.count(&path)), (1, 0));
+}
+
+#[tokio::test]
+async fn freshness_and_the_switch() {
+    let up = Upstream::start().await;
+    let (first, second) = (Image::small(1), Image::small(2));
+    up.push_image(ALPINE, "latest", &first);
+    let mut mirror = Mirror::with(&up, |settings| drop(settings.set("freshness", "fresh_for", "1h"))).await;
+    let path = manifest_path(ALPINE, "latest");
+    assert_eq!(&*mirror.get(&path).await.body, &*first.manifest.bytes);
+    up.push_image(ALPINE, "latest", &second);
+    assert_eq!(&*mirror.get(&path).await.body, &*first.manifest.bytes);
+    mirror.reload(|settings| drop(settings.set("freshness", "fresh_for", "0s"))).await.unwrap();
+    assert_eq!(&*mirror.get(&path).await.body, &*second.manifest.bytes);
+
+    // What an operator has switched stays, until the configuration says something new of it.
+    let offline = async |mirror: &Mirror| mirror.metric("roadstead_upstream_offline", &[("upstream", "docker.io")]).await;
+    switch(&mirror, true).await;
+    assert_eq!(offline(&mirror).await, 1.0);
+    mirror.reload(|settings| drop(settings.hub("parallel", 2))).await.unwrap();
+    assert_eq!(offline(&mirror).await, 1.0);
+    mirror.reload(|settings| drop(settings.hub("offline", true))).await.unwrap();
+    assert_eq!(offline(&mirror).await, 1.0);
+    mirror.reload(|settings| drop(settings.hub("offline", false))).await.unwrap();
+    assert_eq!(offline(&mirror).await, 0.0);
+}
+
+/// From the moment on at which an upstream is private, a digest of it opens nothing elsewhere.
+#[tokio::test]
+async fn what_becomes_private_is_so_at_once() {
+    let (hub, up) = (Upstream::start().await, Upstream::start().await);
+    let image = Image::small(7);
+    up.push_image("team/app", "1", &image);
+    hub.push_image(ALPINE, "1", &Image::small(8));
+    let mut mirror = Mirror::with(&hub, |settings| drop(settings.add("priv.example", &up))).await;
+    mirror.pull("priv.example/team/app", "1", &image).await;
+    mirror.pull_blob(ALPINE, &image.layers[0]).await;
+    mirror.reload(|settings| drop(settings.upstream("priv.example", "visibility", "operator"))).await.unwrap();
+    for path in [blob_path(ALPINE, &image.layers[0]), manifest_path(ALPINE, image.manifest.digest)] {
+        assert_eq!(mirror.get(&path).await.status(), 404, "{path}");
+    }
+    mirror.pull("priv.example/team/app", "1", &image).await;
+}
+
+/// A file that the configuration names is read again, although the name is the same.
+#[tokio::test]
+async fn roots_are_read_again() {
+    let (hub, up) = (Upstream::start().await, Upstream::start_tls().await);
+    let (folder, image) = (tempfile::tempdir().unwrap(), Image::small(3));
+    up.push_image("team/app", "1", &image);
+    let root = folder.path().join("root.pem");
+    let other = Upstream::start_tls().await;
+    std::fs::write(&root, other.root()).unwrap();
+    let with_root = |settings: &mut Settings| {
+        settings.add("tls.example", &up).upstream("tls.example", "ca", root.to_str().unwrap());
+    };
+    let mut mirror = Mirror::with(&hub, with_root).await;
+    let path = manifest_path("tls.example/team/app", "1");
+    assert_eq!(mirror.get(&path).await.status(), 503, "another authority's");
+    std::fs::write(&root, up.root()).unwrap();
+    mirror.reload(|_| {}).await.unwrap();
+    assert_eq!(&*mirror.get(&path).await.body, &*image.manifest.bytes);
+}
