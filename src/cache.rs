@@ -229,8 +229,8 @@ impl Cache {
 
     /// Notes what a manifest is made of.
     pub fn note_parts(&self, digest: &Digest, manifest: &Manifest) {
-        if self.catalog.set_parts(digest, manifest) && self.index.is_protected(digest) {
-            self.reprotect();
+        if self.catalog.set_parts(digest, manifest) {
+            self.reprotect_manifest(digest);
         }
     }
 

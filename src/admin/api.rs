@@ -79,7 +79,7 @@ impl Api {
         let answer = match path {
             "images" if reads => self.images(&query).await,
             "explain" if reads => self.explain(&query).await,
-            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": self.cache.pins.all() }))),
+            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": *self.cache.pins.all() }))),
             "cache" if reads => Ok(self.account()),
             "verify" if reads => Ok(self.verification()),
             "gc" if reads => self.collect(&query, true).await,

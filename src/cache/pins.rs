@@ -6,8 +6,10 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use super::Cache;
@@ -44,7 +46,20 @@ impl Pin {
 #[derive(Debug)]
 pub struct Pins {
     path: PathBuf,
-    pins: Mutex<Vec<Pin>>,
+    pins: ArcSwap<Vec<Pin>>,
+    /// Held while the file is written: blocks.
+    changing: Mutex<()>,
+    protection: Protection,
+}
+
+/// Who computes what pins protect. The result of one computation must not take the place of a later one's.
+#[derive(Debug, Default)]
+struct Protection {
+    /// Held from the first look at the catalog until the index knows.
+    turn: Mutex<()>,
+    running: AtomicUsize,
+    /// Something has changed that a computation may not have seen.
+    outdated: AtomicBool,
 }
 
 impl Pins {
@@ -58,22 +73,18 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        Ok(Self { path, pins: Mutex::new(pins) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Pin>> {
-        self.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        Ok(Self { path, pins: ArcSwap::from_pointee(pins), changing: Mutex::default(), protection: Protection::default() })
     }
 
     /// All pins.
-    pub fn all(&self) -> Vec<Pin> {
-        self.lock().clone()
+    pub fn all(&self) -> Arc<Vec<Pin>> {
+        self.pins.load_full()
     }
 
     /// What they protect, here or not yet here.
     pub fn protected(&self, catalog: &Catalog) -> HashSet<Digest> {
         let mut all = HashSet::new();
-        for pin in self.all() {
+        for pin in self.all().iter() {
             let root = pin.target().and_then(|(scope, reference)| catalog.resolve(&scope, &reference));
             if let Some((root, _)) = root {
                 all.insert(root);
@@ -114,39 +125,66 @@ impl Cache {
 
     fn change_pins(&self, change: impl FnOnce(&mut Vec<Pin>)) -> io::Result<()> {
         {
-            let mut pins = self.pins.lock();
-            let mut changed = pins.clone();
+            let _changing = self.pins.changing.lock();
+            let mut changed = Vec::clone(&self.pins.all());
             change(&mut changed);
             let json = serde_json::to_vec_pretty(&changed).map_err(io::Error::other)?;
             self.store.replace(&self.pins.path, &json, true)?;
-            *pins = changed;
+            self.pins.pins.store(Arc::new(changed));
         }
-        self.protect();
+        let _turn = self.pins.protection.turn.lock();
+        self.compute_protection();
         Ok(())
     }
 
-    /// Tells the index what pins protect now.
+    /// Tells the index what pins protect now; or has whoever is about to do so do it once more.
     pub fn protect(&self) {
-        self.index.protect(self.pins.protected(&self.catalog));
+        let Protection { turn, outdated, .. } = &self.pins.protection;
+        outdated.store(true, Ordering::SeqCst);
+        // Looked at again after each turn: who found it taken relies on that.
+        while outdated.load(Ordering::SeqCst) {
+            let _turn = match turn.try_lock() {
+                Ok(turn) => turn,
+                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            while outdated.swap(false, Ordering::SeqCst) {
+                self.compute_protection();
+            }
+        }
     }
 
-    /// Blocks. After a tag has moved: it may be pinned.
+    /// Called by who has the turn.
+    fn compute_protection(&self) {
+        let running = &self.pins.protection.running;
+        running.fetch_add(1, Ordering::SeqCst);
+        self.index.protect(self.pins.protected(&self.catalog));
+        running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// After a tag has moved: it may be pinned.
     pub(super) fn reprotect_tag(&self, scope: &Scope, tag: &Tag) {
-        let is_pinned = {
-            let pins = self.pins.lock();
-            !pins.is_empty() && {
-                let name = image_name(scope, &Reference::Tag(tag.clone()));
-                pins.iter().any(|pin| pin.image == name)
-            }
-        };
-        if is_pinned {
+        let pins = self.pins.all();
+        if pins.is_empty() {
+            return;
+        }
+        let name = image_name(scope, &Reference::Tag(tag.clone()));
+        if pins.iter().any(|pin| pin.image == name) {
             self.protect();
+        }
+    }
+
+    /// After it has become known what a manifest is made of: it may be of a pinned image. One that a computation has just
+    /// looked at is not in the index yet.
+    pub(super) fn reprotect_manifest(&self, digest: &Digest) {
+        if self.pins.protection.running.load(Ordering::SeqCst) > 0 || self.index.is_protected(digest) {
+            self.reprotect();
         }
     }
 
     /// After much has changed: it may be pinned.
     pub(super) fn reprotect(&self) {
-        if !self.pins.lock().is_empty() {
+        if !self.pins.all().is_empty() {
             self.protect();
         }
     }

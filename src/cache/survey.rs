@@ -158,9 +158,7 @@ impl Cache {
         let learnt = move || {
             // Of one that cannot be read, the next pull says what it is made of.
             let _ = this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
-            if this.index.is_protected(&digest) {
-                this.reprotect();
-            }
+            this.reprotect_manifest(&digest);
         };
         let _ = spawn_blocking(learnt).await;
     }

@@ -138,5 +138,5 @@ fn pinned(dir: &Path) -> anyhow::Result<Vec<String>> {
     if pins.is_empty() {
         bail!("no image is pinned in {}; pin some with roadstead pin IMAGE", dir.display());
     }
-    Ok(pins.into_iter().map(|pin| pin.image).collect())
+    Ok(pins.iter().map(|pin| pin.image.clone()).collect())
 }

@@ -36,7 +36,12 @@ async fn upstreams_come_and_go() {
     assert!(text.contains("roadstead_digest_mismatches_total{upstream=\"new.example\"} 0"), "{text}");
     assert!(mirror.admin("/api/v1/upstreams").await.text().contains("new.example"));
 
-    mirror.reload(|settings| drop(settings.forget("new.example"))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.forget("new.example");
+        })
+        .await
+        .unwrap();
     assert_eq!(mirror.get(&path).await.status(), 404);
     let text = mirror.admin("/metrics").await.text();
     for gauge in ["upstream_offline", "upstream_breaker", "upstream_requests_running"] {
@@ -65,7 +70,12 @@ async fn a_new_password_is_used_and_the_rest_stays_as_it_is() {
     up.require(Auth::basic("ci", "new"));
     assert_eq!(mirror.get(&manifest_path("priv.example/team/app", "2")).await.status(), 503);
 
-    mirror.reload(|settings| drop(settings.upstream("priv.example", "credentials", login("new")))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.upstream("priv.example", "credentials", login("new"));
+        })
+        .await
+        .unwrap();
     mirror.pull("priv.example/team/app", "2", &second).await;
     assert_eq!(mirror.get(&manifest_path(ALPINE, "2")).await.status(), 200);
     let quota = mirror.metric("roadstead_upstream_ratelimit_remaining", &[("upstream", "docker.io")]).await;
@@ -85,7 +95,12 @@ async fn a_download_goes_on_where_it_began() {
     gate.pass(1 << 20);
     let mut download = mirror.open(&path).await;
     assert_eq!(download.read(1000).await, &blob.bytes[..1000]);
-    mirror.reload(|settings| drop(settings.add("docker.io", &new))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.add("docker.io", &new);
+        })
+        .await
+        .unwrap();
     mirror.pull_blob(ALPINE, &other).await;
     gate.open();
     let rest = download.rest().await;
@@ -99,23 +114,46 @@ async fn freshness_and_the_switch() {
     let up = Upstream::start().await;
     let (first, second) = (Image::small(1), Image::small(2));
     up.push_image(ALPINE, "latest", &first);
-    let mut mirror = Mirror::with(&up, |settings| drop(settings.set("freshness", "fresh_for", "1h"))).await;
+    let mut mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "1h");
+    })
+    .await;
     let path = manifest_path(ALPINE, "latest");
     assert_eq!(&*mirror.get(&path).await.body, &*first.manifest.bytes);
     up.push_image(ALPINE, "latest", &second);
     assert_eq!(&*mirror.get(&path).await.body, &*first.manifest.bytes);
-    mirror.reload(|settings| drop(settings.set("freshness", "fresh_for", "0s"))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.set("freshness", "fresh_for", "0s");
+        })
+        .await
+        .unwrap();
     assert_eq!(&*mirror.get(&path).await.body, &*second.manifest.bytes);
 
     // What an operator has switched stays, until the configuration says something new of it.
     let offline = async |mirror: &Mirror| mirror.metric("roadstead_upstream_offline", &[("upstream", "docker.io")]).await;
     switch(&mirror, true).await;
     assert_eq!(offline(&mirror).await, 1.0);
-    mirror.reload(|settings| drop(settings.hub("parallel", 2))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.hub("parallel", 2);
+        })
+        .await
+        .unwrap();
     assert_eq!(offline(&mirror).await, 1.0);
-    mirror.reload(|settings| drop(settings.hub("offline", true))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.hub("offline", true);
+        })
+        .await
+        .unwrap();
     assert_eq!(offline(&mirror).await, 1.0);
-    mirror.reload(|settings| drop(settings.hub("offline", false))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.hub("offline", false);
+        })
+        .await
+        .unwrap();
     assert_eq!(offline(&mirror).await, 0.0);
 }
 
@@ -126,10 +164,18 @@ async fn what_becomes_private_is_so_at_once() {
     let image = Image::small(7);
     up.push_image("team/app", "1", &image);
     hub.push_image(ALPINE, "1", &Image::small(8));
-    let mut mirror = Mirror::with(&hub, |settings| drop(settings.add("priv.example", &up))).await;
+    let mut mirror = Mirror::with(&hub, |settings| {
+        settings.add("priv.example", &up);
+    })
+    .await;
     mirror.pull("priv.example/team/app", "1", &image).await;
     mirror.pull_blob(ALPINE, &image.layers[0]).await;
-    mirror.reload(|settings| drop(settings.upstream("priv.example", "visibility", "operator"))).await.unwrap();
+    mirror
+        .reload(|settings| {
+            settings.upstream("priv.example", "visibility", "operator");
+        })
+        .await
+        .unwrap();
     for path in [blob_path(ALPINE, &image.layers[0]), manifest_path(ALPINE, image.manifest.digest)] {
         assert_eq!(mirror.get(&path).await.status(), 404, "{path}");
     }

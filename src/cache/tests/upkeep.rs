@@ -168,6 +168,28 @@ async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
     assert!(here(&layer));
 }
 
+/// Several pins at one moment: what one computes must not take the place of what a later one knows.
+#[tokio::test]
+async fn pins_that_come_at_once_all_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = start(&config(dir.path(), 1 << 30, Vec::new()));
+    let mut images = Vec::new();
+    for n in 0..200 {
+        images.push(publish(&cache, "team/app", n).await);
+    }
+    for round in images.chunks(8) {
+        std::thread::scope(|threads| {
+            for (manifest, _) in round {
+                let target = (scope("team/app"), crate::oci::Reference::Digest(*manifest));
+                threads.spawn(|| cache.pin(&[target], &[], Timestamp(0)).unwrap());
+            }
+        });
+        for digest in round.iter().flat_map(|(manifest, layer)| [manifest, layer]) {
+            assert!(cache.index.is_protected(digest), "{digest}");
+        }
+    }
+}
+
 /// What a killed process left: temporary files go at the start, unfinished fills are kept, counted, told and collected.
 #[tokio::test]
 async fn leftovers_are_swept() {
