@@ -1,6 +1,7 @@
 //! What goes by itself: what its quota has no more time for, leftovers, what the background pass finds; and what a
 //! restart does not forget.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::*;
@@ -174,19 +175,27 @@ async fn pins_that_come_at_once_all_hold() {
     let dir = tempfile::tempdir().unwrap();
     let cache = start(&config(dir.path(), 1 << 30, Vec::new()));
     let mut images = Vec::new();
-    for n in 0..200 {
+    for n in 0..80 {
         images.push(publish(&cache, "team/app", n).await);
     }
-    for round in images.chunks(8) {
+    let target = |image: &(Digest, Digest)| (scope("team/app"), crate::oci::Reference::Digest(image.0));
+    let (first, later) = images.split_at(60);
+    cache.pin(&first.iter().map(target).collect::<Vec<_>>(), &[], Timestamp(0)).unwrap();
+    for image in later {
+        let done = AtomicBool::new(false);
         std::thread::scope(|threads| {
-            for (manifest, _) in round {
-                let target = (scope("team/app"), crate::oci::Reference::Digest(*manifest));
-                threads.spawn(|| cache.pin(&[target], &[], Timestamp(0)).unwrap());
+            for _ in 0..4 {
+                // Tags that move, manifests that come.
+                threads.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        cache.protect();
+                    }
+                });
             }
+            cache.pin(&[target(image)], &[], Timestamp(0)).unwrap();
+            done.store(true, Ordering::Relaxed);
         });
-        for digest in round.iter().flat_map(|(manifest, layer)| [manifest, layer]) {
-            assert!(cache.index.is_protected(digest), "{digest}");
-        }
+        assert!(cache.index.is_protected(&image.0) && cache.index.is_protected(&image.1), "{}", image.0);
     }
 }
 
