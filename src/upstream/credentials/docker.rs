@@ -1,4 +1,4 @@
-//! Docker's `config.json`: what `docker login` wrote, for one registry.
+//! Docker's `config.json`: what `docker login` wrote, for one registry. Also `.dockercfg`, its older form.
 //!
 //! Precedence as in docker: `credHelpers` for this host, then `credsStore`, then `auths`. The file is read again when
 //! it has changed, at most once a second; a helper's answer is kept for some minutes, its failure for some seconds, and
@@ -98,7 +98,13 @@ impl DockerConfig {
         }
         let entry = parsed.entry(&self.keys).map(|entry| entry.credential());
         let credential = entry.transpose().map_err(|problem| CredentialError::Malformed { file, problem: problem.to_owned() })?;
-        Ok(credential.flatten().map(Arc::new))
+        let credential = credential.flatten().map(Arc::new);
+        if credential.is_none() {
+            // Once for each version of the file, and then every few minutes.
+            tracing::warn!(file = %self.path.display(), registry = self.keys[0],
+                "this Docker configuration has no login for the registry: it is asked without one");
+        }
+        Ok(credential)
     }
 }
 
@@ -143,12 +149,18 @@ struct Entry {
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
+    registrytoken: Option<String>,
 }
 
 impl File {
     /// Reads the file. The error names a place, never a value: serde's own text could quote one.
     fn parse(text: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| format!("line {}, column {}", error.line(), error.column()))
+        let place = |error: serde_json::Error| format!("line {}, column {}", error.line(), error.column());
+        let file: Self = serde_json::from_slice(text).map_err(place)?;
+        let says_nothing = file.auths.is_empty() && file.creds_store.is_none() && file.cred_helpers.is_empty();
+        // `.dockercfg`, and a Kubernetes secret of that type, is the entries alone.
+        let legacy = says_nothing.then(|| serde_json::from_slice(text).ok()).flatten();
+        Ok(legacy.map_or(file, |auths| Self { auths, ..Self::default() }))
     }
 
     /// The helper for the registry: its own, else the common store.
@@ -195,6 +207,9 @@ impl Entry {
         match (username, password) {
             (Some(username), Some(password)) => Ok(Some(Credential::Password { username, password: Secret::new(password) })),
             (None, Some(_)) => Err("an entry has a password without a user name"),
+            (_, None) if filled(&self.registrytoken).is_some() => {
+                Err("an entry has nothing but a `registrytoken`, which ends when it ends: a user and a password are needed, or a helper")
+            }
             (_, None) => Ok(None),
         }
     }

@@ -44,6 +44,19 @@ fn i9_a_broken_file_is_named_without_its_contents() {
     assert_eq!(credential("{", "https://r.example"), Err("line 1, column 1".into()));
 }
 
+/// `.dockercfg`, and what an entry may be that is of no use.
+#[test]
+fn t41_the_older_form_and_tokens_that_end() {
+    let bare = r#"{"r.example":{"auth":"dTpw"},"other.example":{"auth":"eDp5"}}"#;
+    assert_eq!(credential(bare, "https://r.example"), Ok(password("u", "p")));
+    assert_eq!(credential(r#"{"credsStore":"x","r.example":{"auth":"dTpw"}}"#, "https://r.example"), Ok(None));
+    for nothing in ["{}", r#"{"detachKeys":"ctrl-e","HttpHeaders":{"a":"b"}}"#] {
+        assert_eq!(credential(nothing, "https://r.example"), Ok(None), "{nothing}");
+    }
+    let error = credential(r#"{"auths":{"r.example":{"registrytoken":"hunter2"}}}"#, "https://r.example").unwrap_err();
+    assert!(error.contains("registrytoken") && !error.contains("hunter2"), "{error}");
+}
+
 #[test]
 fn t41_keys_of_a_host() {
     let json = |key: &str| format!(r#"{{"auths":{{"{key}":{{"auth":"dTpw"}}}}}}"#);
