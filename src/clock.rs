@@ -1,7 +1,7 @@
 //! The time of day, for everything that outlives the process.
 //!
-//! Read once at start and then carried forward by tokio's monotonic clock: a jump of the wall clock while the mirror
-//! runs makes no tag fresh or stale, and tests that pause tokio's time move this clock too.
+//! A [`Clock`] reads it once, when it is made, and is then carried forward by tokio's monotonic clock: a jump of the wall
+//! clock while the mirror runs makes no tag fresh or stale, and tests that pause tokio's time move this clock too.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,11 @@ impl Default for Clock {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Seconds since 1970 (UTC); 0 for what was before. For what others keep in seconds, and for what is shown.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Milliseconds since 1970 (UTC), as records on disk keep them.

@@ -31,6 +31,7 @@ pub use caller::{Authorization, Caller, Login, Peer};
 pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
+pub use identity::network;
 pub use issue::{Issued, SERVICE, TOKEN_PATH};
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};

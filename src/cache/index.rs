@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use super::evict::{Id, Kind, MAX_HEAT, policy};
 use super::objects::Objects;
@@ -136,7 +136,7 @@ pub struct Used {
 
 /// Seconds since 1970, as the index keeps times: enough until 2106.
 pub fn seconds(time: SystemTime) -> u32 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+    u32::try_from(crate::clock::seconds(time)).unwrap_or(u32::MAX)
 }
 
 impl Index {

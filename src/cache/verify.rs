@@ -259,7 +259,7 @@ impl Cache {
             }
             pass.next = (shard + 1) % SHARDS;
             if pass.next == 0 {
-                pass.ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                pass.ended = crate::clock::seconds(SystemTime::now());
             }
             if let Some(file) = file {
                 let (this, file) = (self.clone(), file.to_path_buf());

@@ -10,7 +10,7 @@ mod setup;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ServerConfig};
@@ -235,9 +235,9 @@ fn refusal(error: io::Error) -> HandshakeError {
     }
 }
 
-/// Seconds since 1970.
+/// As certificates have it.
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+    i64::try_from(crate::clock::seconds(SystemTime::now())).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

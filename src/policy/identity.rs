@@ -78,12 +78,13 @@ pub(super) enum Key {
 impl Key {
     /// Where a connection comes from, whoever is at its end.
     pub fn place(peer: &Peer) -> Self {
-        peer.address().map_or(Self::Local, |address| Self::Address(network(address.ip().to_canonical())))
+        peer.address().map_or(Self::Local, |address| Self::Address(network(address.ip())))
     }
 }
 
-fn network(address: IpAddr) -> IpAddr {
-    match address {
+/// Who an address belongs to, for limits of one client: a customer of an IPv6 provider has at least a /64.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         address => address,
     }

@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::Store;
+use crate::clock::seconds;
 use crate::oci::{Reference, Scope};
 
 /// References remembered; a client that asks for made-up names finds an end here.
@@ -62,7 +63,7 @@ impl WantedList {
     pub fn note(&self, scope: &Scope, reference: &Reference) {
         let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
         let image = format!("{scope}{separator}{reference}");
-        let last = now();
+        let last = seconds(SystemTime::now());
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
             return;
@@ -76,7 +77,7 @@ impl WantedList {
     /// Blocks. Writes the list down if it has changed, without what nobody has asked for in a long time.
     pub fn save(&self, store: &Store) {
         let wants: Vec<Want> = {
-            let (now, mut wants) = (now(), self.wants.lock().unwrap_or_else(PoisonError::into_inner));
+            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock().unwrap_or_else(PoisonError::into_inner));
             let before = wants.len();
             wants.retain(|_, want| !want.is_forgotten(now));
             if !self.changed.swap(false, Ordering::AcqRel) && wants.len() == before {
@@ -109,13 +110,8 @@ fn read(path: &Path) -> io::Result<Vec<Want>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let now = now();
+    let now = seconds(SystemTime::now());
     Ok(wants.into_iter().filter(|want| !want.is_forgotten(now)).collect())
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The list in the cache folder `dir`, most wanted first.

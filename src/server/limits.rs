@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::listen::tls::HandshakeError;
+use crate::policy::network;
 
 /// Why a connection was closed: the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ impl Clients {
 
     /// Counts a connection; `None` if its client has enough of them. Those by a unix socket have no limit but that of all.
     pub fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<Place> {
-        let client = address.map(|address| client(address.ip()));
+        let client = address.map(|address| network(address.ip()));
         if let Some(client) = client {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let count = open.entry(client).or_default();
@@ -128,14 +129,6 @@ impl Drop for Place {
                 open.remove(&client);
             }
         }
-    }
-}
-
-/// Who an address belongs to: an IPv6 client has a /64 of them.
-fn client(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

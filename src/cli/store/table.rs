@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use bytesize::ByteSize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub(super) fn size(value: &Value) -> String {
 
 pub(super) fn ago(value: &Value) -> String {
     let Some(then) = value.as_u64().filter(|then| *then > 0) else { return "-".to_owned() };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = crate::clock::seconds(SystemTime::now());
     let seconds = now.saturating_sub(then);
     match seconds {
         0..60 => format!("{seconds}s ago"),

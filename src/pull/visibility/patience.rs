@@ -5,13 +5,15 @@
 //! when to come again.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache as Memory;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::policy::network;
 
 /// Refusals within [`WINDOW`], from one address.
 pub(super) const REFUSALS: usize = 20;
@@ -46,18 +48,10 @@ impl Default for Patience {
     }
 }
 
-/// A customer of an IPv6 provider has at least a /64.
-fn place(from: Option<IpAddr>) -> Option<IpAddr> {
-    from.map(|from| match from.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
-    })
-}
-
 impl Patience {
     /// Waits until a check may run for a caller at this address; `Err`: how long it has no more. Cancel-safe.
     pub async fn turn(&self, from: Option<IpAddr>) -> Result<Turn, Duration> {
-        let caller = self.0.get_with(place(from), Arc::default);
+        let caller = self.0.get_with(from.map(network), Arc::default);
         loop {
             let mut ended = std::pin::pin!(caller.ended.notified());
             ended.as_mut().enable();

@@ -12,7 +12,7 @@ mod http;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
@@ -175,11 +175,6 @@ impl<S: Fetch> Renewing<S> {
 /// A failure of `service`, with what to do about it.
 fn failed(service: impl Into<String>, problem: impl Into<String>) -> CredentialError {
     CredentialError::Cloud { service: service.into(), problem: problem.into() }
-}
-
-/// Seconds since 1970; 0 for a clock before that.
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A file that an environment variable or a profile names.

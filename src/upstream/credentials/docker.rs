@@ -207,9 +207,9 @@ impl Entry {
         match (username, password) {
             (Some(username), Some(password)) => Ok(Some(Credential::Password { username, password: Secret::new(password) })),
             (None, Some(_)) => Err("an entry has a password without a user name"),
-            (_, None) if filled(&self.registrytoken).is_some() => {
-                Err("an entry has nothing but a `registrytoken`, which ends when it ends: a user and a password are needed, or a helper")
-            }
+            (_, None) if filled(&self.registrytoken).is_some() => Err(
+                "an entry has nothing but a `registrytoken`, which ends when it ends: a user and a password are needed, or a helper",
+            ),
             (_, None) => Ok(None),
         }
     }

@@ -18,7 +18,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::http::{Call, Reply};
-use super::{Fetch, Fresh, Ground, failed, seconds};
+use super::{Fetch, Fresh, Ground, failed};
+use crate::clock::seconds;
 use crate::config::Secret;
 use crate::config::clouds::EcrHost;
 use crate::upstream::credentials::{Credential, CredentialError};

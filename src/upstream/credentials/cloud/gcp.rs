@@ -19,7 +19,8 @@ use tokio::task::spawn_blocking;
 use url::Url;
 
 use super::http::{Call, Reply};
-use super::{Fetch, Fresh, Ground, failed, seconds};
+use super::{Fetch, Fresh, Ground, failed};
+use crate::clock::seconds;
 use crate::config::{Secret, clouds};
 use crate::upstream::credentials::{Credential, CredentialError};
 
