@@ -6,9 +6,12 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use tokio::runtime::Handle;
 
 /// Bytes that are remembered together.
 const PIECE: u64 = 1 << 20;
@@ -81,6 +84,22 @@ impl OpenFile {
     }
 }
 
+/// The last one to close a file that was evicted frees its blocks, which takes a file system up to a second for a large one:
+/// not on a thread that serves others (I11).
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let is_last = Arc::strong_count(&self.file) == 1;
+        let is_unlinked = || self.file.metadata().is_ok_and(|meta| meta.nlink() == 0);
+        if is_last
+            && let Ok(runtime) = Handle::try_current()
+            && is_unlinked()
+            && let Ok(last) = self.file.try_clone()
+        {
+            runtime.spawn_blocking(move || drop(last));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +116,29 @@ mod tests {
 
     fn file() -> OpenFile {
         Arc::new(tempfile::tempfile().unwrap()).into()
+    }
+
+    /// With the blocking pool busy, what was evicted and is read by nobody any more stays open until that has time.
+    #[test]
+    fn the_last_one_closes_elsewhere() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (name, open) = (file.path().display().to_string(), OpenFile::from(Arc::new(File::open(file.path()).unwrap())));
+        drop(file);
+        let is_open = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+            links.into_iter().any(|link| link.display().to_string().starts_with(&name))
+        };
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        runtime.block_on(async {
+            let busy = tokio::task::spawn_blocking(move || gate.recv());
+            drop(open);
+            assert!(is_open());
+            go.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            tokio::task::spawn_blocking(|| {}).await.unwrap();
+        });
+        assert!(!is_open());
     }
 
     #[test]

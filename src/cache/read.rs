@@ -95,8 +95,8 @@ impl Reader {
     }
 
     /// The file.
-    pub fn file(&self) -> &Arc<File> {
-        self.file.file()
+    pub fn file(&self) -> &Arc<OpenFile> {
+        &self.file
     }
 
     /// At least one byte from `at` on, at most up to `end` and [`CHUNK`]. The caller knows that bytes up to `end` are
@@ -112,7 +112,7 @@ impl Reader {
             let file = self.file().clone();
             let job = spawn_blocking(move || {
                 let mut buffer = Buffer::take();
-                match file.read_at(&mut buffer.bytes[..want], at)? {
+                match file.file().read_at(&mut buffer.bytes[..want], at)? {
                     0 => Err(io::ErrorKind::UnexpectedEof.into()),
                     len => Ok(buffer.filled(len)),
                 }
@@ -145,7 +145,7 @@ impl Reader {
                 let (mut at, mut buffer) = (at, Buffer::take());
                 while at < end {
                     let want = (end - at).min(CHUNK as u64) as usize;
-                    match file.read_at(&mut buffer.bytes[..want], at)? {
+                    match file.file().read_at(&mut buffer.bytes[..want], at)? {
                         0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                         read => at += read as u64,
                     }
@@ -164,7 +164,7 @@ impl Reader {
     fn has(&self, at: u64) -> bool {
         let mut byte = [0];
         !NO_NOWAIT.load(Ordering::Relaxed)
-            && rustix::io::preadv2(self.file(), &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
+            && rustix::io::preadv2(self.file.file(), &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
     }
 
     /// What the page cache has of the range. A short read says nothing about the end of the file (kernels 5.9 and
@@ -175,7 +175,7 @@ impl Reader {
         }
         let mut buffer = Buffer::take();
         let target = &mut [IoSliceMut::new(&mut buffer.bytes[..want])];
-        match rustix::io::preadv2(self.file(), target, at, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(self.file.file(), target, at, ReadWriteFlags::NOWAIT) {
             Ok(0) | Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Ok(len) => Ok(Some(buffer.filled(len))),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::cache::Content;
+use crate::cache::pages::OpenFile;
 use crate::cache::read::Reader;
 use crate::fill::{FillError, FillReader};
 
@@ -98,7 +99,7 @@ impl Piece {
 /// At least one and at most [`Span::LONGEST`] bytes of a file, which were in the page cache a moment ago.
 #[derive(Debug)]
 pub struct Span {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     start: u64,
     len: usize,
 }
@@ -115,7 +116,7 @@ impl Span {
 
     /// The file.
     pub fn file(&self) -> &File {
-        &self.file
+        self.file.file()
     }
 
     /// Where in the file it begins.
