@@ -222,7 +222,7 @@ impl Mirror {
             Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config, pull.clone());
+        let api = Api::new(cache.clone(), pull.clone());
         let upstreams = Switchboard::new(pull.upstreams());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface = Admin::new(metrics.clone(), cache.clone(), api, upstreams, transfer, &config.admin, stopping.subscribe());
