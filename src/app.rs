@@ -228,7 +228,7 @@ impl Mirror {
             Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), &config, pull.clone());
+        let api = Api::new(cache.clone(), pull.clone());
         let switchboard = Switchboard::new(pull.clone());
         let transfer = Transfer::new(pull.clone(), &config);
         let interface =

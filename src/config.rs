@@ -21,6 +21,7 @@ mod tests;
 mod units;
 mod upstream;
 mod value;
+mod wish;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,8 +35,9 @@ pub use patterns::{Globs, TagPatterns};
 pub use secret::Secret;
 pub use units::Amount;
 pub use upstream::{BlobOutage, Breaker, Credentials, RepositoryRule, Reserve, ScopedCredentials, Upstream, Visibility};
+pub use wish::{Wish, is_pattern};
 
-use crate::oci::name::UpstreamName;
+use crate::oci::{Platforms, UpstreamName};
 
 /// The whole configuration of one mirror.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +67,10 @@ pub struct Config {
 /// `[[prefetch]]`: images that are kept warm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prefetch {
-    /// `images`: references, and patterns of tags.
-    pub images: Vec<String>,
+    /// `images`: references, and patterns of tags. At least one.
+    pub images: Vec<Wish>,
     /// `platforms`: of indexes; none named means all.
-    pub platforms: Vec<String>,
+    pub platforms: Platforms,
     /// `with_referrers`: also signatures and attestations.
     pub with_referrers: bool,
     /// `every`: how long from the end of one run to the next.

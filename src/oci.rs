@@ -5,16 +5,20 @@
 
 pub mod digest;
 pub mod error;
+pub mod image;
 pub mod manifest;
 pub mod media;
 pub mod name;
+pub mod platform;
 pub mod range;
 pub mod route;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::ErrorCode;
-pub use manifest::{Descriptor, MAX_MANIFEST, Manifest, Platform};
+pub use image::{ImageError, ImageRef};
+pub use manifest::{Descriptor, MAX_MANIFEST, Manifest};
 pub use media::MediaType;
 pub use name::{NameError, Reference, Repository, Scope, Tag, UpstreamName};
+pub use platform::{Platform, PlatformError, Platforms};
 pub use range::{ContentRange, RangeHeader, Selection};
 pub use route::{Directory, Route, RouteError, Target, Wanted};

@@ -12,12 +12,7 @@ pub mod export;
 pub mod import;
 pub mod input;
 pub mod output;
-pub mod platform;
 pub mod prefetch;
-pub mod reference;
 pub mod sign;
 pub mod sources;
 pub mod tar;
-
-pub use platform::{Platform, Platforms};
-pub use reference::{ImageRef, Wish};

@@ -11,11 +11,10 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
-use crate::cache::selector::{Selector, image_name};
+use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::oci::{Reference, UpstreamName};
+use crate::oci::{Platforms, Reference};
 use crate::pull::Pull;
 
 /// Images in an answer, unless `limit` says otherwise.
@@ -26,7 +25,6 @@ const LIMIT: usize = 1000;
 pub struct Api {
     cache: Arc<Cache>,
     clock: Clock,
-    default_upstream: UpstreamName,
     pull: Arc<Pull>,
     verification: Arc<Verification>,
 }
@@ -62,14 +60,8 @@ impl Query {
 
 impl Api {
     /// The API over `cache`, which `pull` serves from and fills.
-    pub fn new(cache: Arc<Cache>, config: &Config, pull: Arc<Pull>) -> Self {
-        Self {
-            cache,
-            clock: Clock::new(),
-            default_upstream: config.server.default_upstream.clone(),
-            pull,
-            verification: Arc::default(),
-        }
+    pub fn new(cache: Arc<Cache>, pull: Arc<Pull>) -> Self {
+        Self { cache, clock: Clock::new(), pull, verification: Arc::default() }
     }
 
     /// Answers a request for `path`, which begins after `/api/v1/`; `None` if there is no such thing.
@@ -107,7 +99,7 @@ impl Api {
 
     fn selector(&self, query: &Query) -> Result<Selector, Reply> {
         let text = query.get("ref").ok_or_else(|| refused(StatusCode::BAD_REQUEST, "name an image, digest or pattern: ?ref="))?;
-        Selector::parse(text, &self.default_upstream).map_err(|reason| refused(StatusCode::BAD_REQUEST, reason))
+        text.parse().map_err(|reason| refused(StatusCode::BAD_REQUEST, reason))
     }
 
     async fn images(&self, query: &Query) -> Result<Reply, Reply> {
@@ -139,11 +131,10 @@ impl Api {
     }
 
     async fn pin(&self, query: &Query) -> Result<Reply, Reply> {
-        let platforms: Vec<String> =
-            query.get("platform").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
-        if let Some(bad) = platforms.iter().find(|platform| !(1..=2).contains(&platform.matches('/').count())) {
-            return Err(refused(StatusCode::BAD_REQUEST, format!("{bad:?} is no platform; write linux/amd64 or linux/arm64/v8")));
-        }
+        let platforms: Platforms = match query.get("platform").map_or(Ok(Platforms::default()), str::parse) {
+            Ok(platforms) => platforms,
+            Err(error) => return Err(refused(StatusCode::BAD_REQUEST, error.to_string())),
+        };
         let selector = self.selector(query)?;
         if matches!(selector, Selector::Digest(_)) {
             return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
@@ -151,13 +142,13 @@ impl Api {
         let (cache, now) = (self.cache.clone(), self.clock.now());
         let pinned = tokio::task::spawn_blocking(move || {
             let targets = match &selector {
-                Selector::Image(scope, reference) => vec![(scope.clone(), reference.clone())],
+                Selector::Image(image) => vec![image.clone()],
                 selector => {
                     let tags = cache.catalog.tags(Some(selector), usize::MAX);
-                    tags.into_iter().map(|tagged| (tagged.scope, Reference::Tag(tagged.tag))).collect()
+                    tags.into_iter().map(|tagged| tagged.scope.image(tagged.tag)).collect()
                 }
             };
-            cache.pin(&targets, &platforms, now)
+            cache.pin(targets, &platforms, now)
         });
         match pinned.await.map_err(std::io::Error::other).flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
@@ -170,9 +161,9 @@ impl Api {
         let cache = self.cache.clone();
         let removed = tokio::task::spawn_blocking(move || {
             cache.unpin(|pin| match &selector {
-                Selector::Image(scope, reference) => pin.image == image_name(scope, reference),
-                Selector::Digest(digest) => pin.image.ends_with(&format!("@{digest}")),
-                Selector::Glob(globs) => globs.is_match(&pin.image),
+                Selector::Image(image) => pin.image == *image,
+                Selector::Digest(digest) => pin.image.reference == Reference::Digest(*digest),
+                Selector::Glob(globs) => globs.is_match(&pin.image.to_string()),
             })
         });
         match removed.await.map_err(std::io::Error::other).flatten() {

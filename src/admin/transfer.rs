@@ -21,12 +21,13 @@ use tokio::task::spawn_blocking;
 
 use super::BODY_TIMEOUT;
 use crate::cache::tree::Tree;
-use crate::config::Config;
+use crate::config::{Config, Wish};
+use crate::oci::{ImageRef, PlatformError};
 use crate::pull::Pull;
 use crate::transfer::import::{self, ImportError};
+use crate::transfer::input;
 use crate::transfer::prefetch::{Event, Order, prefetch};
 use crate::transfer::sign::Verifier;
-use crate::transfer::{ImageRef, Wish, input};
 
 /// The longest order of images.
 const MAX_ORDER: usize = 8 << 20;
@@ -168,7 +169,7 @@ impl Transfer {
         let mut options = import::Options { verifier, upstreams, ..import::Options::default() };
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match key.as_ref() {
-                "platform" => options.platforms = value.parse()?,
+                "platform" => options.platforms = value.parse().map_err(|error: PlatformError| error.to_string())?,
                 "name" => options.name = Some(value.parse::<ImageRef>().map_err(|error| error.to_string())?),
                 _ => return Err(format!("unknown parameter {key}")),
             }
@@ -185,7 +186,7 @@ impl Transfer {
             let now = SystemTime::now();
             let tags = tree.tags()?.into_iter().filter_map(|tagged| {
                 let (_, used) = tree.find(&tagged.digest)?;
-                let image = format!("{}:{}", tagged.scope, tagged.tag);
+                let image = tagged.scope.image(tagged.tag).to_string();
                 let unused_seconds = now.duration_since(used).unwrap_or(Duration::ZERO).as_secs();
                 Some(Listed { image, digest: tagged.digest.to_string(), unused_seconds })
             });

@@ -9,7 +9,6 @@ use crate::config::Prefetch;
 use crate::metrics::{Metrics, gauge};
 use crate::pull::Pull;
 use crate::transfer::prefetch::{Options, prefetch};
-use crate::transfer::{Platforms, Wish};
 
 /// How soon what could not be fetched is tried again, at first; then twice as late each time, up to `every`. A mirror may
 /// be up before its network is.
@@ -17,17 +16,7 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// Fetches the images of one entry, which is the one at `place` of the configuration, then waits, for ever.
 pub(super) async fn run(pull: Arc<Pull>, metrics: Arc<Metrics>, entry: Prefetch, place: usize) {
-    let parsed: Result<Vec<Wish>, _> = entry.images.iter().map(|image| image.parse()).collect();
-    let platforms: Result<Platforms, _> = match entry.platforms[..] {
-        [] => Ok(Platforms::default()),
-        _ => entry.platforms.join(",").parse(),
-    };
-    let (wishes, platforms) = match (parsed, platforms) {
-        (Ok(wishes), Ok(platforms)) => (wishes, platforms),
-        (Err(error), _) => return tracing::error!(%error, "[[prefetch]] is left out"),
-        (_, Err(error)) => return tracing::error!(%error, "[[prefetch]] is left out"),
-    };
-    let options = Options { platforms, referrers: entry.with_referrers, ..Options::default() };
+    let options = Options { platforms: entry.platforms, referrers: entry.with_referrers, ..Options::default() };
     let failing = metrics.prefetch_failing.with_label_values(&[&place.to_string()]);
     let mut retry = RETRY;
     loop {
@@ -35,7 +24,7 @@ pub(super) async fn run(pull: Arc<Pull>, metrics: Arc<Metrics>, entry: Prefetch,
         // Nobody looks: the outcomes say enough.
         tokio::spawn(async move { while events.recv().await.is_some() {} });
         // Of an upstream that is offline nothing is asked: its images are reported as failed.
-        let outcomes = prefetch(pull.clone(), wishes.clone(), options.clone(), sender).await;
+        let outcomes = prefetch(pull.clone(), entry.images.clone(), options.clone(), sender).await;
         for outcome in &outcomes {
             if let Some(error) = &outcome.error {
                 tracing::warn!(image = outcome.image, error, "cannot prefetch an image");

@@ -19,7 +19,7 @@ use super::evict::Id;
 use super::index::{Class, Index, Known, seconds};
 use super::owners::Owners;
 use super::records::TagRecord;
-use crate::oci::{Descriptor, Digest, Manifest, Reference, Scope, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, Platform, Platforms, Reference, Scope, Tag};
 
 mod above;
 mod holding;
@@ -32,8 +32,8 @@ pub struct Part {
     pub digest: Digest,
     /// A manifest of an index, rather than a config or layer.
     pub is_manifest: bool,
-    /// `os/architecture[/variant]`, where an index says.
-    pub platform: Option<Arc<str>>,
+    /// For what machine, where an index says.
+    pub platform: Option<Arc<Platform>>,
     /// What the index knows of it.
     pub known: Known,
 }
@@ -93,39 +93,39 @@ struct Inner {
     owners: Owners,
     /// The repositories that have a manifest.
     homes: Owners,
-    platforms: Platforms,
+    platforms: KnownPlatforms,
 }
 
-/// More names than this, and longer ones than [`LONGEST`], no real platform has: upstreams choose them.
+/// More platforms than this, and longer names than [`LONGEST`], no real index has: upstreams choose them.
 const PLATFORMS: usize = 1024;
 /// See [`PLATFORMS`]; in bytes.
 const LONGEST: usize = 256;
 
 /// The few platforms there are, by number from 1.
 #[derive(Debug, Default)]
-struct Platforms {
-    names: Vec<Arc<str>>,
-    numbers: HashMap<Arc<str>, NonZeroU32>,
+struct KnownPlatforms {
+    all: Vec<Arc<Platform>>,
+    numbers: HashMap<Arc<Platform>, NonZeroU32>,
 }
 
-impl Platforms {
+impl KnownPlatforms {
     fn number(&mut self, descriptor: &Descriptor) -> Option<NonZeroU32> {
-        let name = descriptor.platform.as_ref()?.to_string();
-        if let Some(known) = self.numbers.get(name.as_str()) {
+        let platform = descriptor.platform.as_ref()?;
+        if let Some(known) = self.numbers.get(platform) {
             return Some(*known);
         }
-        if self.names.len() >= PLATFORMS || name.len() > LONGEST {
+        if self.all.len() >= PLATFORMS || platform.to_string().len() > LONGEST {
             return None;
         }
-        let name: Arc<str> = name.into();
-        self.names.push(name.clone());
-        let number = NonZeroU32::new(u32::try_from(self.names.len()).ok()?)?;
-        self.numbers.insert(name, number);
+        let platform = Arc::new(platform.clone());
+        self.all.push(platform.clone());
+        let number = NonZeroU32::new(u32::try_from(self.all.len()).ok()?)?;
+        self.numbers.insert(platform, number);
         Some(number)
     }
 
-    fn name(&self, number: NonZeroU32) -> Option<Arc<str>> {
-        self.names.get(number.get() as usize - 1).cloned()
+    fn get(&self, number: NonZeroU32) -> Option<Arc<Platform>> {
+        self.all.get(number.get() as usize - 1).cloned()
     }
 }
 
@@ -277,14 +277,14 @@ impl Catalog {
         let part = |edge: &Edge| Part {
             digest: state.objects.digest(edge.id),
             is_manifest: edge.is_manifest,
-            platform: edge.platform.and_then(|number| inner.platforms.name(number)),
+            platform: edge.platform.and_then(|number| inner.platforms.get(number)),
             known: state.known(edge.id),
         };
         Some(image.parts.iter().map(part).collect())
     }
 
-    /// Everything below a manifest, itself first, each once; of an index only `platforms`, unless that is empty.
-    pub fn closure(&self, root: &Digest, platforms: &[String]) -> Vec<Part> {
+    /// Everything below a manifest, itself first, each once; of an index only `platforms`.
+    pub fn closure(&self, root: &Digest, platforms: &Platforms) -> Vec<Part> {
         let known = self.index.known(root);
         let Some(known) = known else { return Vec::new() };
         let mut all = vec![Part { digest: *root, is_manifest: true, platform: None, known }];
@@ -292,10 +292,7 @@ impl Catalog {
         let mut at = 0;
         while at < all.len() {
             if all[at].is_manifest {
-                let wanted = |part: &Part| match &part.platform {
-                    Some(platform) => platforms.is_empty() || platforms.iter().any(|wanted| matches(wanted, platform)),
-                    None => true,
-                };
+                let wanted = |part: &Part| part.platform.as_ref().is_none_or(|platform| platforms.wants(platform));
                 let digest = all[at].digest;
                 all.extend(self.parts(&digest).into_iter().flatten().filter(wanted).filter(|part| seen.insert(part.digest)));
             }
@@ -327,9 +324,4 @@ impl Catalog {
         let inner = self.lock();
         (inner.repos.len(), inner.tags, inner.images.len())
     }
-}
-
-/// `linux/arm64` means every variant of it.
-fn matches(wanted: &str, platform: &str) -> bool {
-    platform == wanted || platform.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
 }

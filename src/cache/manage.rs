@@ -12,8 +12,8 @@ use tokio::task::spawn_blocking;
 use super::Cache;
 use super::catalog::{Part, Tagged};
 use super::index::{Known, Place, Victim};
-use super::selector::{Selector, image_name};
-use crate::oci::{Digest, Reference, Scope, Tag};
+use super::selector::Selector;
+use crate::oci::{Digest, ImageRef, Platforms, Reference, Scope, Tag};
 
 /// Manifests that share a part are not counted beyond this.
 const MOST_OWNERS: usize = 1001;
@@ -134,11 +134,11 @@ impl Cache {
 
     fn row(&self, tagged: &Tagged) -> ImageRow {
         let Tagged { scope, tag, record } = tagged;
-        let parts = self.catalog.closure(&record.digest, &[]);
+        let parts = self.catalog.closure(&record.digest, &Platforms::default());
         let (bytes, missing_bytes) = held(&parts);
         let known = self.index.known(&record.digest);
         ImageRow {
-            image: image_name(scope, &Reference::Tag(tag.clone())),
+            image: scope.image(tag.clone()).to_string(),
             digest: record.digest,
             bytes,
             missing_bytes,
@@ -152,7 +152,7 @@ impl Cache {
 
     /// A manifest and everything below it.
     pub fn explain(&self, root: &Digest) -> Vec<PartRow> {
-        let parts = self.catalog.closure(root, &[]);
+        let parts = self.catalog.closure(root, &Platforms::default());
         let rows = parts.into_iter().map(|part| {
             let Known { size, present, used, since, pinned, .. } = part.known;
             let owners = self.catalog.count_owners(&part.digest, MOST_OWNERS) as u32;
@@ -181,14 +181,14 @@ impl Cache {
     fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
         let mut removed = Removed::default();
         let by_digest = match selector {
-            Selector::Digest(digest) | Selector::Image(_, Reference::Digest(digest)) => Some(*digest),
+            Selector::Digest(digest) | Selector::Image(ImageRef { reference: Reference::Digest(digest), .. }) => Some(*digest),
             _ => None,
         };
         let mut roots: Vec<Digest> = by_digest.into_iter().collect();
         let is_pinned = |digest: &Digest| self.index.known(digest).is_some_and(|known| known.pinned);
         let mut purged: HashSet<(Scope, Tag)> = HashSet::new();
         for Tagged { scope, tag, record } in self.catalog.tags(Some(selector), usize::MAX) {
-            let name = image_name(&scope, &Reference::Tag(tag.clone()));
+            let name = scope.image(tag.clone()).to_string();
             if is_pinned(&record.digest) {
                 removed.pinned.push(name);
                 continue;
@@ -206,7 +206,7 @@ impl Cache {
         let mut wanted: Vec<Digest> = roots.into_iter().filter(|root| !is_named(root) && !is_pinned(root)).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let below: Vec<Part> = wanted.iter().flat_map(|root| self.catalog.closure(root, &[])).collect();
+        let below: Vec<Part> = wanted.iter().flat_map(|root| self.catalog.closure(root, &Platforms::default())).collect();
         let mut gone: HashSet<Digest> = wanted.iter().copied().collect();
         // Manifests of indexes first, since what they name can go only with them.
         for manifests in [true, false] {

@@ -10,36 +10,30 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Cache;
 use super::catalog::Catalog;
-use super::selector::{Selector, image_name};
 use crate::clock::Timestamp;
-use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName};
+use crate::oci::{Digest, ImageRef, Platforms, Scope, Tag};
 
 /// One pinned image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// The image's name in full.
-    pub image: String,
-    /// Of a multi-platform image only these, as `linux/arm64`; all of them if empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub platforms: Vec<String>,
+    /// Which.
+    pub image: ImageRef,
+    /// Of a multi-platform image only these.
+    #[serde(default, skip_serializing_if = "Platforms::is_all", deserialize_with = "platforms")]
+    pub platforms: Platforms,
     /// Since when.
     pub since: Timestamp,
 }
 
-impl Pin {
-    /// Its image.
-    pub fn target(&self) -> Option<(Scope, Reference)> {
-        // Names in the file are full: the default is never used.
-        let default: UpstreamName = "docker.io".parse().ok()?;
-        match Selector::parse(&self.image, &default) {
-            Ok(Selector::Image(scope, reference)) => Some((scope, reference)),
-            _ => None,
-        }
-    }
+/// Any words were once written down as platforms. A pin with one that is none protects all of its image: what was to be kept
+/// must not be evicted for it.
+fn platforms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Platforms, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    Ok(texts.join(",").parse().unwrap_or_default())
 }
 
 /// All pins of a cache.
@@ -85,8 +79,7 @@ impl Pins {
     pub fn protected(&self, catalog: &Catalog) -> HashSet<Digest> {
         let mut all = HashSet::new();
         for pin in self.all().iter() {
-            let root = pin.target().and_then(|(scope, reference)| catalog.resolve(&scope, &reference));
-            if let Some((root, _)) = root {
+            if let Some((root, _)) = catalog.resolve(&pin.image.scope, &pin.image.reference) {
                 all.insert(root);
                 all.extend(catalog.closure(&root, &pin.platforms).into_iter().map(|part| part.digest));
             }
@@ -97,16 +90,11 @@ impl Pins {
 
 impl Cache {
     /// Blocks. Pins images, in place of older pins on them.
-    pub fn pin(&self, images: &[(Scope, Reference)], platforms: &[String], since: Timestamp) -> io::Result<Vec<Pin>> {
-        let pin = |(scope, reference): &(Scope, Reference)| Pin {
-            image: image_name(scope, reference),
-            platforms: platforms.to_vec(),
-            since,
-        };
-        let new: Vec<Pin> = images.iter().map(pin).collect();
+    pub fn pin(&self, images: Vec<ImageRef>, platforms: &Platforms, since: Timestamp) -> io::Result<Vec<Pin>> {
+        let new: Vec<Pin> = images.into_iter().map(|image| Pin { image, platforms: platforms.clone(), since }).collect();
         self.change_pins(|pins| {
-            let names: HashSet<&str> = new.iter().map(|pin| pin.image.as_str()).collect();
-            pins.retain(|other| !names.contains(other.image.as_str()));
+            let named: HashSet<&ImageRef> = new.iter().map(|pin| &pin.image).collect();
+            pins.retain(|other| !named.contains(&other.image));
             pins.extend_from_slice(&new);
         })?;
         Ok(new)
@@ -164,12 +152,8 @@ impl Cache {
 
     /// After a tag has moved: it may be pinned.
     pub(super) fn reprotect_tag(&self, scope: &Scope, tag: &Tag) {
-        let pins = self.pins.all();
-        if pins.is_empty() {
-            return;
-        }
-        let name = image_name(scope, &Reference::Tag(tag.clone()));
-        if pins.iter().any(|pin| pin.image == name) {
+        let image = scope.image(tag.clone());
+        if self.pins.all().iter().any(|pin| pin.image == image) {
             self.protect();
         }
     }
@@ -187,5 +171,45 @@ impl Cache {
         if !self.pins.all().is_empty() {
             self.protect();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> io::Result<Pins> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(Pins::FILE);
+        std::fs::write(&path, text).unwrap();
+        Pins::open(path)
+    }
+
+    #[test]
+    fn records_are_read_as_they_always_were_and_written_the_same() {
+        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let text = format!(
+            r#"[{{"image":"docker.io/library/alpine:3.20","since":1}},{{"image":"registry:5000/a@{digest}","platforms":["linux/amd64","linux/arm/v7"],"since":2}}]"#
+        );
+        let pins = read(&text).unwrap();
+        assert_eq!(serde_json::to_string(&*pins.all()).unwrap(), text);
+    }
+
+    #[test]
+    fn words_that_are_no_platforms_lift_no_protection() {
+        let platforms = |list: &str| {
+            let pins = read(&format!(r#"[{{"image":"docker.io/a/b:1","platforms":{list},"since":1}}]"#)).unwrap();
+            pins.all()[0].platforms.to_string()
+        };
+        assert_eq!(platforms("[]"), "all");
+        assert_eq!(platforms(r#"["linux/amd64"," linux/arm64"]"#), "linux/amd64,linux/arm64");
+        assert_eq!(platforms(r#"["linux//","linux/amd64"]"#), "all");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        assert!(read("[{").is_err());
+        let error = read(r#"[{"image":"docker.io/A:1","since":1}]"#).unwrap_err().to_string();
+        assert!(error.contains("\"docker.io/A:1\" is no image: a repository is"), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use super::index::seconds;
 use super::records::{ManifestRecord, TagRecord};
 use super::store::Store;
 use super::{Cache, read};
-use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
+use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 
 /// Index numbers looked at under one lock.
 const CHUNK: super::evict::Id = 4096;
@@ -57,7 +57,7 @@ impl Cache {
     /// needs could not be read, and may be unprotected; all else is protected.
     pub(super) fn survey_pins(&self) -> io::Result<()> {
         let mut failed = Ok(());
-        for (scope, reference) in self.pins.all().iter().filter_map(super::pins::Pin::target) {
+        for ImageRef { scope, reference } in self.pins.all().iter().map(|pin| pin.image.clone()) {
             let root = match reference {
                 Reference::Digest(digest) => digest,
                 Reference::Tag(tag) => {

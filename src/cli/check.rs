@@ -12,6 +12,7 @@ use clap::Args;
 use super::{ConfigFile, print, tell};
 use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
 use crate::listen::tls::{self, Interface};
+use crate::oci::ImageRef;
 use crate::transfer::sign::Verifier;
 
 /// Check a configuration, and show what it amounts to
@@ -28,10 +29,10 @@ pub(super) struct Check {
 
     /// Walk each upstream, too: name, TLS, /v2/, credentials, token
     ///
-    /// With IMAGEs, a HEAD of each: "ghcr.io/owner/app:1", or "alpine" for the default upstream. Nothing is pulled, and
+    /// With IMAGEs, a HEAD of each: "ghcr.io/owner/app:1", or "alpine" for Docker Hub's. Nothing is pulled, and
     /// nothing counts against a quota of pulls. No secret is printed.
     #[arg(long, num_args = 0.., value_name = "IMAGE")]
-    online: Option<Vec<String>>,
+    online: Option<Vec<ImageRef>>,
 
     /// Say whether WHO may pull IMAGEs, and which rule says so: user:NAME, cert:NAME, address:IP or anyone
     #[arg(long = "as", value_name = "WHO", requires = "images", conflicts_with = "online")]
@@ -39,7 +40,7 @@ pub(super) struct Check {
 
     /// With --as: what would be pulled, as in "ghcr.io/owner/app:1"
     #[arg(value_name = "IMAGE", requires = "caller")]
-    images: Vec<String>,
+    images: Vec<ImageRef>,
 }
 
 impl Check {
@@ -52,7 +53,7 @@ impl Check {
             }
             Ok(config) => {
                 print(&format!("ok\n\n{}", summary(&config)))?;
-                match &self.online {
+                match self.online {
                     Some(images) => online::run(&config, images),
                     None => Ok(ExitCode::SUCCESS),
                 }

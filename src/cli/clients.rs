@@ -92,7 +92,7 @@ fn own_url(config: &Config) -> anyhow::Result<Url> {
 /// Under which path of the mirror Docker finds docker.io; `None` if it is not mirrored. Docker says nowhere which
 /// registry it means, so that without a path it gets the default upstream.
 pub(super) fn docker_mirror_path(config: &Config) -> Option<String> {
-    let (hub, _) = config.upstreams.iter().find(|(name, _)| name.as_str() == "docker.io")?;
+    let (hub, _) = config.upstreams.iter().find(|(name, _)| name.is_docker_hub())?;
     Some(if config.server.default_upstream == *hub { String::new() } else { format!("/{hub}") })
 }
 
@@ -231,7 +231,7 @@ impl<'a> Guide<'a> {
 /// path after `/v2/`, where a registry's own path comes before it.
 fn own_location(name: &UpstreamName, upstream: &Upstream) -> (String, bool) {
     match upstream.urls.first() {
-        Some(url) if name.as_str() != "docker.io" && url.path() == "/" => {
+        Some(url) if !name.is_docker_hub() && url.path() == "/" => {
             let text = url.as_str().trim_end_matches('/');
             let authority = text.split_once("://").map_or(text, |(_, authority)| authority);
             (authority.to_owned(), url.scheme() == "http")

@@ -11,11 +11,12 @@ use super::site::{FolderArgs, size};
 use super::{progress, tell};
 use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
+use crate::config::Wish;
+use crate::oci::Platforms;
 use crate::transfer::bundle::{read_since, write_lock};
 use crate::transfer::export;
 use crate::transfer::output::Output;
 use crate::transfer::sign::Signer;
-use crate::transfer::{Platforms, Wish};
 
 /// Write images of the cache into a bundle: an OCI image layout
 ///
@@ -41,7 +42,7 @@ pub(super) struct Export {
 
     /// Images, and patterns of tags such as registry.k8s.io/pause:3.*
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "pinned"])]
-    images: Vec<String>,
+    images: Vec<Wish>,
 
     /// Every tag of the cache
     #[arg(long, conflicts_with = "images")]
@@ -76,8 +77,7 @@ pub(super) struct Export {
 impl Export {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.folder.config()?;
-        let images = if self.pinned { pinned(&config.cache.dir)? } else { self.images.clone() };
-        let wishes = images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
+        let wishes = if self.pinned { pinned(&config.cache.dir)? } else { self.images };
         let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;
         let since = self.since.as_deref().map(read_since).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
         let tree = Tree::open(&config.cache.dir).with_context(|| format!("{} is no cache", config.cache.dir.display()))?;
@@ -131,12 +131,12 @@ impl Export {
     }
 }
 
-/// The pinned images of a cache, by name.
-fn pinned(dir: &Path) -> anyhow::Result<Vec<String>> {
+/// The pinned images of a cache.
+fn pinned(dir: &Path) -> anyhow::Result<Vec<Wish>> {
     let path = dir.join(Pins::FILE);
     let pins = Pins::open(path.clone()).with_context(|| format!("cannot read {}", path.display()))?.all();
     if pins.is_empty() {
         bail!("no image is pinned in {}; pin some with roadstead pin IMAGE", dir.display());
     }
-    Ok(pins.iter().map(|pin| pin.image.clone()).collect())
+    Ok(pins.iter().map(|pin| Wish::One(pin.image.clone())).collect())
 }

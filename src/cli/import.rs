@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use super::endpoint::Endpoint;
 use super::site::{Site, SiteArgs, block_on, size};
 use super::{print, progress};
+use crate::oci::{ImageRef, Platforms};
 use crate::transfer::import::{self, Options, Report};
+use crate::transfer::input;
 use crate::transfer::sign::Verifier;
-use crate::transfer::{ImageRef, Platforms, input};
 
 /// Take bundles into the cache of a mirror, running or stopped
 ///

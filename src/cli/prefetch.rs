@@ -17,8 +17,10 @@ use super::endpoint::{Endpoint, Place, token_from};
 use super::site::{Site, SiteArgs, block_on, size};
 use super::{print, tell};
 use crate::admin::transfer::Listed;
+use crate::config::Wish;
+use crate::oci::Platforms;
 use crate::transfer::prefetch::{Event, Options, Order, Outcome, prefetch};
-use crate::transfer::{Platforms, Wish, sources};
+use crate::transfer::sources;
 
 /// Fill the cache with images before anybody asks for them
 ///
@@ -38,7 +40,7 @@ pub(super) struct Prefetch {
 
     /// Images, and patterns of tags
     #[arg(value_name = "IMAGE")]
-    images: Vec<String>,
+    images: Vec<Wish>,
 
     /// A list: one image or pattern a line, # begins a comment; - for standard input
     #[arg(long, value_name = "FILE")]
@@ -123,7 +125,7 @@ impl Prefetch {
     }
 
     async fn wishes(&self) -> anyhow::Result<Vec<Wish>> {
-        let mut wishes = self.images.iter().map(|image| image.parse()).collect::<Result<Vec<Wish>, _>>()?;
+        let mut wishes = self.images.clone();
         for file in &self.file {
             wishes.extend(sources::list(&read(file)?).with_context(|| file.display().to_string())?);
         }

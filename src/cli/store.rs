@@ -19,7 +19,8 @@ use super::remote::Remote;
 
 const REFERENCE: &str = "\
 REF is an image as docker pull takes it (alpine:3.20, ghcr.io/acme/app@sha256:…), a digest (sha256:…), or a pattern over
-UPSTREAM/REPOSITORY:TAG, in which * stays within one component and ** does not: 'ghcr.io/acme/**', 'alpine:3.*'.";
+UPSTREAM/REPOSITORY:TAG, in which * stays within one component and ** does not: 'ghcr.io/acme/**', 'alpine:3.*'. A short
+name is Docker Hub's.";
 
 /// List the images in the cache
 #[derive(Debug, Args)]

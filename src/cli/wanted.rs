@@ -9,9 +9,8 @@ use clap::Args;
 use super::print;
 use super::site::FolderArgs;
 use crate::cache::tree::Tree;
-use crate::oci::Reference;
+use crate::oci::{ImageRef, Reference};
 use crate::pull::wanted::read_list;
-use crate::transfer::ImageRef;
 
 /// List what clients asked for and did not get
 ///

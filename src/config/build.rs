@@ -14,11 +14,12 @@ use rustls::pki_types::pem::PemObject;
 
 use super::document::Document;
 use super::raw::{self, Raw};
-use super::value::{Many, One, RepositoryGlob, TagPattern, Text, Time, Timeout};
+use super::value::{Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
     Amount, Cache, Config, ConfigError, Fill, Freshness, FreshnessRule, Globs, Import, Log, Prefetch, Quota, RepositoryRule,
     Secret, Server, TagPatterns,
 };
+use crate::oci::Platforms;
 
 /// Looks up an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -172,26 +173,15 @@ impl Builder<'_> {
     }
 
     fn prefetch(&mut self, raw: Vec<raw::Prefetch>) -> Vec<Prefetch> {
-        let texts =
-            |many: Option<Many<Text>>| many.map_or(Vec::new(), |Many(texts)| texts.into_iter().map(|text| text.0).collect());
         let entries = raw.into_iter().map(|raw| Prefetch {
-            images: texts(raw.images),
-            platforms: texts(raw.platforms),
+            images: raw.images.map_or(Vec::new(), |Many(images)| images),
+            platforms: raw.platforms.map_or(Platforms::default(), |Many(platforms)| platforms.into_iter().collect()),
             with_referrers: raw.with_referrers.unwrap_or(false),
             every: timeout(raw.every, Duration::from_secs(6 * 3600)),
         });
         let entries: Vec<_> = entries.collect();
         if entries.iter().any(|entry| entry.images.is_empty()) {
             self.document.problem(&["prefetch"], "[[prefetch]] needs images = [\"IMAGE\", …]");
-        }
-        for image in entries.iter().flat_map(|entry| &entry.images).filter(|image| !is_reference(image)) {
-            self.document.problem(&["prefetch"], format!("{image:?} names no image such as \"docker.io/library/alpine:3.20\""));
-        }
-        for platform in entries.iter().flat_map(|entry| &entry.platforms) {
-            let parts = platform.split('/').filter(|part| !part.is_empty()).count();
-            if !(2..=3).contains(&parts) {
-                self.document.problem(&["prefetch"], format!("{platform:?} is no platform such as \"linux/amd64\""));
-            }
         }
         entries
     }
@@ -210,11 +200,6 @@ impl Builder<'_> {
             Secret::new("")
         })
     }
-}
-
-/// Whether text can name an image at all; the words of it are checked where it is used.
-fn is_reference(text: &str) -> bool {
-    !text.is_empty() && text.len() < 1000 && !text.contains("://") && text.bytes().all(|c| c.is_ascii_graphic())
 }
 
 /// Whether `file` holds certificates.

@@ -47,7 +47,7 @@ impl<'a> Document<'a> {
             let path = find(sound.get_ref(), &span).unwrap_or_default();
             document.report(span.start, &path, error.message().to_owned());
             // Each turn takes something out, so this ends; where nothing can be taken out, it ends here.
-            if !remove(sound.get_mut(), &path) || document.problems.len() >= MAX_PROBLEMS {
+            if !remove(sound.get_mut(), &path, &span) || document.problems.len() >= MAX_PROBLEMS {
                 break Raw::default();
             }
         };
@@ -194,9 +194,7 @@ fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
     fn walk(table: &DeTable<'_>, wanted: &dyn Fn(Range<usize>, Range<usize>, bool) -> bool) -> Option<Vec<String>> {
         table.iter().find_map(|(key, value)| {
             let name = key.get_ref().to_string();
-            if let Some(inner) = value.get_ref().as_table()
-                && let Some(mut path) = walk(inner, wanted)
-            {
+            if let Some(mut path) = tables(value.get_ref()).find_map(|inner| walk(inner, wanted)) {
                 path.insert(0, name);
                 return Some(path);
             }
@@ -208,13 +206,23 @@ fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
         .or_else(|| walk(table, &|_, value, is_table| is_table && value == *span))
 }
 
-/// Takes out the key at `path`, and says whether there was one.
-fn remove(table: &mut DeTable<'_>, path: &[String]) -> bool {
+/// The table that a value is, or the tables of a list.
+fn tables<'v, 'a>(value: &'v DeValue<'a>) -> impl Iterator<Item = &'v DeTable<'a>> {
+    let list = value.as_array().into_iter().flat_map(|list| list.iter()).filter_map(|one| one.get_ref().as_table());
+    value.as_table().into_iter().chain(list)
+}
+
+/// Takes out the key at `path` whose name or value stands at `span`, and says whether there was one.
+fn remove(table: &mut DeTable<'_>, path: &[String], span: &Range<usize>) -> bool {
     match path {
         [] => false,
         [last] => table.remove(last.as_str()).is_some(),
         [first, rest @ ..] => match table.get_mut(first.as_str()).map(Spanned::get_mut) {
-            Some(DeValue::Table(inner)) => remove(inner, rest),
+            Some(DeValue::Table(inner)) => remove(inner, rest, span),
+            Some(DeValue::Array(list)) => list.iter_mut().any(|one| match one.get_mut() {
+                DeValue::Table(inner) if find(inner, span).is_some() => remove(inner, rest, span),
+                _ => false,
+            }),
             _ => false,
         },
     }

@@ -19,11 +19,11 @@ pub(super) use keys::known_keys;
 use super::access::{TokenUrl, Who};
 use super::listen::{Listen, Mode, Required, TlsVersion};
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Text, Time,
-    Timeout, Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout,
+    Value,
 };
-use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility};
-use crate::oci::name::UpstreamName;
+use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility, Wish};
+use crate::oci::{Platform, UpstreamName};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -43,8 +43,8 @@ pub(super) struct Raw {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Prefetch {
-    pub images: Option<Many<Text>>,
-    pub platforms: Option<Many<Text>>,
+    pub images: Option<Many<Wish>>,
+    pub platforms: Option<Many<Platform>>,
     pub with_referrers: Option<bool>,
     pub every: Option<One<Timeout>>,
 }

@@ -15,6 +15,7 @@ use serde_json::error::Category;
 
 use super::digest::Digest;
 use super::media::MediaType;
+use super::platform::Platform;
 
 /// The largest manifest that is taken in. Clients stop at 4 MiB; the specification wants at least that.
 pub const MAX_MANIFEST: u64 = 8 << 20;
@@ -28,26 +29,6 @@ pub struct Descriptor {
     pub size: u64,
     /// For what machine, where an index says so.
     pub platform: Option<Platform>,
-}
-
-/// A machine that an image of an index is for (OCI image-spec, *image-index.md*).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Platform {
-    /// As `linux`.
-    #[serde(default)]
-    pub os: String,
-    /// As `arm64`.
-    #[serde(default)]
-    pub architecture: String,
-    /// As `v8`.
-    pub variant: Option<String>,
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
-    }
 }
 
 /// What a manifest says of itself.

@@ -107,6 +107,11 @@ impl MediaType {
         [Self::OCI_ARTIFACT, Self::ORAS_ARTIFACT].contains(self)
     }
 
+    /// Whether it is a manifest that is mirrored: an index, an image or an artifact.
+    pub fn is_manifest(&self) -> bool {
+        self.is_index() || self.is_image() || self.is_artifact()
+    }
+
     /// Whether it is a manifest of schema 1.
     pub fn is_schema1(&self) -> bool {
         [Self::SCHEMA1, Self::SCHEMA1_SIGNED].contains(self)
@@ -231,6 +236,7 @@ mod tests {
         for media in all {
             let kinds = [media.is_index(), media.is_image(), media.is_artifact(), media.is_schema1(), media.is_vague()];
             assert_eq!(kinds.iter().filter(|is| **is).count(), 1, "{media}");
+            assert_eq!(media.is_manifest(), kinds[..3].contains(&true), "{media}");
         }
         assert!(MediaType::OCI_INDEX.is_application() && !MediaType::TEXT.is_application());
     }

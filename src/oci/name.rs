@@ -61,7 +61,15 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A word without a dot or a port would be the first component of a repository wherever an image is named (Docker's rule).
+/// Docker Hub, as images spell it.
+pub(super) const DOCKER_HUB: &str = "docker.io";
+
+/// Docker's rule for the first component of an image's name, which has more than one: what has a dot or a port in it is the
+/// host of a registry, and so is `localhost`; any other word belongs to the repository.
+pub fn is_host(component: &str) -> bool {
+    component.contains(['.', ':']) || component == "localhost"
+}
+
 fn is_upstream(text: &str) -> bool {
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -74,7 +82,7 @@ fn is_upstream(text: &str) -> bool {
             && label.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
     };
     text.len() <= 253
-        && (text.contains(['.', ':']) || text == "localhost")
+        && is_host(text)
         && host.split('.').all(label)
         && port
             .is_none_or(|port| !port.starts_with('0') && port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok())
@@ -150,11 +158,34 @@ name!(UpstreamName, is_upstream, Upstream);
 name!(Repository, is_repository, Repository);
 name!(Tag, is_tag, Tag);
 
-impl Repository {
-    /// Docker Hub's official images have an invisible `library/` before their one-component name. With it, too, a name has
-    /// 255 characters at most.
-    pub fn with_library(self) -> Result<Self, NameError> {
-        if self.0.contains('/') { Ok(self) } else { format!("library/{}", self.0).parse() }
+impl UpstreamName {
+    /// Docker Hub, whose images are meant wherever a name says nothing of a registry.
+    pub fn docker_hub() -> Self {
+        Self(DOCKER_HUB.into())
+    }
+
+    /// Whether it is Docker Hub.
+    pub fn is_docker_hub(&self) -> bool {
+        &*self.0 == DOCKER_HUB
+    }
+
+    /// A repository of this registry, as people write it: Docker Hub's official images have an invisible `library/` before
+    /// their one-component name. With it, too, a name has 255 characters at most.
+    pub fn repository(&self, name: &str) -> Result<Repository, NameError> {
+        let repository = name.parse()?;
+        if self.is_docker_hub() && !name.contains('/') { format!("library/{name}").parse() } else { Ok(repository) }
+    }
+}
+
+impl From<Tag> for Reference {
+    fn from(tag: Tag) -> Self {
+        Self::Tag(tag)
+    }
+}
+
+impl From<Digest> for Reference {
+    fn from(digest: Digest) -> Self {
+        Self::Digest(digest)
     }
 }
 
@@ -227,8 +258,11 @@ mod tests {
 
     #[test]
     fn official_images_get_their_library() {
-        let with = |name: &str| name.parse::<Repository>().unwrap().with_library().map(|name| name.to_string());
+        let hub = UpstreamName::docker_hub();
+        assert!(hub.is_docker_hub() && hub == "docker.io".parse().unwrap());
+        let with = |name: &str| hub.repository(name).map(|name| name.to_string());
         assert_eq!(with("alpine").as_deref(), Ok("library/alpine"));
+        assert_eq!("quay.io".parse::<UpstreamName>().unwrap().repository("alpine"), "alpine".parse());
         assert_eq!(with("grafana/loki").as_deref(), Ok("grafana/loki"));
         assert_eq!(with(&"a".repeat(247)).map(|name| name.len()), Ok(255));
         assert_eq!(with(&"a".repeat(248)), Err(NameError::Repository));

@@ -13,12 +13,9 @@ pub use query::{Page, ReferrersQuery, next_link};
 
 use super::digest::Digest;
 use super::error::ErrorCode;
-use super::name::{Reference, Repository, Scope, Tag, UpstreamName};
+use super::name::{Reference, Repository, Scope, Tag, UpstreamName, is_host};
 use crate::metrics::Kind;
 use query::Parameters;
-
-/// Docker Hub's name, under which one-component repositories mean `library/…`.
-const DOCKER_HUB: &str = "docker.io";
 
 /// The upstreams that a URL can name.
 #[derive(Clone, Debug)]
@@ -184,7 +181,7 @@ fn address<'a, 'd>(
         && ns != path
     {
         // Registries other than Docker Hub have repositories whose first component is a host: Harbor names its caches so.
-        if before.is_some() || ns.as_str() == DOCKER_HUB {
+        if before.is_some() || ns.is_docker_hub() {
             return Err((ErrorCode::NameInvalid, format!("ns says {ns}, the path says {path}")));
         }
         after = None;
@@ -233,8 +230,7 @@ fn decode(path: &str) -> Cow<'_, str> {
 /// `docker.io/library/alpine/…`: a first component that names an upstream.
 fn first_component<'a, 'd>(rest: &'a str, directory: &'d Directory) -> Option<(&'d UpstreamName, &'a str)> {
     let (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
-    let is_host = first.contains(['.', ':']) || first == "localhost";
-    is_host.then(|| directory.find(first)).flatten().map(|upstream| (upstream, rest))
+    is_host(first).then(|| directory.find(first)).flatten().map(|upstream| (upstream, rest))
 }
 
 /// A path taken apart, and nothing checked: the last two segments tell what is asked for. What stands before them is the
@@ -280,11 +276,8 @@ impl<'a> Endpoint<'a> {
 
     /// Checks every part of what is asked, the repository first.
     fn target(self, upstream: &UpstreamName, parameters: Parameters<'_>) -> Result<Target, Refusal> {
-        let repository = |name: &str| {
-            let parsed = name.parse::<Repository>();
-            let parsed = if upstream.as_str() == DOCKER_HUB { parsed.and_then(Repository::with_library) } else { parsed };
-            parsed.map_err(|error| (ErrorCode::NameInvalid, format!("{}: {error}", clip(name))))
-        };
+        let repository =
+            |name: &str| upstream.repository(name).map_err(|error| (ErrorCode::NameInvalid, format!("{}: {error}", clip(name))));
         let digest =
             |text: &str| text.parse::<Digest>().map_err(|error| (ErrorCode::DigestInvalid, format!("{}: {error}", clip(text))));
         // A tag that cannot exist does not exist.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
-use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
+use crate::oci::{Digest, ErrorCode, Reference, Scope, UpstreamName};
 use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
@@ -102,11 +102,12 @@ pub enum PullError {
 /// The command that would fetch it, where it can be named.
 fn fetch_it(scope: &Scope, what: &str) -> String {
     let reference = match (what.strip_prefix("the tag "), what.strip_prefix("manifest ")) {
-        (Some(tag), _) => format!("{scope}:{tag}"),
-        (_, Some(digest)) => format!("{scope}@{digest}"),
-        _ => return String::new(),
+        (Some(tag), _) => tag.parse().map(Reference::Tag).ok(),
+        (_, Some(digest)) => digest.parse().map(Reference::Digest).ok(),
+        _ => None,
     };
-    format!("; fetch it where there is a connection with: roadstead prefetch {reference}")
+    let Some(image) = reference.map(|reference| scope.image(reference)) else { return String::new() };
+    format!("; fetch it where there is a connection with: roadstead prefetch {image}")
 }
 
 impl From<FillError> for PullError {

@@ -61,8 +61,7 @@ impl WantedList {
 
     /// A client asked for this in vain.
     pub fn note(&self, scope: &Scope, reference: &Reference) {
-        let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
-        let image = format!("{scope}{separator}{reference}");
+        let image = scope.image(reference.clone()).to_string();
         let last = seconds(SystemTime::now());
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {

@@ -8,10 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::document::Descriptor;
-use super::platform::Platforms;
-use super::reference::ImageRef;
 use super::{input, tar};
-use crate::oci::{Digest, MediaType};
+use crate::oci::{Digest, ImageRef, MediaType, Platforms};
 
 /// The file that makes a folder an OCI image layout.
 pub const LAYOUT: &str = "oci-layout";

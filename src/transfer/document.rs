@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::platform::{Platform, Platforms};
 use crate::oci::manifest::ManifestError;
-use crate::oci::{Digest, Manifest, MediaType};
+use crate::oci::{Digest, Manifest, MediaType, Platform, Platforms};
 
 /// BuildKit's word for "this child describes that one": attestations have no platform of their own.
 const ABOUT: &str = "vnd.docker.reference.digest";
@@ -73,9 +72,8 @@ impl Document {
     /// The children that belong to the wanted platforms: those of the platforms themselves, those without any, and
     /// what describes a wanted one.
     pub fn wanted(&self, platforms: &Platforms) -> Vec<&Descriptor> {
-        let is_real = |platform: &Platform| platform.os != "unknown";
         let direct = |child: &Descriptor| match &child.platform {
-            Some(platform) if is_real(platform) => platforms.wants(platform),
+            Some(platform) if !platform.is_unknown() => platforms.wants(platform),
             _ => !child.annotations.contains_key(ABOUT),
         };
         let about = |child: &Descriptor| {
@@ -87,7 +85,7 @@ impl Document {
 
     /// The platforms that an index has.
     pub fn platforms(&self) -> Platforms {
-        let real = self.manifests.iter().filter_map(|child| child.platform.clone()).filter(|platform| platform.os != "unknown");
+        let real = self.manifests.iter().filter_map(|child| child.platform.clone()).filter(|platform| !platform.is_unknown());
         Platforms(real.collect())
     }
 

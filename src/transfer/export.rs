@@ -15,13 +15,11 @@ use serde::Serialize;
 
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document};
-use super::platform::Platforms;
 use super::prefetch::{COSIGN, cosign_tag};
-use super::reference::{ImageRef, Wish};
 use super::sign::SignError;
 use crate::cache::tree::{Tagged, Tree};
-use crate::oci::{Digest, MediaType, Reference, Scope};
-pub(super) use walk::is_manifest;
+use crate::config::Wish;
+use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope};
 use walk::{Walk, small};
 pub use write::replace;
 
@@ -142,7 +140,7 @@ fn docker_image(tree: &Tree, image: &ImageRef, digest: &Digest, platforms: &Plat
     let read = |digest: &Digest| Document::parse(&small(tree, digest).ok()??, None).ok();
     let mut document = read(digest)?;
     if !document.manifests.is_empty() {
-        let is_real = |child: &&Descriptor| child.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
+        let is_real = |child: &&Descriptor| child.platform.as_ref().is_some_and(|platform| !platform.is_unknown());
         let children: Vec<Digest> = document.wanted(platforms).into_iter().filter(is_real).map(|child| child.digest).collect();
         let [only] = children[..] else { return None };
         document = read(&only)?;
@@ -163,7 +161,7 @@ fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<S
     for (subject, suffix) in subjects.iter().flat_map(|subject| COSIGN.map(|suffix| (subject, suffix))) {
         let Ok(tag) = cosign_tag(subject, suffix) else { continue };
         let Some(digest) = tree.tag(scope, &tag) else { continue };
-        let image = ImageRef { scope: scope.clone(), reference: Reference::Tag(tag) };
+        let image = scope.image(tag);
         if !names.contains(&image.to_string()) {
             found.push((image, digest));
         }
@@ -179,7 +177,7 @@ fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportE
     let mut images = BTreeMap::new();
     let mut missing = Vec::new();
     let all = tree.tags()?;
-    let image = |tagged: &Tagged| ImageRef { scope: tagged.scope.clone(), reference: Reference::Tag(tagged.tag.clone()) };
+    let image = |tagged: &Tagged| tagged.scope.image(tagged.tag.clone());
     if wishes.is_empty() {
         // A tag whose manifest was evicted is a memory, not an image.
         let here = all.iter().filter(|tagged| tree.find(&tagged.digest).is_some());
@@ -189,7 +187,6 @@ fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportE
         }
     }
     for wish in wishes {
-        let before = images.len();
         match wish {
             Wish::One(one) => {
                 let digest = match &one.reference {
@@ -201,13 +198,10 @@ fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportE
                     missing.push(format!("{one} is not in the cache; fetch it with: roadstead prefetch {one}"));
                 }
             }
-            Wish::Tags(scope, glob) => {
-                let matcher = globset::Glob::new(glob).map_err(io::Error::other)?.compile_matcher();
-                let matching = all.iter().filter(|tagged| tagged.scope == *scope && matcher.is_match(tagged.tag.as_str()));
-                images.extend(matching.map(|tagged| (image(tagged).to_string(), (image(tagged), tagged.digest))));
-                if images.len() == before
-                    && !all.iter().any(|tagged| tagged.scope == *scope && matcher.is_match(tagged.tag.as_str()))
-                {
+            Wish::Tags(scope, tags) => {
+                let matching = || all.iter().filter(|tagged| tagged.scope == *scope && tags.is_match(tagged.tag.as_str()));
+                images.extend(matching().map(|tagged| (image(tagged).to_string(), (image(tagged), tagged.digest))));
+                if matching().next().is_none() {
                     missing.push(format!("no tag in the cache matches {wish}; fetch them with: roadstead prefetch '{wish}'"));
                 }
             }

@@ -19,12 +19,10 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use super::platform::Platforms;
-use super::reference::ImageRef;
 use super::sign::{SignError, Verifier};
 use super::tar::{Input, TarError};
 use crate::cache::{Cache, NoRoom};
-use crate::oci::{Digest, UpstreamName};
+use crate::oci::{Digest, ImageRef, Platforms, UpstreamName};
 
 /// What may be imported.
 #[derive(Clone, Debug, Default)]

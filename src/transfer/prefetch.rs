@@ -12,10 +12,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::document::{Descriptor, Document, platform_of_config};
-use super::export::is_manifest;
-use super::platform::Platforms;
-use super::reference::{ImageRef, Wish};
-use crate::oci::{Digest, MediaType, Reference, Scope, Tag};
+use crate::config::{Globs, Wish};
+use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, Tag};
 use crate::pull::{Pull, PullError};
 
 /// Images looked at at one time; their blobs share [`Options::parallel`].
@@ -106,10 +104,10 @@ pub async fn prefetch(pull: Arc<Pull>, wishes: Vec<Wish>, options: Options, even
     for wish in wishes {
         match wish {
             Wish::One(image) => images.push(image),
-            Wish::Tags(scope, glob) => match job.matching(&scope, &glob).await {
+            Wish::Tags(ref scope, ref tags) => match job.matching(scope, tags).await {
                 Ok(matching) => images.extend(matching),
                 Err(error) => {
-                    let outcome = Outcome::failed(format!("{scope}:{glob}"), error);
+                    let outcome = Outcome::failed(wish.to_string(), error);
                     let _ = job.events.send(Event::Done(outcome.clone())).await;
                     outcomes.push(outcome);
                 }
@@ -155,13 +153,12 @@ struct Job {
 }
 
 impl Job {
-    async fn matching(&self, scope: &Scope, glob: &str) -> Result<Vec<ImageRef>, String> {
+    async fn matching(&self, scope: &Scope, wanted: &Globs) -> Result<Vec<ImageRef>, String> {
         self.check(scope)?;
-        let matcher = globset::Glob::new(glob).map_err(|error| error.to_string())?.compile_matcher();
         let tags = self.pull.list_tags(scope).await.map_err(|error| error.to_string())?;
-        let matching = tags.into_iter().filter(|tag| matcher.is_match(tag.as_str()));
-        let images: Vec<_> = matching.map(|tag| ImageRef { scope: scope.clone(), reference: Reference::Tag(tag) }).collect();
-        if images.is_empty() { Err(format!("no tag of {scope} matches {glob:?}")) } else { Ok(images) }
+        let matching = tags.into_iter().filter(|tag| wanted.is_match(tag.as_str()));
+        let images: Vec<_> = matching.map(|tag| scope.image(tag)).collect();
+        if images.is_empty() { Err(format!("no tag of {scope} matches {:?}", wanted.patterns().concat())) } else { Ok(images) }
     }
 
     fn check(&self, scope: &Scope) -> Result<(), String> {
@@ -276,7 +273,7 @@ impl Job {
                 return Err(format!("it has no {wanted}, only {}", document.platforms()));
             }
             for child in document.wanted(wanted) {
-                match is_manifest(child) {
+                match child.media_type.is_manifest() {
                     true => open.push((child.digest, None)),
                     false => found.blob(child),
                 }

@@ -6,14 +6,15 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser};
 
-use super::reference::{ReferenceError, Wish};
+use crate::config::Wish;
+use crate::oci::ImageError;
 
 /// Why a file gives no list.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A line names no image.
     #[error("line {0}: {1}")]
-    Line(usize, ReferenceError),
+    Line(usize, ImageError),
     /// It is not YAML.
     #[error("it is not YAML: {0}")]
     Yaml(String),
@@ -30,7 +31,7 @@ pub enum SourceError {
     },
     /// Not an image.
     #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    Reference(#[from] ImageError),
 }
 
 /// One image or pattern a line; `#` begins a comment.

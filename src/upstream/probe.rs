@@ -16,7 +16,7 @@ use super::client::{Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
 use super::request::Origin;
 use crate::metrics::Kind;
-use crate::oci::{Reference, Repository};
+use crate::oci::{Reference, Repository, Scope};
 
 /// For looking a name up.
 const LOOK_UP: Duration = Duration::from_secs(10);
@@ -45,8 +45,8 @@ impl Upstream {
         for (repository, reference) in images {
             let outcome = self.resolve(repository, reference).await;
             let outcome = outcome.map(|resolved| resolved.digest.to_string()).map_err(|error| told(&error));
-            let separator = if matches!(reference, Reference::Digest(_)) { '@' } else { ':' };
-            steps.push(Step { what: format!("HEAD {repository}{separator}{reference}"), outcome });
+            let scope = Scope { upstream: self.name().clone(), repository: repository.clone() };
+            steps.push(Step { what: format!("HEAD {}", scope.image(reference.clone())), outcome });
         }
         steps
     }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{Api, Query, Reply, off_the_reactor, refused};
 use crate::cache::Cache;
 use crate::cache::records::TagRecord;
-use crate::cache::selector::{Selector, image_name};
-use crate::oci::{Digest, Reference, Scope, UpstreamName};
+use crate::cache::selector::Selector;
+use crate::oci::{Digest, ImageRef, Reference, Scope, UpstreamName};
 use crate::pull::{Course, Forecast};
 
 /// Repositories, images and manifests named of one object: a base layer may be part of everything.
@@ -21,10 +21,9 @@ impl Api {
     pub(super) async fn explain(&self, query: &Query) -> Result<Reply, Reply> {
         let selector = self.selector(query)?;
         let (cache, complete) = (self.cache.clone(), self.cache.is_surveyed());
-        let (scope, reference) = match &selector {
-            Selector::Image(scope, reference) => (scope.clone(), reference.clone()),
+        let image = match selector {
+            Selector::Image(image) => image,
             Selector::Digest(digest) => {
-                let digest = *digest;
                 let document = off_the_reactor(move || explain_object(&cache, &digest, complete)).await?;
                 return Ok((StatusCode::OK, document));
             }
@@ -32,7 +31,8 @@ impl Api {
                 return Err(refused(StatusCode::BAD_REQUEST, "explain takes one image or digest; ls takes patterns"));
             }
         };
-        let name = image_name(&scope, &reference);
+        let name = image.to_string();
+        let ImageRef { scope, reference } = image;
         let (standing, away) = self.standing(&scope.upstream);
         let Some((digest, record)) = self.cache.catalog.resolve(&scope, &reference) else {
             let why =
@@ -151,7 +151,7 @@ fn explain_object(cache: &Cache, digest: &Digest, complete: bool) -> Value {
         .chain(&owners)
         .chain(&above)
         .flat_map(tags)
-        .map(|tagged| image_name(&tagged.scope, &Reference::Tag(tagged.tag)))
+        .map(|tagged| tagged.scope.image(tagged.tag).to_string())
         .collect();
     images.sort();
     images.dedup();

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::{CHUNK, Catalog, Tagged};
 use crate::cache::selector::Selector;
-use crate::oci::{Digest, Reference, Scope, Tag};
+use crate::oci::{Digest, ImageRef, Reference, Scope, Tag};
 
 impl Catalog {
     /// The tags that a selector names, in order; of a digest, those that stand for it. At most `limit`. A pattern is
@@ -13,14 +13,17 @@ impl Catalog {
     pub fn tags(&self, selector: Option<&Selector>, limit: usize) -> Vec<Tagged> {
         match selector {
             Some(Selector::Digest(digest)) => self.lock().tags_of(digest).take(limit).collect(),
-            Some(Selector::Image(scope, Reference::Digest(digest))) => {
-                self.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
-            }
-            Some(Selector::Image(scope, Reference::Tag(tag))) => {
-                let found = self.resolve(scope, &Reference::Tag(tag.clone())).and_then(|(_, record)| record);
-                let tagged = found.map(|record| Tagged { scope: scope.clone(), tag: tag.clone(), record });
-                tagged.into_iter().take(limit).collect()
-            }
+            Some(Selector::Image(ImageRef { scope, reference })) => match reference {
+                Reference::Digest(digest) => {
+                    self.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
+                }
+                Reference::Tag(tag) => {
+                    let found = self.resolve(scope, reference).and_then(|(_, record)| record);
+                    let tagged = found.map(|record| Tagged { scope: scope.clone(), tag: tag.clone(), record });
+                    tagged.into_iter().take(limit).collect()
+                }
+            },
+            // As an image is written in full.
             Some(Selector::Glob(globs)) => self.walk_tags(limit, |repo, tag| globs.is_match(&format!("{repo}:{tag}"))),
             None => self.walk_tags(limit, |_, _| true),
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::cache::read::Reader;
+use crate::oci::Platforms;
 
 const EIO: i32 = 5;
 
@@ -93,7 +94,7 @@ async fn i8_a_pin_that_cannot_be_read_at_first() {
         let record = TagRecord { digest: manifest, checked_at: Timestamp(5), imported: false };
         cache.set_tag(&scope, &tag, record).await;
         cache.set_manifest_record(&scope, &manifest, &ManifestRecord { media_type: MediaType::OCI_MANIFEST }).await;
-        cache.pin(&[(scope.clone(), crate::oci::Reference::Tag(tag.clone()))], &[], Timestamp(0)).unwrap();
+        cache.pin(vec![scope.image(tag.clone())], &Platforms::default(), Timestamp(0)).unwrap();
     }
     // How many calls each part of a start makes.
     let cache = idle(dir.path());

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::cache::records::ReferrersRecord;
 use crate::config::{Eviction, Globs, Quota};
+use crate::oci::Platforms;
 
 const HOUR: u64 = 3600;
 
@@ -79,8 +80,7 @@ async fn what_was_unused_for_too_long_goes() {
     for filter in [None, Some("a/b")] {
         cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list, true).await;
     }
-    let target = (scope("team/kept"), crate::oci::Reference::Digest(kept.0));
-    cache.pin(&[target], &[], Timestamp(0)).unwrap();
+    cache.pin(vec![scope("team/kept").image(kept.0)], &Platforms::default(), Timestamp(0)).unwrap();
     for digest in [old.0, old.1, other.0, other.1, kept.0, kept.1] {
         age(&cache, &digest, 3 * HOUR);
     }
@@ -153,8 +153,8 @@ async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
     let index = Digest::of(Algorithm::Sha256, text.as_bytes());
     cache.note_parts(&index, &Manifest::parse(text.as_bytes(), None).unwrap());
     cache.put(index, text.into()).await.unwrap();
-    let target = (scope("team/app"), crate::oci::Reference::Digest(index));
-    cache.pin(&[target], &["linux/arm64".to_owned()], Timestamp(0)).unwrap();
+    // The index does not say v8, which is what it means.
+    cache.pin(vec![scope("team/app").image(index)], &"linux/arm64/v8".parse().unwrap(), Timestamp(0)).unwrap();
     for n in 100..150 {
         let other = Bytes::from(vec![n; 1000]);
         cache.put(Digest::of(Algorithm::Sha256, &other), other).await.unwrap();
@@ -178,9 +178,9 @@ async fn pins_that_come_at_once_all_hold() {
     for n in 0..80 {
         images.push(publish(&cache, "team/app", n).await);
     }
-    let target = |image: &(Digest, Digest)| (scope("team/app"), crate::oci::Reference::Digest(image.0));
+    let target = |image: &(Digest, Digest)| scope("team/app").image(image.0);
     let (first, later) = images.split_at(60);
-    cache.pin(&first.iter().map(target).collect::<Vec<_>>(), &[], Timestamp(0)).unwrap();
+    cache.pin(first.iter().map(target).collect(), &Platforms::default(), Timestamp(0)).unwrap();
     for image in later {
         let done = AtomicBool::new(false);
         std::thread::scope(|threads| {
@@ -192,7 +192,7 @@ async fn pins_that_come_at_once_all_hold() {
                     }
                 });
             }
-            cache.pin(&[target(image)], &[], Timestamp(0)).unwrap();
+            cache.pin(vec![target(image)], &Platforms::default(), Timestamp(0)).unwrap();
             done.store(true, Ordering::Relaxed);
         });
         assert!(cache.index.is_protected(&image.0) && cache.index.is_protected(&image.1), "{}", image.0);

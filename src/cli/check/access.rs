@@ -3,26 +3,24 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 
-use super::online;
 use crate::cli::print;
 use crate::config::{Access, Config};
-use crate::oci::Scope;
+use crate::oci::ImageRef;
 use crate::policy;
 
 /// What the rules say of `who`, one image a line.
-pub(super) fn explain(config: &Config, who: &str, images: &[String]) -> anyhow::Result<ExitCode> {
+pub(super) fn explain(config: &Config, who: &str, images: &[ImageRef]) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     let mut all = true;
-    for image in images {
-        let (upstream, repository, _) = online::parse(config, image).with_context(|| format!("{image:?} is no image"))?;
-        let scope = Scope { upstream, repository };
-        let verdict = policy::explain(&config.access, who, &scope).map_err(|reason| anyhow!("--as: {reason}"))?;
-        let permits =
-            config.upstreams.get(&scope.upstream).is_some_and(|upstream| upstream.repositories.permits(&scope.repository));
+    for ImageRef { scope, .. } in images {
+        let verdict = policy::explain(&config.access, who, scope).map_err(|reason| anyhow!("--as: {reason}"))?;
+        let name = scope.upstream.as_str();
+        let permits = config.upstreams.get(&scope.upstream).map(|upstream| upstream.repositories.permits(&scope.repository));
         let (allowed, why) = match (verdict.allowed, verdict.rule) {
-            (true, _) if !permits => (false, format!("by allow and deny under [upstream.{:?}]", scope.upstream.as_str())),
+            (true, _) if permits.is_none() => (false, format!("since there is no [upstream.{name:?}]")),
+            (true, _) if permits == Some(false) => (false, format!("by allow and deny under [upstream.{name:?}]")),
             (allowed, Some(rule)) => (allowed, format!("by rule {}", rule + 1)),
             (false, None) => (false, "since no rule matches".to_owned()),
             (true, None) => (true, "as everybody may".to_owned()),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::REFERENCE;
 use super::table::{ago, list, row, show, size, table, text};
 use crate::cli::remote::Remote;
+use crate::oci::{Platform, Platforms};
 
 /// Remove images, with all that no other image needs
 ///
@@ -39,7 +40,7 @@ pub(in crate::cli) struct Pin {
     reference: Option<String>,
     /// Of a multi-platform image only these, as linux/amd64
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
-    platform: Vec<String>,
+    platform: Vec<Platform>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -112,7 +113,8 @@ impl Pin {
         let document = match &self.reference {
             None => self.remote.ask(Method::GET, "pins", &[])?,
             Some(reference) => {
-                self.remote.ask(Method::POST, "pin", &[("ref", reference), ("platform", &self.platform.join(","))])?
+                let platforms: Platforms = self.platform.iter().cloned().collect();
+                self.remote.ask(Method::POST, "pin", &[("ref", reference), ("platform", &platforms.to_string())])?
             }
         };
         show(&self.remote, &document, |document| pins(document, "pins", "nothing is pinned"))

@@ -138,7 +138,10 @@ fn what_does_not_go_together_is_an_error() {
         (format!("[access]\nhtpasswd = {bad:?}\n{rule}"), "bad:1: the password of \"alice\" is not hashed by bcrypt"),
         (rule.to_owned(), "access.rule: a rule is for users, and there are none"),
         ("[[access.rule]]\npull = \"**\"".to_owned(), "a rule needs `who`"),
-        ("[[access.rule]]\nwho = \"alice\"".to_owned(), "\"alice\" is not \"anyone\", \"signed-in\", \"user:NAME\""),
+        (
+            "[[access.rule]]\nwho = \"alice\"".to_owned(),
+            "test:2:7: access.rule.who: \"alice\" is not \"anyone\", \"signed-in\", \"user:NAME\"",
+        ),
         ("[[access.rule]]\nwho = \"anyone\"\npull = []".to_owned(), "`pull` names nothing"),
         ("[[access.rule]]\nwho = \"anyone\"\nallow = true".to_owned(), "unknown field `allow`"),
         ("[access]\nburst = 5".to_owned(), "access.burst: it bounds nothing without requests_per_second"),

@@ -11,19 +11,7 @@ use super::super::listen::Listen;
 use super::super::patterns::{Globs, TagPatterns};
 use super::super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Visibility, units};
 use super::Value;
-use crate::oci::name::{Repository, UpstreamName};
-
-/// Any text; what it means is checked where it is used.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::config) struct Text(pub String);
-
-impl Value for Text {
-    const EXPECTED: &'static str = "text in quotes";
-
-    fn text(text: &str) -> Result<Self, String> {
-        Ok(Self(text.to_owned()))
-    }
-}
+use crate::oci::{Platform, Repository, UpstreamName};
 
 /// A time that may be none.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -221,6 +209,17 @@ impl Value for UpstreamName {
 
     fn text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| String::new())
+    }
+}
+
+impl Value for Platform {
+    const EXPECTED: &'static str = "a platform such as \"linux/amd64\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| match text.contains(',') {
+            true => "several are a list: [\"linux/amd64\", \"linux/arm64\"]".to_owned(),
+            false => String::new(),
+        })
     }
 }
 

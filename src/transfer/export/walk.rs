@@ -6,11 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read as _};
 
 use crate::cache::tree::Tree;
-use crate::oci::{Digest, MAX_MANIFEST, MediaType, Scope};
+use crate::oci::{Digest, ImageRef, MAX_MANIFEST, MediaType, Platforms, Scope};
 use crate::transfer::bundle;
 use crate::transfer::document::{Descriptor, Document, platform_of_config};
-use crate::transfer::platform::Platforms;
-use crate::transfer::reference::ImageRef;
 
 /// Goes through images from the top, and notes every blob once, parents after their children.
 pub(super) struct Walk<'a> {
@@ -103,7 +101,7 @@ impl<'a> Walk<'a> {
         self.subjects.push(*digest);
         for child in document.wanted(platforms) {
             // An index may list things that are no manifests.
-            match is_manifest(child) {
+            match child.media_type.is_manifest() {
                 true => drop(self.manifest(scope, &child.digest, &Platforms::default(), depth + 1, added)?),
                 false => self.blob(child, added)?,
             }
@@ -166,7 +164,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             // The list travels inside the index: it is small, and it is no blob of the cache.
-            let annotations = BTreeMap::from([(bundle::SUBJECT.to_owned(), format!("{scope}@{subject}"))]);
+            let annotations = BTreeMap::from([(bundle::SUBJECT.to_owned(), scope.image(subject).to_string())]);
             lists.extend(document.manifests.into_iter().map(|child| {
                 let mut descriptor = child;
                 descriptor.annotations.extend(annotations.clone());
@@ -176,18 +174,6 @@ impl<'a> Walk<'a> {
         self.subjects.clear();
         lists
     }
-}
-
-/// Whether an index's child is a manifest.
-pub(in crate::transfer) fn is_manifest(child: &Descriptor) -> bool {
-    let known = [
-        MediaType::OCI_INDEX,
-        MediaType::OCI_MANIFEST,
-        MediaType::OCI_ARTIFACT,
-        MediaType::DOCKER_LIST,
-        MediaType::DOCKER_MANIFEST,
-    ];
-    known.contains(&child.media_type)
 }
 
 /// A small object's bytes, checked.

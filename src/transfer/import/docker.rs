@@ -8,13 +8,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::reference::ImageRef;
 use super::super::tar::clean;
 use super::ImportError;
 use super::archive::Bundle;
 use super::staged::{Staged, small};
 use crate::cache::Cache;
-use crate::oci::{Algorithm, Digest, MediaType};
+use crate::oci::{Algorithm, Digest, ImageRef, MediaType};
 
 /// Manifests that were made.
 #[derive(Debug, Default)]

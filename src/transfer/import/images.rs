@@ -10,16 +10,13 @@ use tokio::task::spawn_blocking;
 
 use super::super::bundle;
 use super::super::document::{Descriptor, Document, platform_of_config};
-use super::super::export::is_manifest;
-use super::super::platform::Platforms;
-use super::super::reference::ImageRef;
 use super::archive::Bundle;
 use super::staged::{Staged, small};
 use super::{ImportError, Imported, Options, Report, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use crate::clock::Clock;
-use crate::oci::{Digest, MediaType, Reference, Scope};
+use crate::oci::{Digest, ImageRef, MediaType, Platform, Platforms, Reference, Scope};
 
 /// An image that a bundle names.
 struct Root {
@@ -63,7 +60,7 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
         let walked: Result<Vec<_>, _> = entries.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
         match walked {
             Ok(walked) => lists.push(List { scope, subject, entries, manifests: walked.into_iter().flatten().collect() }),
-            Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {scope}@{subject}: {problem}")),
+            Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {}: {problem}", scope.image(subject))),
             Err(error) => return Err(error),
         }
     }
@@ -223,8 +220,8 @@ impl Walk<'_> {
     fn image(&mut self, root: &Root, options: &Options) -> Result<(Manifests, Platforms), ImportError> {
         let manifests = self.tree(&root.digest, Some(root), 0)?;
         let platforms = self.platforms.remove(&root.digest).unwrap_or_default();
-        let lacks = |wish| !platforms.0.iter().any(|has| Platforms(vec![Clone::clone(wish)]).wants(has));
-        if let Some(lacking) = options.platforms.0.iter().find(|wish| lacks(wish)) {
+        let has = |wish: &Platform| platforms.0.iter().any(|here| wish.takes(here));
+        if let Some(lacking) = options.platforms.0.iter().find(|wish| !has(wish)) {
             return Err(ImportError::Bad(format!("it is not for {lacking}, only for {platforms}")));
         }
         Ok((manifests, platforms))
@@ -258,7 +255,7 @@ impl Walk<'_> {
         let chosen = root.and_then(|root| root.platforms.clone());
         let wanted = document.wanted(&chosen.clone().unwrap_or_default());
         for child in wanted {
-            if !is_manifest(child) {
+            if !child.media_type.is_manifest() {
                 manifests.extend(self.blob(child)?);
                 continue;
             }
@@ -268,7 +265,7 @@ impl Walk<'_> {
                 continue;
             }
             manifests.extend(self.tree(&child.digest, None, depth + 1)?);
-            here.extend(child.platform.clone().filter(|platform| platform.os != "unknown"));
+            here.extend(child.platform.clone().filter(|platform| !platform.is_unknown()));
         }
         if manifests.is_empty() && !document.manifests.is_empty() {
             return bad(format!("of the index {digest} no image is in the bundle"));

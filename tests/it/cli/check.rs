@@ -144,3 +144,44 @@ fn check_reads_the_key_of_bundles() {
     let (code, _, error) = check();
     assert_eq!((code, error.as_str()), (Some(0), ""));
 }
+
+/// A short name is Docker Hub's, whatever requests without an upstream mean; an upstream that is not configured is said to be none.
+#[test]
+fn check_reads_images_as_docker_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "server.default_upstream = \"ghcr.io\"\n");
+    for (image, code, told) in [
+        ("alpine:3", 0, "anyone may pull docker.io/library/alpine, as everybody may\n"),
+        ("index.docker.io/team/app", 0, "anyone may pull docker.io/team/app, as everybody may\n"),
+        ("ghcr.io/team/app", 0, "anyone may pull ghcr.io/team/app, as everybody may\n"),
+        ("r.example/app", 1, "anyone may not pull r.example/app, since there is no [upstream.\"r.example\"]\n"),
+    ] {
+        let (found, out, error) = run(&["check", "--config", &file, "--as", "anyone", image]);
+        assert_eq!((found, out.as_str(), error.as_str()), (Some(code), told, ""), "{image}");
+    }
+    let (code, _, error) = run(&["check", "--config", &file, "--online", "r.example/app:1"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("there is no upstream r.example: add [upstream.\"r.example\"]"), "{error}");
+    for arguments in [&["check", "--online", "Alpine"][..], &["check", "--as", "anyone", "a:b:c"], &["prefetch", "a@sha256:1"]] {
+        let (code, out, error) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(64), ""), "{error}");
+        assert!(error.contains(" is no image: ") && error.contains("write one as alpine:3.20"), "{error}");
+    }
+}
+
+/// What an entry of `[[prefetch]]` cannot mean is wrong before the mirror runs.
+#[test]
+fn check_reads_what_is_to_be_kept_warm() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |entry: &str| run(&["check", "--config", &write(folder.path(), &format!("[[prefetch]]\n{entry}\n"))]);
+    assert_eq!(check("images = [\"alpine\", \"registry.k8s.io/pause:3.*\"]\nplatforms = \"linux/arm64/v8\"").0, Some(0));
+    for (entry, place) in [
+        ("images = [\"alpine\", \"Alpine\"]", ":2:21: prefetch.images: \"Alpine\" is not an image such as"),
+        ("images = \"pause:3.[\"", ":2:10: prefetch.images: \"pause:3.[\" is not an image such as"),
+        ("images = \"alpine\"\nplatforms = [\"linux\"]", ":3:14: prefetch.platforms: \"linux\" is not a platform such as"),
+    ] {
+        let (code, out, error) = check(entry);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
+        assert!(error.contains(place), "{place}: {error}");
+    }
+}
