@@ -92,7 +92,7 @@ impl Cache {
             }
         }
         self.reprotect();
-        self.confine_known();
+        self.confine_known(unread.0 == 0);
         let (repositories, tags, manifests) = self.catalog.totals();
         if unread.0 > 0 {
             tracing::error!(

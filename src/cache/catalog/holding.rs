@@ -38,8 +38,13 @@ impl Catalog {
         unread.map(|(repo, id)| (repo.scope.clone(), state.objects.digest(id))).collect()
     }
 
-    /// What only repositories of upstreams that are `private` refer to, each with one of them.
-    pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, UpstreamName)> {
+    /// What repositories of upstreams that are `private` refer to, each with one of them: all of it where the upstream is
+    /// `newly` that, else only what no other repository refers to.
+    pub fn confined(
+        &self,
+        private: impl Fn(&UpstreamName) -> bool,
+        newly: impl Fn(&UpstreamName) -> bool,
+    ) -> Vec<(Digest, UpstreamName)> {
         let inner = self.lock();
         let state = self.index.lock();
         let below = |repo: &Repo| {
@@ -55,6 +60,7 @@ impl Catalog {
         let open: HashSet<Id> = inner.repos.values().filter(|repo| !private(&repo.scope.upstream)).flat_map(below).collect();
         let theirs = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
         let theirs = theirs.flat_map(|repo| below(repo).into_iter().map(|id| (id, repo.scope.upstream.clone())));
-        theirs.filter(|(id, _)| !open.contains(id)).map(|(id, upstream)| (state.objects.digest(id), upstream)).collect()
+        let theirs = theirs.filter(|(id, upstream)| newly(upstream) || !open.contains(id));
+        theirs.map(|(id, upstream)| (state.objects.digest(id), upstream)).collect()
     }
 }

@@ -20,6 +20,8 @@ pub struct Staged {
     notes: Arc<Notes>,
     /// Blobs that were in the cache already.
     pub known: usize,
+    /// Those of them that the bundle brings nevertheless, byte for byte.
+    pub proven: Vec<Digest>,
 }
 
 /// What was published for a bundle: told by the reader and by the threads behind it.
@@ -40,7 +42,7 @@ impl Notes {
 impl Staged {
     /// Nothing yet. What others publish for it they add to `notes`.
     pub fn new(notes: Arc<Notes>) -> Self {
-        Self { spool: None, spooled: HashMap::new(), spool_len: 0, notes, known: 0 }
+        Self { spool: None, spooled: HashMap::new(), spool_len: 0, notes, known: 0, proven: Vec::new() }
     }
 
     /// What was published for this bundle.
@@ -48,7 +50,14 @@ impl Staged {
         self.notes.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Bytes of that.
+    /// What was published for it, and what was here and has been found in it.
+    pub fn brought(&self) -> Vec<Digest> {
+        let mut all = self.published();
+        all.extend(&self.proven);
+        all
+    }
+
+    /// Bytes of what was published.
     pub fn bytes(&self) -> u64 {
         self.notes.bytes.load(Ordering::Relaxed)
     }

@@ -11,6 +11,9 @@ use crate::config::Amount;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Scope};
 
+mod whole;
+mod whose;
+
 struct Site {
     _folder: tempfile::TempDir,
     cache: Arc<Cache>,
@@ -41,9 +44,14 @@ impl Site {
         import(self.cache.clone(), input, options).await
     }
 
+    /// The folder of the cache.
+    fn folder(&self) -> std::path::PathBuf {
+        self.tree.path(&digest(b"")).ancestors().nth(3).unwrap().to_owned()
+    }
+
     /// Everything but records that is in the folder.
     fn files(&self) -> Vec<String> {
-        let root = self.tree.path(&digest(b"")).ancestors().nth(3).unwrap().to_owned();
+        let root = self.folder();
         let mut found = Vec::new();
         for folder in ["blobs/sha256", "blobs/sha512", "ingest"] {
             let listed = std::fs::read_dir(root.join(folder)).unwrap();
