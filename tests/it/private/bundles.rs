@@ -6,7 +6,7 @@ use super::{Private, SECRET, assert_nothing_of, get_as};
 use crate::support::client::Connection;
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::Mirror;
-use crate::support::upstream::{blob_path, manifest_path};
+use crate::support::upstream::{Upstream, blob_path, manifest_path};
 use crate::support::within;
 
 /// A tar of an image layout, its index first.
@@ -88,4 +88,22 @@ async fn a_bundle_is_confined_before_it_can_be_found() {
     let sent = this.up.sent("GET */blobs/*");
     get_as(&mirror, "alice", &blob_path(SECRET, layer)).await.assert_is(layer);
     assert!(this.up.sent("GET */blobs/*") - sent < 100, "it is from the bundle: the upstream is asked for a byte");
+}
+
+/// What has been sent is wanted: who leaves after the last byte does not stop it half-way.
+#[tokio::test]
+async fn an_import_goes_on_without_its_client() {
+    let up = Upstream::start().await;
+    let mirror = Mirror::of(&up).await;
+    let images: Vec<_> = (0..50).map(|n| (format!("docker.io/library/app{n}:1"), super::image(n))).collect();
+    let whole = bundle(&images);
+    drop(send(&mirror, &whole, whole.len()).await);
+    becomes("all images", async || {
+        let listed = mirror.admin("/api/v1/images").await.json();
+        listed["images"].as_array().is_some_and(|listed| listed.len() == images.len())
+    })
+    .await;
+    let (name, image) = &images[images.len() - 1];
+    mirror.pull(name.strip_suffix(":1").unwrap(), "1", image).await;
+    assert_eq!(up.count("*/blobs/*"), 0);
 }
