@@ -115,8 +115,8 @@ pub struct Imported {
     pub unchanged: bool,
 }
 
-/// Imports one bundle: all of it, or nothing. Not to be cancelled half-way by dropping it: the work on the blocking pool
-/// goes on to its end.
+/// Imports one bundle: all of it, or nothing. Not cancel-safe: dropped half-way, it leaves some of the tags set. Who may go
+/// before its end awaits it in a task of its own.
 pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
     let started = Instant::now();
