@@ -75,7 +75,7 @@ async fn warm(dir: &str) -> (Arc<Pull>, Policy, Vec<(&'static str, String)>) {
     cache.put(digest, manifest.into()).await.unwrap();
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
     let record = TagRecord { digest, checked_at: Clock::new().now(), imported: false };
-    cache.set_tag(&scope, &"latest".parse().unwrap(), record).await;
+    cache.set_tag(&scope, &"latest".parse().unwrap(), record).await.unwrap();
     maintained.abort();
     let path = |rest: String| format!("/v2/library/alpine/{rest}");
     let paths = vec![

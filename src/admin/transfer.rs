@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::BODY_TIMEOUT;
+use crate::cache::NoRoom;
 use crate::cache::tree::Tree;
 use crate::config::{Config, Wish};
 use crate::oci::{ImageRef, PlatformError};
@@ -111,7 +112,7 @@ impl Transfer {
     }
 
     async fn import(&self, request: Request<Incoming>) -> Answer {
-        let Ok(_alone) = self.importing.clone().try_lock_owned() else {
+        let Ok(alone) = self.importing.clone().try_lock_owned() else {
             return problem(StatusCode::CONFLICT, "another import is running; wait for its end");
         };
         let options = match self.options(request.uri().query().unwrap_or_default()).await {
@@ -146,17 +147,33 @@ impl Transfer {
             }
         });
         let body = Body { receiver, chunk: Bytes::new() };
-        let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).flatten();
-        let imported = match opened {
-            Ok(input) => import::import(self.pull.cache().clone(), input, options).await,
-            Err(error) => Err(error.into()),
-        };
+        let cache = self.pull.cache().clone();
+        // Goes on without its client, and alone, to its end: all of the bundle or nothing of it.
+        let import = tokio::spawn(async move {
+            let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).flatten();
+            let imported = match opened {
+                Ok(input) => import::import(cache, input, options).await,
+                Err(error) => Err(error.into()),
+            };
+            match &imported {
+                Ok(report) => tracing::info!(
+                    images = report.images.len(),
+                    objects = report.new_blobs,
+                    size_bytes = report.new_bytes,
+                    duration_ms = report.milliseconds,
+                    "a bundle was imported"
+                ),
+                Err(error) => tracing::warn!(%error, "a bundle was not imported"),
+            }
+            drop(alone);
+            imported
+        });
+        let imported = import.await;
         let _ = feed.await;
         match imported {
-            Ok(report) => json(StatusCode::OK, &report),
-            Err(error @ ImportError::Io(_)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-            Err(error @ ImportError::NoRoom(_)) => problem(StatusCode::INSUFFICIENT_STORAGE, &error.to_string()),
-            Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string()),
+            Ok(Ok(report)) => json(StatusCode::OK, &report),
+            Ok(Err(error)) => problem(status(&error), &error.to_string()),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     }
 
@@ -196,6 +213,17 @@ impl Transfer {
             Ok(listed) => json(StatusCode::OK, &listed),
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
+    }
+}
+
+/// Whose fault it was.
+fn status(error: &ImportError) -> StatusCode {
+    match error {
+        ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_)) | ImportError::Unwritten { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        ImportError::NoRoom(NoRoom::Full { .. }) => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

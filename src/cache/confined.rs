@@ -2,11 +2,12 @@
 //!
 //! Content lies under its digest, whoever it came from, and a digest is no secret. So what comes through such an
 //! upstream is confined to it before it is here: a small file `private/<algorithm>-<hex>` holds the upstream's name until
-//! another upstream says that it has the content, too. All of them are in memory; a mirror of public registries has none,
-//! and pays one look at a flag. Who may see confined content is not decided here. Called by `pull`.
+//! another upstream says that it has the content, too. What a bundle brings before it is known which of its images needs it
+//! is nobody's until then: its file is empty. All of them are in memory; a mirror of public registries has none, and pays
+//! one look at a flag. Who may see confined content is not decided here. Called by `pull` and `transfer`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
 struct Mark {
-    /// `None`: the file does not say it any more. Then it is nobody's.
+    /// `None`: it is not known yet, or the file does not say it any more. Then it is nobody's.
     upstream: Option<UpstreamName>,
     since: Instant,
     /// The file is there, so that the next process knows, too.
@@ -85,35 +86,48 @@ impl Confined {
         self.marks.read().unwrap_or_else(PoisonError::into_inner).get(digest).map(|mark| mark.upstream.clone())
     }
 
-    fn is_private(&self, upstream: &UpstreamName) -> bool {
-        self.private.read().unwrap_or_else(PoisonError::into_inner).contains(upstream)
+    /// Whether an upstream is not everybody's.
+    pub fn is_private(&self, upstream: &UpstreamName) -> bool {
+        self.is_active() && self.private.read().unwrap_or_else(PoisonError::into_inner).contains(upstream)
+    }
+
+    /// Whether there is such an upstream.
+    pub fn has_private(&self) -> bool {
+        self.is_active() && !self.private.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
         self.folder.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
     }
 
-    /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that.
-    fn insert(&self, digest: Digest, upstream: &UpstreamName) -> bool {
+    /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that. What is
+    /// confined to an upstream stays that one's; what is nobody's becomes `upstream`'s.
+    fn insert(&self, digest: Digest, upstream: Option<&UpstreamName>) -> bool {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         let since = Instant::now();
-        let mark = marks.entry(digest).or_insert_with(|| Mark { upstream: Some(upstream.clone()), since, written: false });
+        let mark = marks.entry(digest).or_insert_with(|| Mark { upstream: None, since, written: false });
         // It is about to come again: the next look must not find it gone.
         mark.since = since;
+        if mark.upstream.is_none() && upstream.is_some() {
+            (mark.upstream, mark.written) = (upstream.cloned(), false);
+        }
         self.active.store(true, Ordering::Release);
         !mark.written
     }
 
-    /// Blocks. Several at one time write the same.
-    fn write(&self, store: &Store, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
-        let (path, name) = (self.path(digest), upstream.as_str().as_bytes());
-        let written = match store.replace(&path, name, false) {
+    fn replace(&self, store: &Store, path: &Path, text: &str) -> io::Result<()> {
+        match store.replace(path, text.as_bytes(), false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.folder)?;
-                store.replace(&path, name, false)
+                store.replace(path, text.as_bytes(), false)
             }
             other => other,
-        };
+        }
+    }
+
+    /// Blocks. Several at one time write the same.
+    fn write(&self, store: &Store, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
+        let written = self.replace(store, &self.path(digest), upstream.map_or("", UpstreamName::as_str));
         if written.is_ok()
             && let Some(mark) = self.marks.write().unwrap_or_else(PoisonError::into_inner).get_mut(digest)
         {
@@ -154,13 +168,48 @@ impl Cache {
     /// Confines content to an upstream, before it comes through it. What is cached already keeps its mark, or its lack of
     /// one. After an error the caller must not keep the content. Cancel-safe.
     pub async fn confine(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
-        let here = self.index.contains(digest) || self.memory.get(digest).is_some();
-        if here || !self.confined.insert(*digest, upstream) {
+        if !self.mark(digest, Some(upstream)) {
             return Ok(());
         }
         let (this, digest, upstream) = (self.clone(), *digest, upstream.clone());
-        let write = move || this.confined.write(&this.store, &digest, &upstream);
+        let write = move || this.confined.write(&this.store, &digest, Some(&upstream));
         spawn_blocking(write).await.map_err(io::Error::other)?
+    }
+
+    /// Blocks. As [`Cache::confine`], of a bundle's content. `None`: whose it is is not known yet, and [`Cache::settle`] says
+    /// it.
+    pub fn confine_brought(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
+        if !self.mark(digest, upstream) {
+            return Ok(());
+        }
+        self.confined.write(&self.store, digest, upstream)
+    }
+
+    /// Marks what is not here. Whether that must be written down before it comes.
+    fn mark(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> bool {
+        let here = self.index.contains(digest) || self.memory.get(digest).is_some();
+        !here && self.confined.insert(*digest, upstream)
+    }
+
+    /// Blocks. Says whose content is that an image of a bundle needs: a private upstream's, if it was nobody's until now; or
+    /// everybody's (`None`), whosever it was.
+    pub fn settle(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
+        let Some(holder) = self.confined.of(digest) else { return Ok(()) };
+        match (upstream, holder) {
+            (Some(_), Some(_)) => Ok(()),
+            (Some(upstream), None) => {
+                self.confined.insert(*digest, Some(upstream));
+                self.confined.write(&self.store, digest, Some(upstream))
+            }
+            (None, _) => {
+                match fs::remove_file(self.confined.path(digest)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                self.confined.marks.write().unwrap_or_else(PoisonError::into_inner).remove(digest);
+                Ok(())
+            }
+        }
     }
 
     /// An upstream that is everybody's has the content, too.
@@ -179,21 +228,23 @@ impl Cache {
         }
     }
 
-    /// Blocks. Confines what only repositories of upstreams that are not everybody's refer to: of a cache from before
-    /// they were that, and of a bundle that was imported.
+    /// Blocks. Confines what only repositories of upstreams that are not everybody's refer to, of a cache from before they were
+    /// that. What others refer to as well was everybody's, and stays so.
     pub fn confine_known(&self) {
-        if !self.confined.is_active() {
+        let confined = &self.confined;
+        if !confined.is_active() {
             return;
         }
-        for (scope, digest) in self.catalog.unread(|upstream| self.confined.is_private(upstream)) {
+        for (scope, digest) in self.catalog.unread(|upstream| confined.is_private(upstream)) {
             // One that cannot be read is looked for again the next time.
             let _ = self.survey_manifest(&scope, &digest, None);
         }
         let (mut failed, mut new) = (None, 0);
-        for (digest, upstream) in self.catalog.confined(|upstream| self.confined.is_private(upstream)) {
-            if self.confined.insert(digest, &upstream) {
+        for (digest, upstream) in self.catalog.confined(|upstream| confined.is_private(upstream)) {
+            // A manifest that names what is nobody's is no proof of whose it is.
+            if confined.of(&digest) != Some(None) && confined.insert(digest, Some(&upstream)) {
                 new += 1;
-                failed = self.confined.write(&self.store, &digest, &upstream).err().or(failed);
+                failed = confined.write(&self.store, &digest, Some(&upstream)).err().or(failed);
             }
         }
         if new > 0 {
@@ -226,10 +277,10 @@ mod tests {
         let name: UpstreamName = "private.example:5000".parse().unwrap();
         let confined = Confined::load(&store).unwrap();
         assert!(!confined.is_active());
-        assert!(confined.insert(a, &name) && confined.insert(a, &name), "until it is written down");
-        confined.write(&store, &a, &name).unwrap();
-        assert!(!confined.insert(a, &name) && confined.insert(b, &name));
-        confined.write(&store, &b, &name).unwrap();
+        assert!(confined.insert(a, Some(&name)) && confined.insert(a, Some(&name)), "until it is written down");
+        confined.write(&store, &a, Some(&name)).unwrap();
+        assert!(!confined.insert(a, Some(&name)) && confined.insert(b, Some(&name)));
+        confined.write(&store, &b, Some(&name)).unwrap();
         fs::write(confined.path(&b), b"").unwrap();
 
         let confined = Confined::load(&store).unwrap();
@@ -263,8 +314,8 @@ mod tests {
         let name: UpstreamName = "private.example".parse().unwrap();
         let confined = Confined::load(&store).unwrap();
         for digest in [here, gone] {
-            confined.insert(digest, &name);
-            confined.write(&store, &digest, &name).unwrap();
+            confined.insert(digest, Some(&name));
+            confined.write(&store, &digest, Some(&name)).unwrap();
         }
         confined.forget(LOOK, |_| false);
         assert!(confined.of(&gone).is_some(), "too young");

@@ -133,9 +133,9 @@ impl Cache {
         self.records.tags.get_with(key, || found.map(Arc::new))
     }
 
-    /// Writes down what a tag is, whatever was known of it.
-    pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) {
-        self.put_tag(scope, tag, record, |_| true).await;
+    /// Writes down what a tag is, whatever was known of it. After an error it is so until the process ends.
+    pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) -> io::Result<()> {
+        self.put_tag(scope, tag, record, |_| true).await
     }
 
     /// Writes down what a check of a tag has found, unless what is known was asked for later; what was asked for after
@@ -145,10 +145,17 @@ impl Cache {
         // From its file, if it must be.
         let _ = self.tag(scope, tag).await;
         let asked = record.checked_at;
-        self.put_tag(scope, tag, record, |known| known.checked_at <= asked || known.checked_at > now).await;
+        // One that cannot be written down is asked for again by the next process.
+        let _ = self.put_tag(scope, tag, record, |known| known.checked_at <= asked || known.checked_at > now).await;
     }
 
-    async fn put_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, replaces: impl Fn(&TagRecord) -> bool) {
+    async fn put_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        tag: &Tag,
+        record: TagRecord,
+        replaces: impl Fn(&TagRecord) -> bool,
+    ) -> io::Result<()> {
         let (record, mut moved) = (Arc::new(record), true);
         let entry = self.records.tags.entry(TagKey(scope.clone(), tag.clone()));
         let put = entry.and_compute_with(|known| match known.and_then(Entry::into_value) {
@@ -158,40 +165,48 @@ impl Cache {
                 Op::Put(Some(record.clone()))
             }
         });
-        if !matches!(put, CompResult::Unchanged(_)) {
-            self.settle_tag(scope, tag, Some(record), moved).await;
+        if matches!(put, CompResult::Unchanged(_)) {
+            return Ok(());
         }
+        self.settle_tag(scope, tag, Some(record), moved).await
     }
 
     /// Forgets a tag that the upstream no longer has. Its manifest stays, by digest.
     pub async fn remove_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag) {
         self.records.tags.insert(TagKey(scope.clone(), tag.clone()), None);
-        self.settle_tag(scope, tag, None, true).await;
+        let _ = self.settle_tag(scope, tag, None, true).await;
     }
 
     /// Brings catalog and file to what memory says of a tag. `moved`: it stands for another manifest than before.
-    async fn settle_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, mut known: Option<Arc<TagRecord>>, mut moved: bool) {
+    async fn settle_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        tag: &Tag,
+        mut known: Option<Arc<TagRecord>>,
+        mut moved: bool,
+    ) -> io::Result<()> {
         let key = TagKey(scope.clone(), tag.clone());
         loop {
             self.catalog.set_tag(scope, tag, known.as_deref().cloned());
             let path = self.records.tag_path(scope, tag);
-            if let Some(record) = &known {
+            let written = if let Some(record) = &known {
                 if moved {
                     let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
                     let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
                 }
                 // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
-                self.write_record(path, &**record, moved).await;
+                self.write_record(path, &**record, moved).await
             } else {
                 let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
-            }
+                Ok(())
+            };
             // Who came meanwhile may have been through with its file before this one.
             match self.records.tags.get(&key) {
                 Some(latest) if latest != known => {
                     moved = latest.as_ref().map(|record| record.digest) != known.as_ref().map(|record| record.digest);
                     known = latest;
                 }
-                _ => return,
+                _ => return written,
             }
         }
     }
@@ -214,10 +229,20 @@ impl Cache {
         self.read_record(self.records.digest_path(scope, "_manifests", digest, "")).await
     }
 
-    /// Writes down what a manifest is, and that the repository has it.
+    /// Writes down what a manifest is, and that the repository has it. One that is lost is learnt again.
     pub async fn set_manifest_record(self: &Arc<Self>, scope: &Scope, digest: &Digest, record: &ManifestRecord) {
+        let _ = self.keep_manifest_record(scope, digest, record).await;
+    }
+
+    /// As [`Cache::set_manifest_record`], where nobody may ever say it again: after an error the next process does not know.
+    pub async fn keep_manifest_record(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        record: &ManifestRecord,
+    ) -> io::Result<()> {
         self.catalog.set_manifest(scope, digest, self.class(scope));
-        self.write_record(self.records.digest_path(scope, "_manifests", digest, ""), record, true).await;
+        self.write_record(self.records.digest_path(scope, "_manifests", digest, ""), record, true).await
     }
 
     /// The last referrers answer for a digest; `filter` is the artifact type asked for.
@@ -246,8 +271,21 @@ impl Cache {
         let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
         self.records.lists.insert(path.clone(), Arc::new(record.clone()));
         if lasting {
-            self.write_record(path, record, false).await;
+            let _ = self.write_record(path, record, false).await;
         }
+    }
+
+    /// As [`Cache::set_referrers_record`] for a whole list, where nobody may ever say it again: after an error the next
+    /// process does not know it.
+    pub async fn keep_referrers_record(
+        self: &Arc<Self>,
+        scope: &Scope,
+        digest: &Digest,
+        record: &ReferrersRecord,
+    ) -> io::Result<()> {
+        let path = self.records.digest_path(scope, "_referrers", digest, "");
+        self.records.lists.insert(path.clone(), Arc::new(record.clone()));
+        self.write_record(path, record, true).await
     }
 
     async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {
@@ -269,8 +307,8 @@ impl Cache {
         read.await.ok().flatten()
     }
 
-    async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) {
-        let Ok(json) = serde_json::to_vec(record) else { return };
+    async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) -> io::Result<()> {
+        let json = serde_json::to_vec(record)?;
         let this = self.clone();
         let write = move || {
             let written = match this.store().replace(&path, &json, durable) {
@@ -280,11 +318,11 @@ impl Cache {
                     .and_then(|()| this.store().replace(&path, &json, durable)),
                 other => other,
             };
-            if let Err(error) = written {
+            written.inspect_err(|error| {
                 tracing::warn!(path = %path.display(), %error, "cannot write a record; it is kept in memory");
-            }
+            })
         };
-        let _ = spawn_blocking(write).await;
+        spawn_blocking(write).await.map_err(io::Error::other)?
     }
 }
 

@@ -170,8 +170,8 @@ async fn records_are_hints() {
     let (tag, other) = ("3.20".parse().unwrap(), "Latest".parse().unwrap());
     assert_eq!(cache.tag(&scope, &tag).await, None);
     let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Timestamp(5), imported: false };
-    cache.set_tag(&scope, &tag, record.clone()).await;
-    cache.set_tag(&scope, &other, record.clone()).await;
+    cache.set_tag(&scope, &tag, record.clone()).await.unwrap();
+    cache.set_tag(&scope, &other, record.clone()).await.unwrap();
     assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record));
     assert_eq!(cache.tags(&scope).await, ["3.20".parse().unwrap(), other]);
 

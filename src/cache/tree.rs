@@ -56,6 +56,12 @@ impl Tree {
         }
     }
 
+    /// To which upstream content is confined ([`super::confined`]). `Some(None)`: to none that is known.
+    pub fn confined(&self, digest: &Digest) -> Option<Option<UpstreamName>> {
+        let name = fs::read_to_string(self.root.join("private").join(file_name(digest))).ok()?;
+        Some(name.trim().parse().ok())
+    }
+
     /// The size in bytes of a published file, and when it was last used (to the minute).
     pub fn find(&self, digest: &Digest) -> Option<(u64, SystemTime)> {
         let meta = fs::metadata(self.path(digest)).ok()?;

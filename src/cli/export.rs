@@ -11,7 +11,7 @@ use super::site::{FolderArgs, size};
 use super::{progress, tell};
 use crate::cache::pins::Pins;
 use crate::cache::tree::Tree;
-use crate::config::Wish;
+use crate::config::{Visibility, Wish};
 use crate::oci::Platforms;
 use crate::transfer::bundle::{read_since, write_lock};
 use crate::transfer::export;
@@ -81,7 +81,9 @@ impl Export {
         let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;
         let since = self.since.as_deref().map(read_since).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
         let tree = Tree::open(&config.cache.dir).with_context(|| format!("{} is no cache", config.cache.dir.display()))?;
-        let plan = export::plan(&tree, &wishes, self.platform.as_ref(), &since)?;
+        let private = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility != Visibility::Public);
+        let private = private.map(|(name, _)| name.clone()).collect();
+        let plan = export::plan(&tree, &wishes, self.platform.as_ref(), &since, &private)?;
 
         let to_pipe = self.output == Path::new("-");
         let to_folder = self.output.is_dir() || self.output.as_os_str().as_encoded_bytes().ends_with(b"/");

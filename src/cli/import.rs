@@ -32,7 +32,8 @@ Examples:
   roadstead import site.tar.*                      the parts of one bundle
   roadstead import --verify-key site.pub site.tar.zst
   docker save alpine:3.20 | roadstead import -
-Exit codes: 0 everything was imported, 1 something was refused, and nothing of it is in the cache.")]
+Exit codes: 0 everything was imported, 1 something was refused, and nothing of it is in the cache; or the disk failed: then
+no tag has changed, or those are named that could not be written down.")]
 pub(super) struct Import {
     #[command(flatten)]
     site: SiteArgs,

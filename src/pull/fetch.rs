@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::visibility::Asker;
+use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError};
 use crate::cache::Cache;
 use crate::fill::{FillError, Source};
 use crate::oci::route::ReferrersQuery;
-use crate::oci::{Digest, Scope, Tag};
+use crate::oci::{Digest, Reference, Scope, Tag};
 use crate::upstream::Upstream;
 
 /// Longest list of tags that is followed from page to page.
@@ -55,6 +55,8 @@ impl Pull {
     /// A manifest's bytes, from the cache or the upstream. Cancel-safe.
     pub async fn manifest_bytes(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
         if let Some(held) = self.held(scope, digest).await {
+            // What came through a private upstream is this repository's when its upstream says so.
+            self.vouch(scope, &Asker::default(), Evidence::Manifest(Reference::Digest(*digest))).await?;
             return Ok(held.bytes);
         }
         if self.is_offline(scope) {
@@ -75,6 +77,7 @@ impl Pull {
         // Where the tree cannot be read, the fill says so.
         let _ = self.cache.until_scanned().await;
         if self.cache.has(digest).is_some() {
+            self.vouch(scope, &Asker::default(), Evidence::Blob(*digest)).await?;
             return Ok(false);
         }
         if self.is_offline(scope) {

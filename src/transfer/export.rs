@@ -8,7 +8,7 @@
 mod walk;
 mod write;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 
 use serde::Serialize;
@@ -19,7 +19,7 @@ use super::prefetch::{COSIGN, cosign_tag};
 use super::sign::SignError;
 use crate::cache::tree::{Tagged, Tree};
 use crate::config::Wish;
-use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope};
+use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, UpstreamName};
 use walk::{Walk, small};
 pub use write::replace;
 
@@ -83,14 +83,21 @@ struct DockerImage {
 
 /// Looks everything up. `wishes` empty: every tag of the cache. `since`: what the other side has.
 /// `platforms`: those that every image must have; `None` takes of each index what is here whole.
-pub fn plan(tree: &Tree, wishes: &[Wish], platforms: Option<&Platforms>, since: &[Locked]) -> Result<Plan, ExportError> {
+/// `private`: the upstreams whose content is not everybody's.
+pub fn plan(
+    tree: &Tree,
+    wishes: &[Wish],
+    platforms: Option<&Platforms>,
+    since: &[Locked],
+    private: &BTreeSet<UpstreamName>,
+) -> Result<Plan, ExportError> {
     let (images, mut missing) = choose(tree, wishes)?;
-    let mut had = Walk::new(tree);
+    let mut had = Walk::new(tree, private);
     for locked in since {
         // What has been evicted here since is carried again: that costs bytes, and breaks nothing.
         let _ = had.image(&locked.image, &locked.digest, Some(&locked.platforms));
     }
-    let mut walk = Walk::new(tree);
+    let mut walk = Walk::new(tree, private);
     let mut manifests = Vec::new();
     let mut lock = Vec::new();
     let mut docker = Vec::new();

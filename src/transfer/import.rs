@@ -1,12 +1,13 @@
 //! From a bundle into a cache.
 //!
 //! One pass over the archive: each blob is hashed while it is written, and published once its digest has matched
-//! (I1); manifests wait in an unlinked file until everything they need is there. Then the images become visible, one
-//! after the other, children before parents and tags last. A bundle that turns out to be bad leaves nothing behind:
-//! what was published for it is taken back. Memory holds a digest per blob, never content. Blocks, but for
+//! (I1) and it is written down whose it is ([`custody`]); manifests wait in an unlinked file until everything they need is
+//! there. Then those are stored, children before parents, and when all of it is there the tags are set. A bundle that turns
+//! out to be bad leaves nothing behind: what was published for it is taken back. Memory holds a digest per blob, never content. Blocks, but for
 //! [`import`], which hops to the blocking pool.
 
 mod archive;
+mod custody;
 mod docker;
 mod images;
 mod staged;
@@ -55,6 +56,17 @@ pub enum ImportError {
     /// The cache's disk, or the way to the bundle, failed.
     #[error("cannot import: {0}")]
     Io(#[from] io::Error),
+    /// Everything was taken in, and the cache's disk failed when the tags were written down.
+    #[error(
+        "everything in it was taken in, but the cache's disk failed where names are written down: {source}. These are \
+         forgotten when the mirror ends, {names}; import it again"
+    )]
+    Unwritten {
+        /// Images and lists of referrers.
+        names: String,
+        /// Of the first one.
+        source: io::Error,
+    },
 }
 
 impl ImportError {
@@ -65,7 +77,7 @@ impl ImportError {
             Self::Tar(TarError::Io(error)) => {
                 error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
             }
-            Self::Io(_) => false,
+            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Unwritten { .. } => false,
             _ => true,
         }
     }
@@ -101,8 +113,8 @@ pub struct Imported {
     pub unchanged: bool,
 }
 
-/// Imports one bundle: all of it, or nothing. Not to be cancelled half-way by dropping it: the work on the blocking pool
-/// goes on to its end.
+/// Imports one bundle: all of it, or nothing. Not cancel-safe: dropped half-way, it leaves some of the tags set. Who may go
+/// before its end awaits it in a task of its own.
 pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
     let started = Instant::now();
@@ -114,19 +126,18 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) 
     });
     let (staged, plan) = taken.await.map_err(io::Error::other)?;
     let outcome = match plan {
-        Ok(plan) => images::publish(&cache, &staged, &plan).await.map(|report| (report, plan.kept)),
+        Ok(plan) => {
+            let plan = Arc::new(plan);
+            images::publish(&cache, &staged, plan.clone()).await.map(|report| (report, plan))
+        }
         Err(error) => Err(error),
     };
     let (this, published) = (cache.clone(), staged.published());
     match outcome {
-        Ok((mut report, kept)) => {
+        Ok((mut report, plan)) => {
             // What no image needs has no business in the cache.
-            let stray: Vec<Digest> = published.into_iter().filter(|digest| !kept.contains(digest)).collect();
-            let _ = spawn_blocking(move || {
-                this.take_back(&stray);
-                this.confine_known();
-            })
-            .await;
+            let stray: Vec<Digest> = published.into_iter().filter(|digest| !plan.kept.contains(digest)).collect();
+            let _ = spawn_blocking(move || this.take_back(&stray)).await;
             report.milliseconds = started.elapsed().as_millis() as u64;
             cache.flush().await;
             Ok(report)

@@ -2,6 +2,7 @@
 //!
 //! `priv.example` is a registry with a token service and rights for each user; `docker.io` is another one, open to all.
 
+mod bundles;
 mod logins;
 mod outages;
 mod shared;

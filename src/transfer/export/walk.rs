@@ -2,17 +2,18 @@
 //!
 //! Notes every blob once and looks at nothing but manifests. Called by [`super::plan`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read as _};
 
 use crate::cache::tree::Tree;
-use crate::oci::{Digest, ImageRef, MAX_MANIFEST, MediaType, Platforms, Scope};
+use crate::oci::{Digest, ImageRef, MAX_MANIFEST, MediaType, Platforms, Scope, UpstreamName};
 use crate::transfer::bundle;
 use crate::transfer::document::{Descriptor, Document, platform_of_config};
 
 /// Goes through images from the top, and notes every blob once, parents after their children.
 pub(super) struct Walk<'a> {
     tree: &'a Tree,
+    private: &'a BTreeSet<UpstreamName>,
     pub seen: HashSet<Digest>,
     pub blobs: Vec<(Digest, u64)>,
     /// Manifests of the last image: what may have referrers.
@@ -20,8 +21,9 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(tree: &'a Tree) -> Self {
-        Self { tree, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
+    /// `private`: the upstreams whose content is not everybody's.
+    pub fn new(tree: &'a Tree, private: &'a BTreeSet<UpstreamName>) -> Self {
+        Self { tree, private, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
     }
 
     /// An image and all it needs: its descriptor, and which platforms of it.
@@ -86,6 +88,7 @@ impl<'a> Walk<'a> {
         depth: u32,
         added: &mut Vec<Digest>,
     ) -> Result<Descriptor, String> {
+        self.may_have(scope, digest)?;
         let bytes = small(self.tree, digest)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
@@ -103,7 +106,7 @@ impl<'a> Walk<'a> {
             // An index may list things that are no manifests.
             match child.media_type.is_manifest() {
                 true => drop(self.manifest(scope, &child.digest, &Platforms::default(), depth + 1, added)?),
-                false => self.blob(child, added)?,
+                false => self.blob(scope, child, added)?,
             }
         }
         if depth == 0 && !platforms.is_all() && document.manifests.is_empty() {
@@ -114,7 +117,7 @@ impl<'a> Walk<'a> {
             }
         }
         for blob in &document.blobs {
-            self.blob(blob, added)?;
+            self.blob(scope, blob, added)?;
         }
         let size = bytes.len() as u64;
         self.note(*digest, size, added);
@@ -128,7 +131,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn blob(&mut self, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
+    fn blob(&mut self, scope: &Scope, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
+        self.may_have(scope, &blob.digest)?;
         if self.seen.contains(&blob.digest) {
             return Ok(());
         }
@@ -138,6 +142,20 @@ impl<'a> Walk<'a> {
             None => return Err(format!("blob {} ({} bytes) is not in the cache", blob.digest, blob.size)),
         }
         Ok(())
+    }
+
+    /// An image of a public upstream has what that upstream has given, or has said to have: not what came through a private one
+    /// alone, whatever its manifest names. The other side believes the bundle.
+    fn may_have(&self, scope: &Scope, digest: &Digest) -> Result<(), String> {
+        if self.private.is_empty() || self.private.contains(&scope.upstream) {
+            return Ok(());
+        }
+        match self.tree.confined(digest) {
+            None => Ok(()),
+            Some(_) => {
+                Err(format!("{digest} came through an upstream that is not everybody's, and {scope} has not said to have it"))
+            }
+        }
     }
 
     fn note(&mut self, digest: Digest, size: u64, added: &mut Vec<Digest>) {

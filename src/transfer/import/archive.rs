@@ -9,12 +9,13 @@ use bytes::Bytes;
 use super::super::bundle::{self, Index};
 use super::super::document::Document;
 use super::super::tar::{self, Entry, Input, Kind};
+use super::custody::Custody;
 use super::staged::Staged;
 use super::writers::Writers;
 use super::{ImportError, Options};
-use crate::cache::Cache;
 use crate::cache::index::{Class, Reservation};
 use crate::cache::store::Ingest;
+use crate::cache::{Cache, NoRoom};
 use crate::oci::{Algorithm, Digest, MAX_MANIFEST};
 
 /// One read of a blob.
@@ -51,6 +52,7 @@ pub fn take_in(cache: &Arc<Cache>, input: Box<dyn Input>, options: &Options) -> 
         others: 0,
         index_bytes: None,
         checked: false,
+        custody: None,
     };
     let mut archive = tar::Reader::new(input);
     let read = pass.run(&mut archive, &writers);
@@ -72,6 +74,8 @@ struct Pass<'a> {
     /// Until the signature has been looked for behind it.
     index_bytes: Option<Vec<u8>>,
     checked: bool,
+    /// Whose the content is, from the first of it on.
+    custody: Option<Custody>,
 }
 
 impl Pass<'_> {
@@ -179,19 +183,23 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Whether content may be taken in yet.
-    fn admit(&self) -> Result<(), ImportError> {
+    /// Whether content may be taken in yet, and whose it is.
+    fn admit(&mut self) -> Result<Custody, ImportError> {
         match &self.options.verifier {
-            Some(_) if !self.checked && self.bundle.index.is_some() => Err(super::SignError::Unsigned.into()),
-            Some(_) if !self.checked => Err(ImportError::Bad(
+            Some(_) if !self.checked && self.bundle.index.is_some() => return Err(super::SignError::Unsigned.into()),
+            Some(_) if !self.checked => return Err(ImportError::Bad(
                 "a verify key is configured, and the archive does not begin with a signed index: it was reordered, or is no bundle of roadstead export --sign".into(),
             )),
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(match &self.custody {
+            Some(known) => known.clone(),
+            None => self.custody.insert(Custody::of(self.cache, &self.bundle, self.options)?).clone(),
+        })
     }
 
     fn blob(&mut self, digest: Digest, entry: &Entry, archive: &mut Archive, writers: &Writers) -> Result<(), ImportError> {
-        self.admit()?;
+        let custody = self.admit()?;
         if !self.seen.insert(digest) {
             return Err(ImportError::Bad(format!("{digest} occurs twice")));
         }
@@ -215,12 +223,12 @@ impl Pass<'_> {
                 ingest.discard();
                 return Err(full(error));
             }
-            return writers.send(ingest, reservation);
+            return writers.send((ingest, reservation, custody));
         }
         let reservation = self.reserve(entry.size)?;
         let ingest = self.cache.store().ingest_whole(&digest)?;
         let ingest = copy(archive, ingest, entry.size)?;
-        writers.send(ingest, reservation)
+        writers.send((ingest, reservation, custody))
     }
 
     /// Content under a path of its own: of Docker's archives.
@@ -233,7 +241,7 @@ impl Pass<'_> {
                 self.count()
             };
         }
-        self.admit()?;
+        let custody = self.admit()?;
         self.count()?;
         let reservation = self.reserve(entry.size)?;
         // Any digest does: it is replaced by the one that is found.
@@ -249,7 +257,7 @@ impl Pass<'_> {
             verified.discard();
             self.staged.known += 1;
         } else {
-            self.cache.publish(verified, reservation).map_err(full)?;
+            custody.publish(self.cache, verified, reservation)?;
             self.staged.note(digest, size);
         }
         Ok(())
@@ -300,6 +308,16 @@ pub(super) fn full(error: io::Error) -> ImportError {
             ImportError::Bad(format!("the cache's disk is full: {error}; nothing of the bundle was kept"))
         }
         _ => error.into(),
+    }
+}
+
+/// The same of what makes its own room.
+pub(super) fn no_room(error: NoRoom) -> ImportError {
+    match error {
+        NoRoom::Disk(error) if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded => {
+            full(io::Error::new(error.kind(), error))
+        }
+        error => error.into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the content that was taken in to images that can be pulled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use tokio::task::spawn_blocking;
 
 use super::super::bundle;
 use super::super::document::{Descriptor, Document, platform_of_config};
-use super::archive::Bundle;
+use super::archive::{Bundle, full, no_room};
+use super::custody::Kept;
 use super::staged::{Staged, small};
 use super::{ImportError, Imported, Options, Report, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use crate::clock::Clock;
-use crate::oci::{Digest, ImageRef, MediaType, Platform, Platforms, Reference, Scope};
+use crate::oci::{Digest, ImageRef, MediaType, Platform, Platforms, Reference, Scope, UpstreamName};
 
 /// An image that a bundle names.
 struct Root {
@@ -32,7 +33,16 @@ pub(super) struct Plan {
     images: Vec<(Root, Manifests, Platforms)>,
     lists: Vec<List>,
     /// Everything that its images need: nothing of that may be taken back.
-    pub kept: HashSet<Digest>,
+    pub kept: Kept,
+}
+
+impl Plan {
+    /// Every manifest of every repository, children first.
+    fn manifests(&self) -> impl Iterator<Item = (&Scope, &(Digest, MediaType))> {
+        let images = self.images.iter().map(|(root, manifests, _)| (&root.image.scope, manifests));
+        let all = images.chain(self.lists.iter().map(|list| (&list.scope, &list.manifests)));
+        all.flat_map(|(scope, manifests)| manifests.iter().map(move |manifest| (scope, manifest)))
+    }
 }
 
 /// What refers to a manifest, and the manifests of that.
@@ -47,9 +57,10 @@ struct List {
 pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Options) -> Result<Plan, ImportError> {
     let built = docker::manifests(cache, staged, bundle)?;
     let (roots, referrers) = roots(bundle, &built, options)?;
-    let mut walk = Walk { cache, staged, built: &built, platforms: HashMap::new(), kept: HashSet::new() };
+    let mut walk = Walk { cache, staged, built: &built, platforms: HashMap::new(), private: None, kept: Kept::default() };
     let (mut images, mut lists, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for root in roots {
+        walk.enter(&root.image.scope);
         match walk.image(&root, options) {
             Ok((manifests, platforms)) => images.push((root, manifests, platforms)),
             Err(ImportError::Bad(problem)) => problems.push(format!("{}: {problem}", root.image)),
@@ -57,6 +68,7 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
         }
     }
     for ((scope, subject), entries) in referrers {
+        walk.enter(&scope);
         let walked: Result<Vec<_>, _> = entries.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
         match walked {
             Ok(walked) => lists.push(List { scope, subject, entries, manifests: walked.into_iter().flatten().collect() }),
@@ -71,18 +83,29 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
     Ok(Plan { built, images, lists, kept })
 }
 
-/// Makes the bundle's images visible, one after the other.
-pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan) -> Result<Report, ImportError> {
+/// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
+/// has; the tags and the lists of referrers, which are what is seen of it, last. An error before that leaves every tag as it was.
+pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: Arc<Plan>) -> Result<Report, ImportError> {
+    for (digest, _) in plan.manifests().map(|(_, manifest)| manifest) {
+        store_manifest(cache, staged, &plan, *digest).await?;
+    }
+    let (this, all) = (cache.clone(), plan.clone());
+    spawn_blocking(move || all.kept.settle(&this)).await.map_err(io::Error::other).flatten().map_err(full)?;
+    for (scope, (digest, media_type)) in plan.manifests() {
+        cache.learn_manifest(scope, digest, media_type).await;
+        cache.keep_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await.map_err(full)?;
+    }
     let clock = Clock::new();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
-    for (root, manifests, platforms) in &plan.images {
+    // From here on there is no way back: the rest is done whatever fails, and told.
+    let mut unwritten = Unwritten::default();
+    for (root, _, platforms) in &plan.images {
         let scope = &root.image.scope;
-        publish_manifests(cache, staged, &plan.built, scope, manifests).await?;
         let mut unchanged = false;
         if let Reference::Tag(tag) = &root.image.reference {
             unchanged = cache.tag(scope, tag).await.is_some_and(|record| record.digest == root.digest);
             let record = TagRecord { digest: root.digest, checked_at: clock.now(), imported: true };
-            cache.set_tag(scope, tag, record).await;
+            unwritten.note(cache.set_tag(scope, tag, record).await, || root.image.to_string());
         }
         report.images.push(Imported {
             image: root.image.to_string(),
@@ -91,41 +114,65 @@ pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Pla
             unchanged,
         });
     }
-    for List { scope, subject, entries, manifests } in &plan.lists {
-        publish_manifests(cache, staged, &plan.built, scope, manifests).await?;
+    for List { scope, subject, entries, .. } in &plan.lists {
         let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries }).to_string();
         let record = ReferrersRecord { body, filters_applied: None, checked_at: clock.now() };
-        cache.set_referrers_record(scope, subject, None, &record, true).await;
+        unwritten
+            .note(cache.keep_referrers_record(scope, subject, &record).await, || format!("what refers to {scope}@{subject}"));
         report.referrers += 1;
     }
     (report.new_blobs, report.new_bytes) = (staged.published().len(), staged.bytes());
-    Ok(report)
+    unwritten.or(report)
 }
 
-/// Gives the manifests of a repository their names, those of them that do not have it yet, and says that they are there.
-async fn publish_manifests(
-    cache: &Arc<Cache>,
-    staged: &Arc<Staged>,
-    built: &docker::Built,
-    scope: &Scope,
-    manifests: &Manifests,
-) -> Result<(), ImportError> {
-    for (digest, media_type) in manifests {
-        let (this, waiting, digest, known) = (cache.clone(), staged.clone(), *digest, built.manifests.get(digest).cloned());
-        let lacking = move || match (this.keeps(&digest), known) {
-            (Some(_), _) => Ok(None),
-            (None, Some(bytes)) => Ok(Some(bytes)),
-            (None, None) => Ok(waiting.spooled(&digest)?.map(Bytes::from)),
-        };
-        if let Some(bytes) = spawn_blocking(lacking).await.map_err(io::Error::other).flatten()? {
-            let size = bytes.len() as u64;
-            cache.put(digest, bytes).await?;
-            staged.note(digest, size);
+/// Names that the disk did not take.
+#[derive(Default)]
+struct Unwritten {
+    names: Vec<String>,
+    first: Option<io::Error>,
+}
+
+impl Unwritten {
+    fn note(&mut self, written: io::Result<()>, name: impl FnOnce() -> String) {
+        if let Err(error) = written {
+            self.names.push(name());
+            self.first.get_or_insert(error);
         }
-        cache.learn_manifest(scope, &digest, media_type).await;
-        cache.set_manifest_record(scope, &digest, &ManifestRecord { media_type: media_type.clone() }).await;
+    }
+
+    fn or(self, report: Report) -> Result<Report, ImportError> {
+        match self.first {
+            Some(source) => Err(ImportError::Unwritten { names: self.names.join(", "), source }),
+            None => Ok(report),
+        }
+    }
+}
+
+/// Gives a manifest its name, if it does not have it yet.
+async fn store_manifest(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan, digest: Digest) -> Result<(), ImportError> {
+    let (this, waiting, built) = (cache.clone(), staged.clone(), plan.built.manifests.get(&digest).cloned());
+    let lacking = move || match (this.keeps(&digest), built) {
+        (Some(_), _) => Ok(None),
+        (None, Some(bytes)) => Ok(Some(bytes)),
+        (None, None) => Ok(waiting.spooled(&digest)?.map(Bytes::from)),
+    };
+    if let Some(bytes) = spawn_blocking(lacking).await.map_err(io::Error::other).flatten()? {
+        if let Some(upstream) = plan.kept.holder(&digest) {
+            cache.confine(&digest, upstream).await.map_err(full)?;
+        }
+        // Before it is there: what does not get to the disk is in memory all the same.
+        staged.note(digest, bytes.len() as u64);
+        cache.put(digest, bytes).await.map_err(no_room)?;
     }
     Ok(())
+}
+
+/// The upstreams of everything that the index of a bundle names.
+pub(super) fn upstreams(bundle: &Bundle, options: &Options) -> Result<BTreeSet<UpstreamName>, ImportError> {
+    // Manifests are made for archives without an index alone.
+    let (roots, referrers) = roots(bundle, &docker::Built::default(), options)?;
+    let subjects = referrers.into_iter().map(|((scope, _), _)| scope.upstream);
+    Ok(roots.into_iter().map(|root| root.image.scope.upstream).chain(subjects).collect())
 }
 
 /// What refers to which manifest of which repository.
@@ -212,11 +259,18 @@ struct Walk<'a> {
     staged: &'a Staged,
     built: &'a docker::Built,
     platforms: HashMap<Digest, Platforms>,
+    /// The upstream of what is walked through, if it is not everybody's.
+    private: Option<UpstreamName>,
     /// Everything that an image needs.
-    kept: HashSet<Digest>,
+    kept: Kept,
 }
 
 impl Walk<'_> {
+    /// What is walked through from now on is this repository's.
+    fn enter(&mut self, scope: &Scope) {
+        self.private = self.cache.confined.is_private(&scope.upstream).then(|| scope.upstream.clone());
+    }
+
     fn image(&mut self, root: &Root, options: &Options) -> Result<(Manifests, Platforms), ImportError> {
         let manifests = self.tree(&root.digest, Some(root), 0)?;
         let platforms = self.platforms.remove(&root.digest).unwrap_or_default();
@@ -249,7 +303,7 @@ impl Walk<'_> {
                 document.media_type
             ));
         }
-        self.kept.insert(*digest);
+        self.kept.insert(*digest, self.private.as_ref());
         let mut manifests = Vec::new();
         let mut here = Vec::new();
         let chosen = root.and_then(|root| root.platforms.clone());
@@ -289,7 +343,7 @@ impl Walk<'_> {
     fn blob(&mut self, blob: &Descriptor) -> Result<Option<(Digest, MediaType)>, ImportError> {
         match self.size(&blob.digest) {
             Some(size) if size == blob.size => {
-                self.kept.insert(blob.digest);
+                self.kept.insert(blob.digest, self.private.as_ref());
                 let waits = self.staged.spooled_size(&blob.digest).is_some();
                 Ok(waits.then(|| (blob.digest, blob.media_type.clone())))
             }

@@ -48,7 +48,7 @@ impl Staged {
         self.notes.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Bytes of that.
+    /// Bytes of what was published.
     pub fn bytes(&self) -> u64 {
         self.notes.bytes.load(Ordering::Relaxed)
     }

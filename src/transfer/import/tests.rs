@@ -1,5 +1,7 @@
 //! What bundles may not do, and what an import leaves behind when they try.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::super::export;
@@ -10,6 +12,9 @@ use crate::cache::tree::Tree;
 use crate::config::Amount;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Scope};
+
+mod whole;
+mod whose;
 
 struct Site {
     _folder: tempfile::TempDir,
@@ -41,9 +46,14 @@ impl Site {
         import(self.cache.clone(), input, options).await
     }
 
+    /// The folder of the cache.
+    fn folder(&self) -> std::path::PathBuf {
+        self.tree.path(&digest(b"")).ancestors().nth(3).unwrap().to_owned()
+    }
+
     /// Everything but records that is in the folder.
     fn files(&self) -> Vec<String> {
-        let root = self.tree.path(&digest(b"")).ancestors().nth(3).unwrap().to_owned();
+        let root = self.folder();
         let mut found = Vec::new();
         for folder in ["blobs/sha256", "blobs/sha512", "ingest"] {
             let listed = std::fs::read_dir(root.join(folder)).unwrap();
@@ -252,18 +262,19 @@ async fn a_key_wants_a_signature_before_anything_else() {
 async fn a_bundle_goes_round_and_a_delta_says_what_it_lacks() {
     let (one, two, three) = (site(1 << 20), site(1 << 20), site(1 << 20));
     one.import(&archive(&good())).await.unwrap();
-    let plan = export::plan(&one.tree, &[], None, &[]).unwrap();
+    let plan = export::plan(&one.tree, &[], None, &[], &BTreeSet::new()).unwrap();
     let bundle = plan.write(&one.tree, None, Vec::new(), |_| {}).unwrap();
     two.import(&bundle).await.unwrap();
-    let again = export::plan(&two.tree, &[], None, &[]).unwrap();
+    let again = export::plan(&two.tree, &[], None, &[], &BTreeSet::new()).unwrap();
     assert!(bundle == again.write(&two.tree, None, Vec::new(), |_| {}).unwrap());
-    let delta = export::plan(&one.tree, &[], None, &plan.lock).unwrap();
+    let delta = export::plan(&one.tree, &[], None, &plan.lock, &BTreeSet::new()).unwrap();
     assert_eq!((delta.blobs(), delta.lock.len()), (0, 1));
     let delta = delta.write(&one.tree, None, Vec::new(), |_| {}).unwrap();
     assert!(two.import(&delta).await.unwrap().images[0].unchanged);
     let error = three.import(&delta).await.unwrap_err();
     assert!(error.to_string().contains("without --since"), "{error}");
-    let missing = export::plan(&one.tree, &["docker.io/library/other:1".parse().unwrap()], None, &[]).unwrap_err();
+    let missing =
+        export::plan(&one.tree, &["docker.io/library/other:1".parse().unwrap()], None, &[], &BTreeSet::new()).unwrap_err();
     assert!(missing.to_string().contains("roadstead prefetch docker.io/library/other:1"), "{missing}");
 }
 
@@ -288,13 +299,18 @@ async fn what_is_damaged_does_not_leave_the_site() {
     site.import(&archive(&good())).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (cached, carried) = (site.tree.path(&digest(LAYER)), folder.path().join(path(LAYER)));
-    let write = || export::plan(&site.tree, &[], None, &[]).unwrap().write_folder(&site.tree, None, folder.path(), |_| {});
+    let write = || {
+        export::plan(&site.tree, &[], None, &[], &BTreeSet::new()).unwrap().write_folder(&site.tree, None, folder.path(), |_| {})
+    };
 
     std::fs::write(&cached, b"another").unwrap();
     let error = write().unwrap_err();
     assert!(error.to_string().contains("roadstead verify"), "{error}");
     assert_eq!(std::fs::read_dir(carried.parent().unwrap()).unwrap().filter(|entry| !is_sound(entry)).count(), 0);
-    let error = export::plan(&site.tree, &[], None, &[]).unwrap().write(&site.tree, None, Vec::new(), |_| {}).unwrap_err();
+    let error = export::plan(&site.tree, &[], None, &[], &BTreeSet::new())
+        .unwrap()
+        .write(&site.tree, None, Vec::new(), |_| {})
+        .unwrap_err();
     assert!(matches!(error, export::ExportError::Damaged(damaged) if damaged == digest(LAYER)));
 
     std::fs::write(&cached, LAYER).unwrap();

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::ImportError;
-use super::archive::{damaged, full};
+use super::archive::damaged;
+use super::custody::Custody;
 use super::staged::Notes;
 use crate::cache::Cache;
 use crate::cache::index::Reservation;
@@ -19,9 +20,12 @@ use crate::cache::store::Ingest;
 const BEHIND: usize = 8;
 const WRITERS: usize = 3;
 
+/// A blob that is written, where its bytes count, and whose it is.
+type Job = (Ingest, Reservation, Custody);
+
 /// Threads that bring finished blobs to the disk and give them their names, behind the reader's back.
 pub(super) struct Writers {
-    queue: SyncSender<(Ingest, Reservation)>,
+    queue: SyncSender<Job>,
     threads: Vec<JoinHandle<()>>,
     failed: Arc<Mutex<Option<ImportError>>>,
     failures: Arc<AtomicUsize>,
@@ -29,7 +33,7 @@ pub(super) struct Writers {
 
 impl Writers {
     pub fn start(cache: &Arc<Cache>, notes: &Arc<Notes>) -> Self {
-        let (queue, jobs) = sync_channel::<(Ingest, Reservation)>(BEHIND);
+        let (queue, jobs) = sync_channel::<Job>(BEHIND);
         let jobs: Arc<Mutex<Receiver<_>>> = Arc::new(Mutex::new(jobs));
         let failed: Arc<Mutex<Option<ImportError>>> = Arc::default();
         let failures = Arc::new(AtomicUsize::new(0));
@@ -39,11 +43,11 @@ impl Writers {
             std::thread::spawn(move || {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((ingest, reservation)) = next else { return };
+                    let Ok((ingest, reservation, custody)) = next else { return };
                     let result =
                         ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
                             let (digest, size) = (*verified.digest(), verified.size());
-                            cache.publish(verified, reservation).map_err(full)?;
+                            custody.publish(&cache, verified, reservation)?;
                             notes.add(digest, size);
                             Ok(())
                         });
@@ -59,12 +63,12 @@ impl Writers {
     }
 
     /// Hands a whole blob on. An error says that an earlier one failed.
-    pub fn send(&self, ingest: Ingest, reservation: Reservation) -> Result<(), ImportError> {
+    pub fn send(&self, (ingest, reservation, custody): Job) -> Result<(), ImportError> {
         if self.failures.load(Ordering::Acquire) > 0 {
             ingest.discard();
             return Err(ImportError::Bad("the import has failed".into()));
         }
-        self.queue.send((ingest, reservation)).map_err(|_| io::Error::other("a writer has ended").into())
+        self.queue.send((ingest, reservation, custody)).map_err(|_| io::Error::other("a writer has ended").into())
     }
 
     /// Waits for them, and says why the first blob failed that did.

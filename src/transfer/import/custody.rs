@@ -1,0 +1,94 @@
+//! Whose the content of a bundle is: said before the content can be found, by anybody and under whatever repository.
+//!
+//! Manifests come after the blobs that they need, so a bundle's index has to do at first: where all its images are one
+//! upstream's, or everybody's, nothing more need be known. Else, and where an archive does not begin with an index,
+//! everything new is nobody's until all images have been looked through, and stays so if it never comes to that. Then what
+//! an image of a public upstream needs is everybody's, also where it was a private one's: layers are shared, and a site that
+//! can ask nobody has no other word than the bundle's. That it is true is for who exports it ([`super::super::export`]), and
+//! for the key that bundles are signed with. The rest is the private upstream's. Blocks.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::archive::{Bundle, full};
+use super::{ImportError, Options, images};
+use crate::cache::Cache;
+use crate::cache::index::Reservation;
+use crate::cache::store::Verified;
+use crate::oci::{Digest, UpstreamName};
+
+/// What everything in a bundle is, as far as its index tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Custody {
+    /// There is no image of a private upstream in it.
+    Everybodys,
+    /// Its images are all this upstream's, which is private.
+    Of(UpstreamName),
+    /// It is not known yet.
+    Nobodys,
+}
+
+impl Custody {
+    /// What holds for content that comes after what is known of `bundle`.
+    pub fn of(cache: &Cache, bundle: &Bundle, options: &Options) -> Result<Self, ImportError> {
+        let names = match &bundle.index {
+            Some(_) => images::upstreams(bundle, options)?,
+            None if cache.confined.has_private() => return Ok(Self::Nobodys),
+            None => return Ok(Self::Everybodys),
+        };
+        let mut names = names.into_iter();
+        Ok(match (names.next(), names.next()) {
+            (Some(name), None) if cache.confined.is_private(&name) => Self::Of(name),
+            (first, second) => match first.into_iter().chain(second).chain(names).any(|name| cache.confined.is_private(&name)) {
+                true => Self::Nobodys,
+                false => Self::Everybodys,
+            },
+        })
+    }
+
+    /// Gives verified content its name (I1), once it is written down whose it is.
+    pub fn publish(&self, cache: &Cache, verified: Verified, reservation: Reservation) -> Result<(), ImportError> {
+        let confined = match self {
+            Self::Everybodys => Ok(()),
+            Self::Of(upstream) => cache.confine_brought(verified.digest(), Some(upstream)),
+            Self::Nobodys => cache.confine_brought(verified.digest(), None),
+        };
+        if let Err(error) = confined {
+            verified.discard();
+            return Err(full(error));
+        }
+        cache.publish(verified, reservation).map_err(full)
+    }
+}
+
+/// Everything that the images of a bundle need, and the private upstream whose it is; `None`: it is everybody's.
+#[derive(Debug, Default)]
+pub(super) struct Kept(HashMap<Digest, Option<UpstreamName>>);
+
+impl Kept {
+    /// An image needs this. `private`: its upstream, if it is not everybody's. Of several of these the first one counts.
+    pub fn insert(&mut self, digest: Digest, private: Option<&UpstreamName>) {
+        let holder = self.0.entry(digest).or_insert_with(|| private.cloned());
+        if private.is_none() {
+            *holder = None;
+        }
+    }
+
+    /// Whether an image needs it.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.0.contains_key(digest)
+    }
+
+    /// The private upstream whose it is; `None`: it is everybody's.
+    pub fn holder(&self, digest: &Digest) -> Option<&UpstreamName> {
+        self.0.get(digest)?.as_ref()
+    }
+
+    /// Says whose all of it is.
+    pub fn settle(&self, cache: &Cache) -> io::Result<()> {
+        if !cache.confined.is_active() {
+            return Ok(());
+        }
+        self.0.iter().try_for_each(|(digest, holder)| cache.settle(digest, holder.as_ref()))
+    }
+}

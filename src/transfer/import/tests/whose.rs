@@ -1,0 +1,194 @@
+//! Content of a bundle is confined before it can be found, and to whom it belongs.
+
+use super::*;
+use crate::oci::UpstreamName;
+
+const SECRET: &str = "priv.example/team/app:1";
+const SHARED: &[u8] = b"a layer of both";
+const OWN: &[u8] = b"a layer of the public one";
+
+fn private() -> UpstreamName {
+    "priv.example".parse().unwrap()
+}
+
+/// A site with one private upstream.
+fn guarded() -> Site {
+    let site = site(1 << 20);
+    site.cache.confined.set_private([private()]);
+    site
+}
+
+impl Site {
+    /// To whom content is confined, as the next process would know it, too.
+    fn of(&self, bytes: &[u8]) -> Option<Option<UpstreamName>> {
+        let digest = digest(bytes);
+        let known = self.cache.confined.of(&digest);
+        let file = self.folder().join("private").join(format!("sha256-{}", digest.hex()));
+        let written = std::fs::read_to_string(file).ok().map(|name| name.parse().ok());
+        assert_eq!(known, written, "memory and disk say the same");
+        known
+    }
+
+    fn has(&self, bytes: &[u8]) -> bool {
+        self.cache.known(&digest(bytes)).is_some_and(|known| known.present)
+    }
+}
+
+fn image(layers: &[&[u8]]) -> Vec<u8> {
+    let layers: Vec<Value> = layers.iter().map(|layer| descriptor("application/vnd.oci.image.layer.v1.tar", layer)).collect();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let config = descriptor("application/vnd.oci.image.config.v1+json", CONFIG);
+    json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers }).to_string().into_bytes()
+}
+
+/// A layout with images by name, its index first.
+fn layout(images: &[(&str, &[u8])], blobs: &[&[u8]]) -> Files {
+    let entry = |(name, manifest): &(&str, &[u8])| {
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+        entry
+    };
+    let index = json!({ "schemaVersion": 2, "manifests": images.iter().map(entry).collect::<Vec<_>>() });
+    let mut files: Files = vec![("index.json".into(), index.to_string().into_bytes())];
+    files.extend(blobs.iter().chain(images.iter().map(|(_, manifest)| manifest)).map(|bytes| (path(bytes), bytes.to_vec())));
+    files
+}
+
+/// A bundle whose connection breaks before its end.
+struct Broken(io::Cursor<Vec<u8>>);
+
+impl io::Read for Broken {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            read => Ok(read),
+        }
+    }
+}
+
+async fn import_broken(site: &Site, bundle: &[u8]) {
+    let cut = bundle[..bundle.len() - 1024].to_vec();
+    let input = super::super::super::input::detect(Broken(io::Cursor::new(cut))).unwrap();
+    import(site.cache.clone(), input, Options::default()).await.unwrap_err();
+}
+
+/// All that an interrupted import leaves is confined: to the one upstream of its images, or to nobody.
+#[tokio::test]
+async fn an_import_that_breaks_off_leaves_nothing_open() {
+    let (secret, open) = (image(&[LAYER, SHARED]), image(&[SHARED, OWN]));
+    let one = layout(&[(SECRET, &secret)], &[CONFIG, LAYER, SHARED]);
+    let both = layout(&[(SECRET, &secret), (NAME, &open)], &[CONFIG, LAYER, SHARED, OWN]);
+    let public = layout(&[(NAME, &open)], &[CONFIG, SHARED, OWN]);
+    let index_last = |files: &Files| {
+        let mut files = files.clone();
+        files.rotate_left(1);
+        files
+    };
+    let cases = [
+        (one.clone(), Some(Some(private()))),
+        (index_last(&one), Some(None)),
+        (both.clone(), Some(None)),
+        (index_last(&public), Some(None)),
+        (public, None),
+    ];
+    for (n, (files, expected)) in cases.into_iter().enumerate() {
+        let site = guarded();
+        import_broken(&site, &archive(&files)).await;
+        assert!(site.has(SHARED), "{n}: it goes on from there");
+        assert_eq!(site.of(SHARED), expected, "{n}");
+    }
+    // Of a mirror that has public upstreams only nothing is ever confined.
+    let site = site(1 << 20);
+    import_broken(&site, &archive(&both)).await;
+    assert!(site.has(LAYER) && site.of(LAYER).is_none() && !site.cache.confined.is_active());
+}
+
+/// Without its mark nothing of it may be there, not even for a moment.
+#[tokio::test]
+async fn what_cannot_be_confined_is_not_kept() {
+    let secret = image(&[LAYER]);
+    for images in [vec![(SECRET, &*secret)], vec![(SECRET, &*secret), (NAME, &*secret)]] {
+        let site = guarded();
+        // A file where the folder belongs.
+        std::fs::write(site.folder().join("private"), b"").unwrap();
+        let mut files = layout(&images, &[CONFIG, LAYER]);
+        files.dedup();
+        let error = site.import(&archive(&files)).await.unwrap_err();
+        assert!(matches!(error, ImportError::Io(_)), "{error}");
+        assert_eq!(site.files(), Vec::<String>::new());
+    }
+}
+
+/// Whatever breaks on the way and is tried again: what a public image needs is everybody's, what only private ones need is their
+/// upstream's.
+#[tokio::test]
+async fn a_whole_bundle_says_whose_its_content_is() {
+    let (secret, open) = (image(&[LAYER, SHARED]), image(&[SHARED, OWN]));
+    let whole = archive(&layout(&[(SECRET, &secret), (NAME, &open)], &[CONFIG, LAYER, SHARED, OWN]));
+    for interrupted in [false, true] {
+        let site = guarded();
+        if interrupted {
+            import_broken(&site, &whole).await;
+            assert_eq!((site.of(LAYER), site.of(OWN)), (Some(None), Some(None)));
+        }
+        site.import(&whole).await.unwrap();
+        for theirs in [LAYER, &secret] {
+            assert_eq!(site.of(theirs), Some(Some(private())), "{interrupted}: {}", String::from_utf8_lossy(theirs));
+        }
+        for everybodys in [OWN, SHARED, CONFIG, &open] {
+            assert!(site.has(everybodys));
+            assert_eq!(site.of(everybodys), None, "{interrupted}: {}", String::from_utf8_lossy(everybodys));
+        }
+    }
+}
+
+/// A manifest that a public repository has is no proof that it has what that names.
+#[tokio::test]
+async fn a_public_manifest_opens_nothing_that_a_bundle_brings() {
+    let site = guarded();
+    let evil = image(&[LAYER]);
+    let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "evil/app".parse().unwrap() };
+    let media_type = crate::oci::MediaType::OCI_MANIFEST;
+    site.cache.put(digest(&evil), evil.clone().into()).await.unwrap();
+    site.cache.learn_manifest(&scope, &digest(&evil), &media_type).await;
+    let secret = image(&[LAYER, SHARED]);
+    site.import(&archive(&layout(&[(SECRET, &secret)], &[CONFIG, LAYER, SHARED]))).await.unwrap();
+    assert_eq!((site.of(LAYER), site.of(&evil)), (Some(Some(private())), None));
+}
+
+/// The order of bundles does not matter: a public image is whole for everybody, also where it is a delta against a private one.
+#[tokio::test]
+async fn what_images_share_is_everybodys_whichever_comes_first() {
+    let (secret, open) = (image(&[LAYER, SHARED]), image(&[SHARED, OWN]));
+    let secret = archive(&layout(&[(SECRET, &secret)], &[CONFIG, LAYER, SHARED]));
+    for carried in [vec![CONFIG, SHARED, OWN], vec![OWN]] {
+        let site = guarded();
+        site.import(&secret).await.unwrap();
+        assert_eq!(site.of(SHARED), Some(Some(private())));
+        site.import(&archive(&layout(&[(NAME, &open)], &carried))).await.unwrap();
+        assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(Some(private()))));
+    }
+    let site = guarded();
+    site.import(&archive(&layout(&[(NAME, &open)], &[CONFIG, SHARED, OWN]))).await.unwrap();
+    site.import(&secret).await.unwrap();
+    assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(Some(private()))));
+}
+
+/// The other side of that: no bundle has an image of a public upstream that names what came through a private one alone.
+#[tokio::test]
+async fn an_export_takes_no_public_manifests_word() {
+    let site = guarded();
+    let (secret, evil) = (image(&[LAYER]), image(&[LAYER, OWN]));
+    site.import(&archive(&layout(&[(SECRET, &secret)], &[CONFIG, LAYER]))).await.unwrap();
+    site.import(&archive(&layout(&[(NAME, &evil)], &[OWN]))).await.unwrap();
+    // As if a pull had brought the manifest.
+    site.cache.confine_brought(&digest(LAYER), None).unwrap();
+    std::fs::write(site.folder().join("private").join(format!("sha256-{}", digest(LAYER).hex())), "priv.example").unwrap();
+    let plan = |wish: &str| export::plan(&site.tree, &[wish.parse().unwrap()], None, &[], &BTreeSet::from([private()]));
+    let error = plan(NAME).unwrap_err().to_string();
+    assert!(
+        error.contains("came through an upstream that is not everybody's") && error.contains("roadstead prefetch"),
+        "{error}"
+    );
+    assert_eq!(plan(SECRET).unwrap().lock.len(), 1);
+}
