@@ -7,6 +7,7 @@ use http::header;
 
 use super::body::Source as Bytes;
 use super::cache_status::From;
+use super::error::Said;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
 use super::{Pull, PullError, Request};
@@ -56,7 +57,7 @@ impl Pull {
             return Err(PullError::Offline { scope: scope.clone(), what });
         }
         if self.negative.is_remembered(scope, asker, &what) {
-            return Err(PullError::NotFound { scope: scope.clone(), what, remembered: true });
+            return Err(PullError::NotFound { scope: scope.clone(), what, said: Said::Before });
         }
         let answer = match request.head {
             true => self.probe(request, asker, digest).await,
@@ -67,7 +68,7 @@ impl Pull {
             _ if matches!(error, PullError::NotFound { .. }) => error,
             Ok(site) if error.is_not_found() => {
                 self.negative.remember(scope, asker, &what, error.believe(site.freshness.negative));
-                PullError::NotFound { scope: scope.clone(), what, remembered: false }
+                PullError::NotFound { scope: scope.clone(), what, said: Said::Now }
             }
             _ => self.told(scope, error),
         })

@@ -4,8 +4,10 @@
 //! 503 with Retry-After, so that clients go on to their next source at once. An upstream's challenge is never relayed;
 //! a 401 is the mirror's own, where it wants the client's login.
 
+use std::fmt;
 use std::time::Duration;
 
+use super::cache_status::Stale;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
@@ -23,14 +25,14 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
     /// The upstream says that it is not there.
-    #[error("{scope} has no {what}")]
+    #[error("{scope} has no {what}{said}")]
     NotFound {
         /// Where it was looked for.
         scope: Scope,
         /// The tag or digest, in words.
         what: String,
-        /// The upstream said so a moment ago and was not asked again.
-        remembered: bool,
+        /// When the upstream said so.
+        said: Said,
     },
     /// The mirror is offline, and it is not cached.
     #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline){}", fetch_it(.scope, .what), upstream = .scope.upstream)]
@@ -97,6 +99,27 @@ pub enum PullError {
     /// A task of the mirror panicked. Logged where it happened.
     #[error("the mirror failed at this request")]
     Internal,
+}
+
+/// When an upstream said that it has not got something.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// When it was asked for this request.
+    Now,
+    /// A moment ago; it was not asked again.
+    Before,
+    /// When it was last asked. Now it cannot be.
+    Stale(Box<Stale>),
+}
+
+impl fmt::Display for Said {
+    /// What is to be added to the fact itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now | Self::Before => Ok(()),
+            Self::Stale(stale) => write!(f, ", as its upstream said when it was last asked ({})", stale.why),
+        }
+    }
 }
 
 /// The command that would fetch it, where it can be named.
@@ -188,6 +211,7 @@ impl PullError {
     /// How it is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
+            Self::NotFound { said: Said::Stale(_), .. } => Outcome::Stale,
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
             Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::cache_status::From;
+use super::error::Said;
 use super::flight::Landed;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence, Key};
@@ -58,7 +59,10 @@ impl Pull {
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let Resolved { digest, how, held } = match reference {
-            Reference::Tag(tag) => self.resolve(scope, asker, tag, request.wants_check()).await?,
+            Reference::Tag(tag) => match self.resolve(scope, asker, tag, request.wants_check()).await {
+                Ok(resolved) => resolved,
+                Err(error) => return Err(Box::pin(self.as_last_heard(scope, tag, error)).await),
+            },
             Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh, held: None },
         };
         let held = match held {
@@ -81,9 +85,9 @@ impl Pull {
             (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
             (None, How::Fresh) => From::cache(held.tier),
             (None, How::Revalidated) => From::revalidated(),
-            (None, How::Stale { overdue, why, reason }) => {
-                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
-                From::stale(overdue, &why, reason)
+            (None, How::Stale(stale)) => {
+                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
+                From::stale(&stale)
             }
         };
         if !request.head {
@@ -126,7 +130,7 @@ impl Pull {
             return Err(PullError::Offline { scope: scope.clone(), what: what() });
         }
         if self.negative.is_remembered(scope, asker, &what()) {
-            return Err(PullError::NotFound { scope: scope.clone(), what: what(), remembered: true });
+            return Err(PullError::NotFound { scope: scope.clone(), what: what(), said: Said::Before });
         }
         if !self.is_open(scope) {
             self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
@@ -138,7 +142,7 @@ impl Pull {
             if let Ok(site) = self.site(scope) {
                 self.negative.remember(scope, asker, &what(), error.believe(site.freshness.negative));
             }
-            PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
+            PullError::NotFound { scope: scope.clone(), what: what(), said: Said::Now }
         })
     }
 

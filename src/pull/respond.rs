@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::body::{Body, Segment, Source};
 use super::cache_status::From;
+use super::error::Said;
 use super::listing::Page;
 use super::manifest::Held;
 use super::{PullError, Request};
@@ -160,7 +161,12 @@ impl Request<'_> {
         let message = error.to_string();
         let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
         let cache_status = match &error {
-            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".into(),
+            PullError::NotFound { said: Said::Stale(stale), .. } => {
+                let From { cache_status, warning, .. } = From::stale(stale);
+                insert(response.headers_mut(), header::WARNING, &warning.unwrap_or_default());
+                cache_status
+            }
+            PullError::NotFound { said: Said::Before, .. } => "roadstead; hit; detail=negative".into(),
             PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".into(),
             _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".into(),
             _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".into(),

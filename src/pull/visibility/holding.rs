@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::error::Said;
 use super::super::{Pull, PullError};
 use super::verdicts::ask;
 use super::{Asker, Evidence, is_open};
@@ -54,7 +55,7 @@ impl Pull {
             return self.was_known_to_hold(scope, &digest).await.then_some(()).ok_or(offline);
         }
         if self.negative.is_remembered(scope, asker, &evidence.absence()) {
-            return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
+            return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), said: Said::Before });
         }
         let flight = || {
             let (this, upstream) = (self.clone(), self.upstream(scope, asker));

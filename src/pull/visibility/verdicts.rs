@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::error::Said;
 use super::super::{Pull, PullError, Request, Site};
 use super::asker::Guest;
 use super::{Asker, Evidence};
@@ -121,7 +122,7 @@ impl Pull {
             }
             let asker = Asker::unverified(guest.clone());
             if self.negative.is_remembered(scope, &asker, &evidence.absence()) {
-                return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
+                return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), said: Said::Before });
             }
             let flight = || {
                 let (this, scope, evidence) = (self.clone(), scope.clone(), evidence.clone());
@@ -194,7 +195,7 @@ impl Pull {
     /// "Not found", remembered for who asked.
     pub(super) fn absent(&self, site: &Site, scope: &Scope, asker: &Asker, evidence: &Evidence, error: &PullError) -> PullError {
         self.negative.remember(scope, asker, &evidence.absence(), error.believe(site.freshness.negative));
-        PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: false }
+        PullError::NotFound { scope: scope.clone(), what: evidence.what(), said: Said::Now }
     }
 }
 
