@@ -218,6 +218,8 @@ impl Pull {
         Ok(Page { body: index.to_string().into(), next: None, filters_applied })
     }
 
+    /// The entries of that index. None if the tag stands for something else: to some registries (GitLab) it is another way to
+    /// write the digest, and gives the manifest itself.
     async fn index_by_tag(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Vec<Value>, PullError> {
         // The encoded part is cut at 64 characters.
         let hex = digest.hex();
@@ -226,10 +228,16 @@ impl Pull {
         // The tag may be here already.
         let asker = self.verified(scope, asker, &tag).await?;
         let resolved = self.resolve(scope, &asker, &tag, false).await?;
+        if resolved.digest == *digest {
+            return Ok(Vec::new());
+        }
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
             None => self.fetch_manifest(scope, &asker, &resolved.digest).await?.held,
         };
+        if held.media_type != MediaType::OCI_INDEX {
+            return Ok(Vec::new());
+        }
         let mut index: Value = serde_json::from_slice(&held.bytes).map_err(|_| PullError::Internal)?;
         Ok(index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }

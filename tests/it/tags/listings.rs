@@ -158,6 +158,27 @@ async fn t22_referrers_are_made_from_the_tag_schema() {
     assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
 }
 
+/// T22: what the tag stands for is no list of referrers, but the manifest itself (GitLab takes the tag for the digest), or
+/// some other one.
+#[tokio::test]
+async fn t22_only_an_index_of_its_own_lists_referrers() {
+    let image = Image::small(1);
+    let index = Index::oci(vec![image.clone()]);
+    let docker = Index::docker(vec![image.clone()]);
+    for (subject, tagged) in
+        [(&index.manifest, &index.manifest), (&index.manifest, &image.manifest), (&image.manifest, &docker.manifest)]
+    {
+        let up = Upstream::start().await;
+        up.push_index(REPOSITORY, "latest", &index);
+        up.push_index(REPOSITORY, "docker", &docker);
+        up.tag(REPOSITORY, &subject.digest.to_string().replace(':', "-"), &tagged.digest);
+        let mirror = Mirror::of(&up).await;
+        for _ in 0..2 {
+            assert_eq!(digests(&mirror.get(&referrers(subject)).await), [] as [String; 0], "{}", tagged.media_type);
+        }
+    }
+}
+
 /// T22: not a digest; an upstream that cannot be asked.
 #[tokio::test]
 async fn t22_referrers_that_cannot_be_known_are_an_error() {
