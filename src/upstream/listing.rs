@@ -68,7 +68,8 @@ impl Upstream {
     /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
-    /// `None`: the upstream has no such API, which it shows by 404, 405, 501 or something that is no index.
+    /// `None`: the upstream has no such API, which it shows by 400, 404, 405, 406, 501 or something that is no index. (A 400 to
+    /// a `page` is about that page.)
     pub async fn referrers(
         &self,
         repository: &Repository,
@@ -79,8 +80,10 @@ impl Upstream {
         let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
         let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
-        let lacks =
-            |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
+        let lacks = |status: StatusCode| match status.as_u16() {
+            400 => page.is_none(),
+            status => matches!(status, 404 | 405 | 406 | 501),
+        };
         let (bytes, next, headers) =
             self.list(Kind::Referrers, repository, format!("referrers/{digest}"), &query, INDEX, lacks).await?;
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(ToOwned::to_owned);

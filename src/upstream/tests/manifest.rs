@@ -254,8 +254,10 @@ async fn t22_referrers() {
     assert_eq!(server.seen()[2].target, format!("/v2/a/b/referrers/{digest}?artifactType=a%2Fb&artifactType=c%2Fd"));
 
     for reply in [
+        Reply::new(400),
         Reply::new(404),
         Reply::new(405),
+        Reply::new(406),
         Reply::new(501),
         Reply::new(200).header("content-type", "application/json").body(body),
         Reply::new(200).body(body),
@@ -272,4 +274,7 @@ async fn t22_referrers() {
         let error = anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
+    let server = always(Reply::new(400)).await;
+    let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2")).await;
+    assert_eq!(page.unwrap_err().class(), Class::Invalid, "there was a first page");
 }

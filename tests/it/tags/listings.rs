@@ -153,6 +153,12 @@ async fn t22_referrers_are_made_from_the_tag_schema() {
     let mirror = Mirror::of(&up).await;
     let all = mirror.get(&path).await;
     assert_eq!(digests(&all), artifacts.each_ref().map(|artifact| artifact.manifest.digest.to_string()));
+    // However an upstream says that it has no such API.
+    for status in [400, 404, 405, 406, 501] {
+        up.on("/v2/*/referrers/*").always(Act::status(status));
+        let answer = Mirror::of(&up).await.get(&path).await;
+        assert_eq!(digests(&answer), digests(&all), "{status}");
+    }
     let filtered = mirror.get(&format!("{path}?artifactType=application/x.signature")).await;
     assert_eq!(digests(&filtered), [artifacts[1].manifest.digest.to_string()]);
     assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
