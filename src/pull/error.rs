@@ -168,6 +168,15 @@ impl PullError {
         }
     }
 
+    /// There is an answer, and it is wrong or cannot be used.
+    pub fn is_invalid(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.class() == Class::Invalid,
+            Self::Invalid { .. } => true,
+            _ => false,
+        }
+    }
+
     /// In a word, for metrics and `Cache-Status`.
     pub fn label(&self) -> &'static str {
         match self {

@@ -1,7 +1,8 @@
 //! Lists that change: the tags of a repository, the referrers of a manifest.
 //!
 //! Relayed, one request for many who ask for the same page. When the upstream cannot be asked, tags are listed as far
-//! as they were pulled, referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
+//! as they were pulled (not when it has answered and that cannot be passed on: nobody could tell the short list from the
+//! whole one), referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
 //! that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404 for a valid digest.
 
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl Pull {
         let landed = self.tag_lists.join((scope.clone(), page.clone(), asker.key()), flight).await.ok_or(PullError::Internal)?;
         match landed.value {
             Ok(listed) => Ok(request.list(listed, "application/json", From::uncached(landed.joined))),
-            Err(error) if error.is_outage() => {
+            Err(error) if error.is_outage() && !error.is_invalid() => {
                 let why = error.to_string();
                 self.known_tags(request, asker, page, error, &why).await
             }
