@@ -20,6 +20,7 @@ mod resolve;
 pub mod respond;
 mod visibility;
 pub mod wanted;
+mod what;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ impl Pull {
                 self.refused(&asker);
             }
             if let Wanted::Manifest(reference) = wanted
-                && (matches!(error, PullError::Offline { .. }) || error.is_outage())
+                && error.is_unanswered()
             {
                 self.wanted.note(request.permit.scope(), reference);
             }

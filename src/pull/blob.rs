@@ -7,9 +7,9 @@ use http::header;
 
 use super::body::Source as Bytes;
 use super::cache_status::From;
-use super::error::Said;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
+use super::what::What;
 use super::{Pull, PullError, Request};
 use crate::cache::read::Reader;
 use crate::cache::{Content, Hit};
@@ -52,26 +52,14 @@ impl Pull {
     /// Answers a request for a blob that is not here.
     async fn missing_blob(self: &Arc<Self>, request: &Request<'_>, asker: &Asker, digest: &Digest) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let what = format!("blob {digest}");
-        if self.site(scope)?.upstream.is_offline() {
-            return Err(PullError::Offline { scope: scope.clone(), what });
-        }
-        if self.negative.is_remembered(scope, asker, &what) {
-            return Err(PullError::NotFound { scope: scope.clone(), what, said: Said::Before });
-        }
-        let answer = match request.head {
-            true => self.probe(request, asker, digest).await,
-            false => self.fill(request, asker, digest).await,
-        };
-        answer.map_err(|error| match self.site(scope) {
-            // It was remembered where it was said.
-            _ if matches!(error, PullError::NotFound { .. }) => error,
-            Ok(site) if error.is_not_found() => {
-                self.negative.remember(scope, asker, &what, error.believe(site.freshness.negative));
-                PullError::NotFound { scope: scope.clone(), what, said: Said::Now }
+        let asking = async {
+            match request.head {
+                true => self.probe(request, asker, digest).await,
+                false => self.fill(request, asker, digest).await,
             }
-            _ => self.told(scope, error),
-        })
+        };
+        let answer = self.unless_absent(scope, asker, &What::Blob(*digest), asking).await;
+        answer.map_err(|error| self.told(scope, error))
     }
 
     /// An outage as the operator wants it told.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::cache_status::Stale;
+use super::what::What;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
@@ -29,8 +30,8 @@ pub enum PullError {
     NotFound {
         /// Where it was looked for.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
+        /// What.
+        what: What,
         /// When the upstream said so.
         said: Said,
     },
@@ -39,8 +40,8 @@ pub enum PullError {
     Offline {
         /// Where it would be looked for.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
+        /// What.
+        what: What,
     },
     /// The upstream's content is for those who sign in with a login of their own, and this request has none.
     #[error("{upstream} is read through this mirror with a login of your own for it: sign in to the mirror with that", upstream = .scope.upstream)]
@@ -75,10 +76,10 @@ pub enum PullError {
     Invalid {
         /// From where.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
+        /// What.
+        what: What,
         /// What is wrong with it.
-        problem: String,
+        problem: Box<str>,
     },
     /// It can only be passed through, and this client would not see it break off.
     #[error(
@@ -123,11 +124,11 @@ impl fmt::Display for Said {
 }
 
 /// The command that would fetch it, where it can be named.
-fn fetch_it(scope: &Scope, what: &str) -> String {
-    let reference = match (what.strip_prefix("the tag "), what.strip_prefix("manifest ")) {
-        (Some(tag), _) => format!("{scope}:{tag}"),
-        (_, Some(digest)) => format!("{scope}@{digest}"),
-        _ => return String::new(),
+fn fetch_it(scope: &Scope, what: &What) -> String {
+    let reference = match what {
+        What::Tag(tag) => format!("{scope}:{tag}"),
+        What::Manifest(digest) => format!("{scope}@{digest}"),
+        What::Blob(_) | What::Tags | What::Referrers(_) => return String::new(),
     };
     format!("; fetch it where there is a connection with: roadstead prefetch {reference}")
 }
@@ -166,6 +167,11 @@ impl PullError {
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
+    }
+
+    /// Nobody has said anything about the content: an outage, or the mirror is offline.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Offline { .. }) || self.is_outage()
     }
 
     /// There is an answer, and it is wrong or cannot be used.
@@ -277,5 +283,32 @@ impl PullError {
             _ => None,
         };
         waits.then(|| told.unwrap_or(RETRY_AFTER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn offline_says_how_to_fetch_what_can_be_fetched() {
+        let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "team/a".parse().unwrap() };
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        for (what, begins, fetched) in [
+            (
+                What::Tag("v1".parse().unwrap()),
+                "tag v1 of docker.io/team/a is".to_owned(),
+                Some("docker.io/team/a:v1".to_owned()),
+            ),
+            (What::Manifest(digest), format!("manifest {digest} of"), Some(format!("docker.io/team/a@{digest}"))),
+            (What::Blob(digest), format!("blob {digest} of"), None),
+            (What::Tags, "the list of tags of docker.io/team/a".to_owned(), None),
+            (What::Referrers(digest), format!("the list of referrers of {digest} of"), None),
+        ] {
+            let text = PullError::Offline { scope: scope.clone(), what }.to_string();
+            assert!(text.starts_with(&begins), "{text}");
+            assert_eq!(text.split_once("roadstead prefetch ").map(|(_, reference)| reference.to_owned()), fetched, "{text}");
+        }
     }
 }

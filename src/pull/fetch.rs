@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::visibility::Asker;
+use super::what::What;
 use super::{Pull, PullError};
 use crate::cache::Cache;
 use crate::fill::{FillError, Source};
@@ -46,7 +47,7 @@ impl Pull {
     /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.
     pub async fn refresh(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Digest, PullError> {
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
         }
         let landed = self.check_tag(scope, &Asker::default(), tag, false, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
@@ -58,7 +59,7 @@ impl Pull {
             return Ok(held.bytes);
         }
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("manifest {digest}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
         }
         Ok(self.fetch_manifest(scope, &Asker::default(), digest).await?.held.bytes)
     }
@@ -78,7 +79,7 @@ impl Pull {
             return Ok(false);
         }
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("blob {digest}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Blob(*digest) });
         }
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
@@ -113,7 +114,7 @@ impl Pull {
     /// All tags of a repository, as the upstream lists them.
     pub async fn list_tags(self: &Arc<Self>, scope: &Scope) -> Result<Vec<Tag>, PullError> {
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: "the list of tags".into() });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Tags });
         }
         let upstream = self.site(scope)?.upstream.clone();
         let (mut tags, mut query) = (Vec::new(), String::new());

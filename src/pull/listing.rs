@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::cache_status::From;
 use super::respond::Answer;
 use super::visibility::{Asker, Key};
+use super::what::What;
 use super::{Pull, PullError, Request};
 use crate::cache::Tier;
 use crate::cache::records::ReferrersRecord;
@@ -58,7 +59,7 @@ impl Pull {
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         if self.site(scope)?.upstream.is_offline() {
-            let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
+            let missing = PullError::Offline { scope: scope.clone(), what: What::Tags };
             return self.known_tags(request, asker, page, missing, "the mirror is offline").await;
         }
         let upstream = self.upstream(scope, asker)?;
@@ -141,7 +142,7 @@ impl Pull {
             (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
             (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
             (None, _) if offline => {
-                let offline = PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") };
+                let offline = PullError::Offline { scope: scope.clone(), what: What::Referrers(*digest) };
                 return Err(match asker.is_verified() {
                     true => offline,
                     false => PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) },

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::cache_status::From;
-use super::error::Said;
 use super::flight::Landed;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence, Key};
+use super::what::What;
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
@@ -125,25 +125,13 @@ impl Pull {
 
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
     async fn pull_manifest(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Pulled, PullError> {
-        let what = || format!("manifest {digest}");
-        if self.site(scope)?.upstream.is_offline() {
-            return Err(PullError::Offline { scope: scope.clone(), what: what() });
-        }
-        if self.negative.is_remembered(scope, asker, &what()) {
-            return Err(PullError::NotFound { scope: scope.clone(), what: what(), said: Said::Before });
-        }
-        if !self.is_open(scope) {
-            self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
-        }
-        self.fetch_manifest(scope, asker, digest).await.map_err(|error| {
-            if !error.is_not_found() {
-                return error;
+        let asking = async {
+            if !self.is_open(scope) {
+                self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
             }
-            if let Ok(site) = self.site(scope) {
-                self.negative.remember(scope, asker, &what(), error.believe(site.freshness.negative));
-            }
-            PullError::NotFound { scope: scope.clone(), what: what(), said: Said::Now }
-        })
+            self.fetch_manifest(scope, asker, digest).await
+        };
+        self.unless_absent(scope, asker, &What::Manifest(*digest), asking).await
     }
 
     /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, and it was for
@@ -190,7 +178,10 @@ impl Pull {
         digest: &Digest,
         fetched: FetchedManifest,
     ) -> Result<Held, PullError> {
-        let invalid = |problem: String| PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem };
+        let invalid = |problem: String| {
+            let problem = problem.into();
+            PullError::Invalid { scope: scope.clone(), what: What::Manifest(*digest), problem }
+        };
         if fetched.is_other_than(digest) {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));

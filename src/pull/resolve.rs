@@ -14,6 +14,7 @@ use super::flight::Landed;
 use super::manifest::Held;
 use super::plan::{self, Course, Plan};
 use super::visibility::Asker;
+use super::what::What;
 use super::{Pull, PullError};
 use crate::cache::records::{AbsenceRecord, TagRecord};
 use crate::clock::Timestamp;
@@ -132,11 +133,11 @@ impl Pull {
             }
             (Course::Check(within), Some(record)) => (within, record),
             (Course::Nothing, _) => {
-                return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+                return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
             }
             (Course::Need, _) | (_, None) => {
-                if !demand.check && self.negative.is_remembered(scope, asker, tag.as_str()) {
-                    return Err(not_found(scope, tag, Said::Before));
+                if !demand.check {
+                    self.not_remembered(scope, asker, &What::Tag(tag.clone()))?;
                 }
                 let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
@@ -178,7 +179,8 @@ impl Pull {
         }
         let (why, reason) = (outage.to_string(), outage.label());
         self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
-        not_found(scope, tag, Said::Stale(Box::new(Stale { overdue, why, reason })))
+        let said = Said::Stale(Box::new(Stale { overdue, why, reason }));
+        PullError::NotFound { scope: scope.clone(), what: What::Tag(tag.clone()), said }
     }
 
     /// Joins the check of a tag, or begins it; once more, if it was joined and is not `enough`: the next one begins after
@@ -224,10 +226,8 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 self.cache.remove_tag(&scope, &tag).await;
-                let negative = self.site(&scope)?.freshness.terms(scope.repository.as_str(), tag.as_str()).negative;
-                self.negative.remember(&scope, &asker, tag.as_str(), error.believe(negative));
                 self.cache.set_absence(&scope, &tag, &AbsenceRecord { checked_at: asked }).await;
-                return Err(not_found(&scope, &tag, Said::Now));
+                return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error));
             }
             // Told when it began.
             Err(PullError::Upstream(error)) if error.was_not_asked() => {}
@@ -284,18 +284,14 @@ fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str)
     Resolved { digest: record.digest, how: How::Stale(Stale { overdue, why: why.to_owned(), reason }), held: None }
 }
 
-fn not_found(scope: &Scope, tag: &Tag, said: Said) -> PullError {
-    PullError::NotFound { scope: scope.clone(), what: format!("tag {tag}"), said }
-}
-
 /// The upstream has just named this manifest: that it has no such thing, as a replica may say that lags behind the one
 /// that was asked first, is no word on the tag. Nothing is believed of an upstream that contradicts itself.
 fn contradicted(scope: &Scope, digest: &Digest, error: PullError) -> PullError {
     if !error.is_not_found() {
         return error;
     }
-    let problem = "a 404, although it has just named this for the tag".to_owned();
-    PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem }
+    let problem = "a 404, although it has just named this for the tag".into();
+    PullError::Invalid { scope: scope.clone(), what: What::Manifest(*digest), problem }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use moka::sync::Cache as Memory;
 
 use super::Flight;
 use super::flight::Flights;
+use super::what::What;
 use crate::config::Visibility as Of;
 use crate::oci::{Digest, Reference, Scope};
 use asker::Secrecy;
@@ -84,20 +85,12 @@ pub(super) enum Evidence {
 }
 
 impl Evidence {
-    /// In words, as errors and the memory of absences have it.
-    fn what(&self) -> String {
+    /// The same, as errors and the memory of absences have it.
+    fn what(&self) -> What {
         match self {
-            Self::Manifest(Reference::Tag(tag)) => format!("tag {tag}"),
-            Self::Manifest(Reference::Digest(digest)) => format!("manifest {digest}"),
-            Self::Blob(digest) => format!("blob {digest}"),
-        }
-    }
-
-    /// Under which an absence is remembered, here as elsewhere in `pull`.
-    fn absence(&self) -> String {
-        match self {
-            Self::Manifest(Reference::Tag(tag)) => tag.to_string(),
-            _ => self.what(),
+            Self::Manifest(Reference::Tag(tag)) => What::Tag(tag.clone()),
+            Self::Manifest(Reference::Digest(digest)) => What::Manifest(*digest),
+            Self::Blob(digest) => What::Blob(*digest),
         }
     }
 }

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::error::Said;
-use super::super::{Pull, PullError, Request, Site};
+use super::super::{Pull, PullError, Request};
 use super::asker::Guest;
 use super::{Asker, Evidence};
 use crate::config::Visibility as Of;
@@ -116,14 +115,11 @@ impl Pull {
             if let Some(verdict) = self.verdict(guest) {
                 return verdict;
             }
-            if self.site(scope)?.upstream.is_offline() {
-                let offline = PullError::Offline { scope: scope.clone(), what: evidence.what() };
-                return Err(PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) });
-            }
             let asker = Asker::unverified(guest.clone());
-            if self.negative.is_remembered(scope, &asker, &evidence.absence()) {
-                return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), said: Said::Before });
-            }
+            self.may_ask(scope, &asker, &evidence.what()).map_err(|error| match error {
+                PullError::Offline { .. } => PullError::Unverified { scope: scope.clone(), cause: Box::new(error) },
+                error => error,
+            })?;
             let flight = || {
                 let (this, scope, evidence) = (self.clone(), scope.clone(), evidence.clone());
                 async move { this.check(&scope, &asker, &evidence).await }
@@ -153,7 +149,7 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 counted("not_found");
-                Err(self.absent(site, scope, asker, evidence, &error))
+                Err(self.absent(scope, asker, &evidence.what(), error))
             }
             Err(error @ PullError::Upstream(_)) if error.is_denied() => {
                 counted("no");
@@ -190,12 +186,6 @@ impl Pull {
             self.visibility.verdicts.insert(guest.key, Verdict { until, refusal: Some(error.clone().into()) });
         }
         Ok(asked?)
-    }
-
-    /// "Not found", remembered for who asked.
-    pub(super) fn absent(&self, site: &Site, scope: &Scope, asker: &Asker, evidence: &Evidence, error: &PullError) -> PullError {
-        self.negative.remember(scope, asker, &evidence.absence(), error.believe(site.freshness.negative));
-        PullError::NotFound { scope: scope.clone(), what: evidence.what(), said: Said::Now }
     }
 }
 

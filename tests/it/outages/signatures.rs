@@ -13,9 +13,9 @@ fn about(subject: &Blob, suffix: &str) -> String {
     manifest_path(REPOSITORY, format!("sha256-{}{suffix}", subject.digest.hex()))
 }
 
-/// Nothing is believed for longer than a moment.
-fn brief(settings: &mut Settings) {
-    settings.set("freshness", "negative", "1ms").set("freshness", "fresh_for", "0s");
+/// Nothing is believed.
+fn unbelieving(settings: &mut Settings) {
+    settings.set("freshness", "negative", "0s").set("freshness", "fresh_for", "0s");
 }
 
 /// An upstream with an image that has no signature, and a mirror that has pulled it and knows that.
@@ -24,7 +24,7 @@ async fn unsigned(change: impl FnOnce(&mut Settings)) -> (Upstream, Image, Mirro
     let image = Image::small(1);
     up.push_image(REPOSITORY, "latest", &image);
     let mirror = Mirror::with(&up, |settings| {
-        brief(settings);
+        unbelieving(settings);
         change(settings);
     })
     .await;

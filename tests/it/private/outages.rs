@@ -50,6 +50,8 @@ async fn without_the_upstream_only_verdicts_count() {
                 // Something that is not cached looks the same.
                 if user == "bob" {
                     assert_eq!(answer.status(), 503, "{path}: {}", answer.text());
+                    let hint = !down && method == "GET" && path.contains("/manifests/");
+                    assert_eq!(answer.text().contains("roadstead prefetch "), hint, "{path}: {}", answer.text());
                     let cold = path.replace("team/secret", "team/cold");
                     let cold = match method {
                         "HEAD" => client::head(this.mirror.address(), &cold, &all).await,
@@ -75,7 +77,7 @@ async fn without_the_upstream_only_verdicts_count() {
 #[tokio::test]
 async fn without_the_upstream_absences_are_for_verdicts() {
     let this = Private::warm(|settings| {
-        settings.set("freshness", "negative", "1ms");
+        settings.set("freshness", "negative", "0s");
     })
     .await;
     let signature = |repository| manifest_path(repository, format!("sha256-{}.sig", this.secret.manifest.digest.hex()));
