@@ -49,7 +49,7 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
         }
-        let landed = self.check_tag(scope, &Asker::default(), tag, false, |_| false).await.ok_or(PullError::Internal)?;
+        let landed = self.check_tag(scope, &Asker::Mirror, tag, false, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 
@@ -61,7 +61,7 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
         }
-        Ok(self.fetch_manifest(scope, &Asker::default(), digest).await?.held.bytes)
+        Ok(self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held.bytes)
     }
 
     /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here
@@ -133,6 +133,6 @@ impl Pull {
 
     /// The list of what refers to a manifest, which is also kept for offline clients.
     pub async fn list_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
-        Ok(self.ask_for_referrers(scope, &Asker::default(), digest, &ReferrersQuery::default()).await?.body)
+        Ok(self.ask_for_referrers(scope, &Asker::Mirror, digest, &ReferrersQuery::default()).await?.body)
     }
 }
