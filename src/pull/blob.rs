@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use http::header;
 
-use super::body::Source as Bytes;
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
 use super::what::What;
-use super::{Pull, PullError, Request};
+use super::{Pull, PullError, Request, body};
 use crate::cache::read::Reader;
 use crate::cache::{Content, Hit};
 use crate::fill::{FillError, Join, Source};
@@ -29,10 +28,10 @@ impl Pull {
             self.vouch(scope, asker, Evidence::Blob(*digest)).await.map_err(|error| self.told(scope, error))?;
             if let Some(hit) = self.unless_wrong(request, digest, hit).await {
                 let content = match hit.content {
-                    Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
+                    Content::File(file) => body::Source::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
                     content => content.into(),
                 };
-                return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
+                return Ok(request.blob(content, Some(hit.size), digest, ServedFrom::cache(hit.tier)));
             }
         }
         Box::pin(self.missing_blob(request, asker, digest)).await
@@ -104,7 +103,7 @@ impl Pull {
                 head => head,
             };
             match size {
-                Ok(size) => return Ok(request.blob(Bytes::Fill(reader), size, digest, From::upstream(!began))),
+                Ok(size) => return Ok(request.blob(body::Source::Fill(reader), size, digest, ServedFrom::upstream(!began))),
                 // Somebody else's repository or upstream; this request has its own.
                 Err(error) if !began && reader.leaves_hope(&error, &source) => {}
                 Err(FillError::NoRoom(_)) => {
@@ -141,7 +140,7 @@ impl Pull {
         };
         let landed = self.probes.join((scope.clone(), *digest, asker.key()), flight).await.ok_or(PullError::Internal)?;
         let size = landed.value?.or_else(|| self.told_size(scope, digest));
-        Ok(request.blob(Bytes::None, size, digest, From::uncached(landed.joined)))
+        Ok(request.blob(body::Source::None, size, digest, ServedFrom::uncached(landed.joined)))
     }
 
     /// A blob's size, as a manifest of the same repository has it.

@@ -22,7 +22,7 @@ pub struct Stale {
 
 /// Where the content of an answer came from.
 #[derive(Clone, Debug)]
-pub struct From {
+pub struct ServedFrom {
     /// How it is counted.
     pub outcome: Outcome,
     /// The member of `Cache-Status` that is this mirror's own.
@@ -31,7 +31,7 @@ pub struct From {
     pub(super) warning: Option<String>,
 }
 
-impl From {
+impl ServedFrom {
     fn new(outcome: Outcome, cache_status: impl Into<Cow<'static, str>>) -> Self {
         Self { outcome, cache_status: cache_status.into(), warning: None }
     }

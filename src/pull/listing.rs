@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::respond::Answer;
 use super::visibility::{Asker, Key};
 use super::what::What;
@@ -72,7 +72,7 @@ impl Pull {
         };
         let landed = self.tag_lists.join((scope.clone(), page.clone(), asker.key()), flight).await.ok_or(PullError::Internal)?;
         match landed.value {
-            Ok(listed) => Ok(request.list(listed, "application/json", From::uncached(landed.joined))),
+            Ok(listed) => Ok(request.list(listed, "application/json", ServedFrom::uncached(landed.joined))),
             Err(error) if error.is_outage() && !error.is_invalid() => {
                 let why = error.to_string();
                 self.known_tags(request, asker, page, error, &why).await
@@ -105,7 +105,7 @@ impl Pull {
             (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
         tags.truncate(limit);
         let body = json!({ "name": scope.repository, "tags": tags }).to_string().into();
-        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", From::stale_list(why)))
+        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", ServedFrom::stale_list(why)))
     }
 
     /// Answers a request for what refers to a manifest.
@@ -139,8 +139,8 @@ impl Pull {
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
-            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
-            (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
+            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, ServedFrom::cache(Tier::Disk))),
+            (Some(page), _) if offline => return Ok(list(page, ServedFrom::stale_list("the mirror is offline"))),
             (None, _) if offline => {
                 let offline = PullError::Offline { scope: scope.clone(), what: What::Referrers(*digest) };
                 return Err(match asker.is_verified() {
@@ -158,9 +158,9 @@ impl Pull {
         let key = (scope.clone(), *digest, query.clone(), asker.key());
         let landed = self.referrers.join(key, flight).await.ok_or(PullError::Internal)?;
         match (landed.value, record) {
-            (Ok(page), _) => Ok(list(page, From::uncached(landed.joined))),
+            (Ok(page), _) => Ok(list(page, ServedFrom::uncached(landed.joined))),
             (Err(error), Some(page)) if error.is_outage() && age.is_some_and(|age| age <= freshness.stale_if_error) => {
-                Ok(list(page, From::stale_list(&error.to_string())))
+                Ok(list(page, ServedFrom::stale_list(&error.to_string())))
             }
             (Err(error), _) => Err(error),
         }

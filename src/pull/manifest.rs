@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::flight::Landed;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence, Key};
@@ -82,12 +82,12 @@ impl Pull {
             self.adopt(scope, &digest, &held.media_type).await;
         }
         let from = match (pulled, how) {
-            (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
-            (None, How::Fresh) => From::cache(held.tier),
-            (None, How::Revalidated) => From::revalidated(),
+            (Some(joined), _) | (None, How::Filled { joined }) => ServedFrom::upstream(joined),
+            (None, How::Fresh) => ServedFrom::cache(held.tier),
+            (None, How::Revalidated) => ServedFrom::revalidated(),
             (None, How::Stale(stale)) => {
                 self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
-                From::stale(&stale)
+                ServedFrom::stale(&stale)
             }
         };
         if !request.head {

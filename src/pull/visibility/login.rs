@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::{Pull, PullError};
 use super::verdicts::{REFUSED, Verdict};
-use crate::config::Visibility as Of;
+use crate::config;
 use crate::oci::UpstreamName;
 use crate::policy::Login;
 
@@ -24,7 +24,7 @@ impl Pull {
         login: &Login,
         from: Option<IpAddr>,
     ) -> Result<(), PullError> {
-        let Some(site) = self.sites.get(upstream).filter(|site| site.visibility == Of::Caller) else {
+        let Some(site) = self.sites.get(upstream).filter(|site| site.visibility == config::Visibility::Caller) else {
             return Ok(());
         };
         let key = self.visibility.secrecy.login_key(upstream, login);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::super::{Pull, PullError, Request};
 use super::asker::Guest;
 use super::{Asker, Evidence};
-use crate::config::Visibility as Of;
+use crate::config;
 use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName, Wanted};
 use crate::policy::Login;
 use crate::upstream::{Class, Upstream, UpstreamError};
@@ -49,7 +49,7 @@ impl Pull {
             return Ok(Asker::Mirror);
         }
         let scope = request.permit.scope();
-        if self.site(scope)?.visibility != Of::Caller {
+        if self.site(scope)?.visibility != config::Visibility::Caller {
             return Ok(Asker::Mirror);
         }
         let Some(login) = request.permit.login() else {
@@ -85,7 +85,7 @@ impl Pull {
 
     /// Whether a client must be told to sign in to this upstream; it is told so at `/v2/`, before it asks for anything.
     pub fn wants_login(&self, upstream: &UpstreamName, login: Option<&Login>) -> bool {
-        self.sites.get(upstream).is_some_and(|site| site.visibility == Of::Caller) && login.is_none()
+        self.sites.get(upstream).is_some_and(|site| site.visibility == config::Visibility::Caller) && login.is_none()
     }
 
     /// The upstream as it is asked for somebody.
