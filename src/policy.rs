@@ -240,7 +240,7 @@ impl Policy {
         login: Login,
         upstream: Option<&UpstreamName>,
     ) -> Result<(), Refused> {
-        let known = rules.access.htpasswd.as_ref().filter(|file| file.hash(&login.username).is_some());
+        let known = rules.access.htpasswd.as_ref().filter(|file| file.hash(login.username()).is_some());
         if known.is_none() && upstream.is_some_and(|upstream| rules.takes_logins(upstream)) {
             identity.login = Some(login);
             return Ok(());
@@ -249,7 +249,7 @@ impl Policy {
         let Some(file) = &rules.access.htpasswd else { return Ok(()) };
         self.passwords.check(file, &login, Key::place(peer)).await?;
         // A mirror's password goes to no upstream (I9).
-        identity.user = Some(login.username.into());
+        identity.user = Some(login.username().into());
         Ok(())
     }
 

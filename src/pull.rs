@@ -20,6 +20,7 @@ mod resolve;
 pub mod respond;
 mod visibility;
 pub mod wanted;
+mod what;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Freshness};
 use crate::fill::Fills;
-use crate::metrics::{Kind, Metrics};
+use crate::metrics::Metrics;
 use crate::oci::{Digest, Scope, Tag, UpstreamName, Wanted};
 use crate::policy::Permit;
 use crate::upstream::Upstream;
@@ -47,8 +48,8 @@ pub use error::PullError;
 pub use plan::{Course, Forecast};
 pub use respond::Answer;
 
-/// What a flight brings to all who wait for it.
-type Flight<K, V> = Arc<Flights<K, Result<V, PullError>>>;
+/// Flights that bring something to all who wait for it, or why a pull fails.
+type PullFlights<K, V> = Arc<Flights<K, Result<V, PullError>>>;
 
 /// Blob sizes that manifests told.
 const SIZES: u64 = 100_000;
@@ -77,11 +78,11 @@ pub struct Pull {
     fills: Arc<Fills>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    revalidations: Flight<(Scope, Tag, Option<Key>), Confirmed>,
+    revalidations: PullFlights<(Scope, Tag, Option<Key>), Confirmed>,
     manifests: Arc<Flights<Digest, manifest::Flown>>,
-    probes: Flight<(Scope, Digest, Option<Key>), Option<u64>>,
-    tag_lists: Flight<TagsKey, listing::Page>,
-    referrers: Flight<ReferrersKey, listing::Page>,
+    probes: PullFlights<(Scope, Digest, Option<Key>), Option<u64>>,
+    tag_lists: PullFlights<TagsKey, listing::Page>,
+    referrers: PullFlights<ReferrersKey, listing::Page>,
     negative: Negative,
     /// Who may see what.
     visibility: Visibility,
@@ -133,12 +134,7 @@ impl Pull {
 
     /// Answers a request. Never fails: an error is an answer, too. Cancel-safe: what it has begun for others goes on.
     pub async fn answer(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Answer {
-        let kind = match wanted {
-            Wanted::Manifest(_) => Kind::Manifest,
-            Wanted::Blob(_) => Kind::Blob,
-            Wanted::Tags(_) => Kind::Tags,
-            Wanted::Referrers(..) => Kind::Referrers,
-        };
+        let kind = wanted.kind();
         let asker = match self.identify(request, wanted).await {
             Ok(asker) => asker,
             Err(error) => return request.failure(kind, error),
@@ -155,7 +151,7 @@ impl Pull {
                 self.refused(&asker);
             }
             if let Wanted::Manifest(reference) = wanted
-                && (matches!(error, PullError::Offline { .. }) || error.is_outage())
+                && error.is_unanswered()
             {
                 self.wanted.note(request.permit.scope(), reference);
             }

@@ -1,5 +1,6 @@
 //! What is known of names: which digest a tag had and when that was confirmed, which type a manifest has, what
-//! refers to it. Small JSON files under `repos/`, kept in memory once read.
+//! refers to it, and which tags about it there are not. Small JSON files under `repos/`; what is often asked for is kept
+//! in memory once read.
 //!
 //! A record is a hint that can be lost at any time, never a proof: a damaged one is as good as none, and the bytes a
 //! record leads to are checked by their digest. Folder names that begin with `_` cannot collide with a repository's
@@ -57,6 +58,13 @@ pub struct ReferrersRecord {
     pub checked_at: Timestamp,
 }
 
+/// That a repository had none of a tag that would be about one of its manifests ([`Tag::subject`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct AbsenceRecord {
+    /// When the upstream was last asked and said so.
+    pub checked_at: Timestamp,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TagKey(Scope, Tag);
 
@@ -97,12 +105,15 @@ impl Records {
         self.digest_path(scope, "_manifests", digest, "")
     }
 
-    /// Removes the lists of what refers to a manifest, whatever they were filtered by. Blocks.
+    /// Removes the lists of what refers to a manifest, whatever they were filtered by, and what is known of the tags about
+    /// it that there are not. Blocks.
     pub(super) fn forget_referrers(&self, scope: &Scope, digest: &Digest) {
         let begins = format!("{}-{}", digest.algorithm().name(), digest.hex());
-        let Ok(entries) = std::fs::read_dir(self.folder(scope).join("_referrers")) else { return };
-        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&begins)) {
-            let _ = std::fs::remove_file(entry.path());
+        for folder in ["_referrers", "_absent"] {
+            let Ok(entries) = std::fs::read_dir(self.folder(scope).join(folder)) else { continue };
+            for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&begins)) {
+                let _ = std::fs::remove_file(entry.path());
+            }
         }
     }
 
@@ -114,6 +125,10 @@ impl Records {
 
     pub(super) fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
         self.folder(scope).join("_tags").join(format!("{tag}.json"))
+    }
+
+    fn absence_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
+        self.folder(scope).join("_absent").join(format!("{tag}.json"))
     }
 
     fn digest_path(&self, scope: &Scope, folder: &str, digest: &Digest, suffix: &str) -> PathBuf {
@@ -286,6 +301,32 @@ impl Cache {
         let path = self.records.digest_path(scope, "_referrers", digest, "");
         self.records.lists.insert(path.clone(), Arc::new(record.clone()));
         self.write_record(path, record, true).await
+    }
+
+    /// What the upstream last said of a tag about a manifest, if that was that there is none.
+    pub async fn absence(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<AbsenceRecord> {
+        self.read_record(self.records.absence_path(scope, tag)).await
+    }
+
+    /// Writes down that there is no such tag, if it would be about a manifest of this repository: it goes with that
+    /// manifest, and of what is not here there could be as many as there are digests.
+    pub async fn set_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: &AbsenceRecord) {
+        let Some(subject) = tag.subject() else { return };
+        if !self.catalog.has_manifest(scope, &subject) {
+            // It came through another repository, and this one has a tag or an index of it.
+            let known = self.catalog.is_manifest(&subject) && self.catalog.holds(scope, &subject);
+            let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
+            self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
+        }
+        self.write_record(self.records.absence_path(scope, tag), record, false).await;
+    }
+
+    /// The upstream has named a manifest for this tag.
+    pub async fn forget_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag) {
+        if tag.subject().is_some() {
+            let path = self.records.absence_path(scope, tag);
+            let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
+        }
     }
 
     async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {

@@ -189,6 +189,17 @@ impl From<Digest> for Reference {
     }
 }
 
+impl Tag {
+    /// The manifest that a tag is about, where its name says so: `sha256-<hex>` (distribution-spec, *Referrers Tag
+    /// Schema*), and cosign's `….sig`, `….att` and `….sbom`. A tag has no room for the whole of a sha512.
+    pub fn subject(&self) -> Option<Digest> {
+        let (algorithm, rest) = self.0.split_once('-')?;
+        let (hex, suffix) = rest.split_once('.').unwrap_or((rest, ""));
+        let is_about = rest.len() == hex.len() || matches!(suffix, "sig" | "att" | "sbom");
+        is_about.then(|| format!("{algorithm}:{hex}").parse().ok())?
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -243,6 +254,28 @@ mod tests {
         }
         for bad in ["", ".x", "-x", "a/b", "a:b", "a b", "..", &"t".repeat(129)] {
             assert_eq!(bad.parse::<Tag>(), Err(NameError::Tag), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags_that_are_about_a_manifest() {
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
+        let subject = |tag: String| tag.parse::<Tag>().unwrap().subject();
+        for suffix in ["", ".sig", ".att", ".sbom"] {
+            assert_eq!(subject(format!("sha256-{}{suffix}", digest.hex())), Some(digest), "{suffix}");
+        }
+        let hex = digest.hex();
+        for other in [
+            "latest".to_owned(),
+            hex.clone(),
+            format!("sha256-{hex}."),
+            format!("sha256-{hex}.txt"),
+            format!("sha256-{hex}.sig.sig"),
+            format!("sha256-{}", &hex[1..]),
+            format!("sha512-{hex}"),
+            format!("sha256-{}", hex.to_uppercase()),
+        ] {
+            assert_eq!(subject(other.clone()), None, "{other}");
         }
     }
 

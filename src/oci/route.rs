@@ -94,6 +94,18 @@ pub enum Wanted {
     Referrers(Digest, ReferrersQuery),
 }
 
+impl Wanted {
+    /// The label under which it is counted.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Manifest(_) => Kind::Manifest,
+            Self::Blob(_) => Kind::Blob,
+            Self::Tags(_) => Kind::Tags,
+            Self::Referrers(..) => Kind::Referrers,
+        }
+    }
+}
+
 /// A URL that asks for nothing a mirror has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -130,10 +142,7 @@ impl Route {
     pub fn kind(&self) -> Kind {
         match &self.target {
             Target::Base => Kind::Other,
-            Target::Content(_, Wanted::Manifest(_)) => Kind::Manifest,
-            Target::Content(_, Wanted::Blob(_)) => Kind::Blob,
-            Target::Content(_, Wanted::Tags(_)) => Kind::Tags,
-            Target::Content(_, Wanted::Referrers(..)) => Kind::Referrers,
+            Target::Content(_, wanted) => wanted.kind(),
         }
     }
 

@@ -44,18 +44,32 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A user name and a password that a request carries, unchecked.
+/// A user name and a password that a request carries, unchecked. Names somebody.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// The user.
-    pub username: String,
-    /// Their password or access token.
-    pub password: Secret,
+    username: String,
+    password: Secret,
 }
 
 impl Login {
+    /// `None` if it names nobody: podman sends an empty user and password when it has none.
+    pub fn new(username: impl Into<String>, password: Secret) -> Option<Self> {
+        let username = username.into();
+        (!username.is_empty()).then_some(Self { username, password })
+    }
+
+    /// The user.
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// Their password or access token.
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+
     /// The `Authorization: Basic` of a request (RFC 7617). `None` if there is none, or it is not of that form, or
-    /// names nobody: podman sends an empty user and password when it has none.
+    /// names nobody.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         match Authorization::of(headers) {
             Authorization::Basic(login) => Some(login),
@@ -68,10 +82,7 @@ impl Login {
         let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (username, password) = text.split_once(':')?;
-        if username.is_empty() {
-            return None;
-        }
-        Some(Self { username: username.to_owned(), password: Secret::new(password) })
+        Self::new(username, Secret::new(password))
     }
 }
 
@@ -124,5 +135,6 @@ mod tests {
             assert_eq!(login(other), None, "{other}");
         }
         assert!(Login::from_headers(&HeaderMap::new()).is_none());
+        assert!(Login::new("", Secret::new("pass")).is_none());
     }
 }

@@ -78,13 +78,13 @@ impl Passwords {
 
     /// Whether the login is one of the file's. Cancel-safe; all who bring the same one at one time wait for one check.
     pub async fn check(&self, file: &Htpasswd, login: &Login, place: Key) -> Result<(), Refused> {
-        let hash = file.hash(&login.username);
+        let hash = file.hash(login.username());
         let remembered = self.keyed(login, hash);
         if self.good.get(&remembered).await.is_some() {
             return Ok(());
         }
         let check = async {
-            let right = self.bcrypt(hash.cloned(), file.cost(), login.password.clone(), &place).await?;
+            let right = self.bcrypt(hash.cloned(), file.cost(), login.password().clone(), &place).await?;
             if right { Ok(()) } else { Err(No::Wrong) }
         };
         // Those who have signed in from there go on; others could be guessing.
@@ -130,7 +130,7 @@ impl Passwords {
     /// A login without the login, and without a use once the user's password has changed.
     fn keyed(&self, login: &Login, hash: Option<&Secret>) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [login.username.as_str(), hash.map_or("", Secret::expose), login.password.expose()] {
+        for part in [login.username(), hash.map_or("", Secret::expose), login.password().expose()] {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part.as_bytes());
         }

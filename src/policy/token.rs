@@ -89,7 +89,7 @@ impl Tokens {
 
     /// A token.
     pub fn seal(&self, claims: &Claims) -> Result<String, NoKey> {
-        let login = claims.login.as_ref().map(|login| (login.username.clone(), login.password.expose().to_owned()));
+        let login = claims.login.as_ref().map(|login| (login.username().to_owned(), login.password().expose().to_owned()));
         let sealed = Sealed { user: claims.user.clone(), login, expires: claims.expires };
         let mut bytes = serde_json::to_vec(&sealed).map_err(|_| NoKey)?;
         let nonce = self.key.seal_in_place_append_tag(Aad::from(PURPOSE), &mut bytes).map_err(|_| NoKey)?;
@@ -107,7 +107,7 @@ impl Tokens {
         let opened = self.key.open_in_place(nonce, Aad::from(PURPOSE), sealed).ok()?;
         let Sealed { user, login, expires } = serde_json::from_slice(opened).ok()?;
         let left = expires.since(now).unwrap_or(Duration::ZERO);
-        let login = login.map(|(username, password)| Login { username, password: Secret::new(password) });
+        let login = login.and_then(|(username, password)| Login::new(username, Secret::new(password)));
         (!left.is_zero()).then_some(Claims { user, login, expires })
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use http::header;
 
-use super::body::Source as Bytes;
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence};
-use super::{Pull, PullError, Request};
+use super::what::What;
+use super::{Pull, PullError, Request, body};
 use crate::cache::read::Reader;
 use crate::cache::{Content, Hit};
 use crate::fill::{FillError, Join, Source};
@@ -28,10 +28,10 @@ impl Pull {
             self.vouch(scope, asker, Evidence::Blob(*digest)).await.map_err(|error| self.told(scope, error))?;
             if let Some(hit) = self.unless_wrong(request, digest, hit).await {
                 let content = match hit.content {
-                    Content::File(file) => Bytes::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
+                    Content::File(file) => body::Source::File(Reader::new(file).with_alarm(self.cache.alarm(digest))),
                     content => content.into(),
                 };
-                return Ok(request.blob(content, Some(hit.size), digest, From::cache(hit.tier)));
+                return Ok(request.blob(content, Some(hit.size), digest, ServedFrom::cache(hit.tier)));
             }
         }
         Box::pin(self.missing_blob(request, asker, digest)).await
@@ -51,26 +51,14 @@ impl Pull {
     /// Answers a request for a blob that is not here.
     async fn missing_blob(self: &Arc<Self>, request: &Request<'_>, asker: &Asker, digest: &Digest) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
-        let what = format!("blob {digest}");
-        if self.site(scope)?.upstream.is_offline() {
-            return Err(PullError::Offline { scope: scope.clone(), what });
-        }
-        if self.negative.is_remembered(scope, asker, &what) {
-            return Err(PullError::NotFound { scope: scope.clone(), what, remembered: true });
-        }
-        let answer = match request.head {
-            true => self.probe(request, asker, digest).await,
-            false => self.fill(request, asker, digest).await,
-        };
-        answer.map_err(|error| match self.site(scope) {
-            // It was remembered where it was said.
-            _ if matches!(error, PullError::NotFound { .. }) => error,
-            Ok(site) if error.is_not_found() => {
-                self.negative.remember(scope, asker, &what, error.believe(site.freshness.negative));
-                PullError::NotFound { scope: scope.clone(), what, remembered: false }
+        let asking = async {
+            match request.head {
+                true => self.probe(request, asker, digest).await,
+                false => self.fill(request, asker, digest).await,
             }
-            _ => self.told(scope, error),
-        })
+        };
+        let answer = self.unless_absent(scope, asker, &What::Blob(*digest), asking).await;
+        answer.map_err(|error| self.told(scope, error))
     }
 
     /// An outage as the operator wants it told.
@@ -115,7 +103,7 @@ impl Pull {
                 head => head,
             };
             match size {
-                Ok(size) => return Ok(request.blob(Bytes::Fill(reader), size, digest, From::upstream(!began))),
+                Ok(size) => return Ok(request.blob(body::Source::Fill(reader), size, digest, ServedFrom::upstream(!began))),
                 // Somebody else's repository or upstream; this request has its own.
                 Err(error) if !began && reader.leaves_hope(&error, &source) => {}
                 Err(FillError::NoRoom(_)) => {
@@ -152,7 +140,7 @@ impl Pull {
         };
         let landed = self.probes.join((scope.clone(), *digest, asker.key()), flight).await.ok_or(PullError::Internal)?;
         let size = landed.value?.or_else(|| self.told_size(scope, digest));
-        Ok(request.blob(Bytes::None, size, digest, From::uncached(landed.joined)))
+        Ok(request.blob(body::Source::None, size, digest, ServedFrom::uncached(landed.joined)))
     }
 
     /// A blob's size, as a manifest of the same repository has it.

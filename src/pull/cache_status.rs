@@ -9,9 +9,20 @@ use std::time::Duration;
 use crate::cache::Tier;
 use crate::metrics::Outcome;
 
+/// Why something is told that the upstream has not confirmed.
+#[derive(Clone, Debug)]
+pub struct Stale {
+    /// How long ago its freshness ended.
+    pub overdue: Duration,
+    /// Why, for the client's log.
+    pub why: String,
+    /// Why, in a word.
+    pub reason: &'static str,
+}
+
 /// Where the content of an answer came from.
 #[derive(Clone, Debug)]
-pub struct From {
+pub struct ServedFrom {
     /// How it is counted.
     pub outcome: Outcome,
     /// The member of `Cache-Status` that is this mirror's own.
@@ -20,7 +31,7 @@ pub struct From {
     pub(super) warning: Option<String>,
 }
 
-impl From {
+impl ServedFrom {
     fn new(outcome: Outcome, cache_status: impl Into<Cow<'static, str>>) -> Self {
         Self { outcome, cache_status: cache_status.into(), warning: None }
     }
@@ -54,8 +65,8 @@ impl From {
         Self::new(Outcome::Revalidated, "roadstead; fwd=stale; detail=revalidated")
     }
 
-    /// From the cache, `overdue` after its freshness ended, because of `why`.
-    pub fn stale(overdue: Duration, why: &str, reason: &str) -> Self {
+    /// From the cache, unconfirmed.
+    pub fn stale(Stale { overdue, why, reason }: &Stale) -> Self {
         let status = format!("roadstead; hit; ttl=-{}; reason={reason}; detail=stale", overdue.as_secs());
         Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
     }

@@ -4,12 +4,15 @@
 //! 503 with Retry-After, so that clients go on to their next source at once. An upstream's challenge is never relayed;
 //! a 401 is the mirror's own, where it wants the client's login.
 
+use std::fmt;
 use std::time::Duration;
 
+use super::cache_status::Stale;
+use super::what::What;
 use crate::config::BlobOutage;
 use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
-use crate::oci::{Digest, ErrorCode, Reference, Scope, UpstreamName};
+use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
@@ -23,22 +26,22 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
     /// The upstream says that it is not there.
-    #[error("{scope} has no {what}")]
+    #[error("{scope} has no {what}{said}")]
     NotFound {
         /// Where it was looked for.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
-        /// The upstream said so a moment ago and was not asked again.
-        remembered: bool,
+        /// What.
+        what: What,
+        /// When the upstream said so.
+        said: Said,
     },
     /// The mirror is offline, and it is not cached.
     #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline){}", fetch_it(.scope, .what), upstream = .scope.upstream)]
     Offline {
         /// Where it would be looked for.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
+        /// What.
+        what: What,
     },
     /// The upstream's content is for those who sign in with a login of their own, and this request has none.
     #[error("{upstream} is read through this mirror with a login of your own for it: sign in to the mirror with that", upstream = .scope.upstream)]
@@ -73,10 +76,10 @@ pub enum PullError {
     Invalid {
         /// From where.
         scope: Scope,
-        /// The tag or digest, in words.
-        what: String,
+        /// What.
+        what: What,
         /// What is wrong with it.
-        problem: String,
+        problem: Box<str>,
     },
     /// It can only be passed through, and this client would not see it break off.
     #[error(
@@ -99,14 +102,34 @@ pub enum PullError {
     Internal,
 }
 
+/// When an upstream said that it has not got something.
+#[derive(Clone, Debug)]
+pub enum Said {
+    /// When it was asked for this request.
+    Now,
+    /// A moment ago; it was not asked again.
+    Before,
+    /// When it was last asked. Now it cannot be.
+    Stale(Box<Stale>),
+}
+
+impl fmt::Display for Said {
+    /// What is to be added to the fact itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now | Self::Before => Ok(()),
+            Self::Stale(stale) => write!(f, ", as its upstream said when it was last asked ({})", stale.why),
+        }
+    }
+}
+
 /// The command that would fetch it, where it can be named.
-fn fetch_it(scope: &Scope, what: &str) -> String {
-    let reference = match (what.strip_prefix("the tag "), what.strip_prefix("manifest ")) {
-        (Some(tag), _) => tag.parse().map(Reference::Tag).ok(),
-        (_, Some(digest)) => digest.parse().map(Reference::Digest).ok(),
-        _ => None,
+fn fetch_it(scope: &Scope, what: &What) -> String {
+    let image = match what {
+        What::Tag(tag) => scope.image(tag.clone()),
+        What::Manifest(digest) => scope.image(*digest),
+        What::Blob(_) | What::Tags | What::Referrers(_) => return String::new(),
     };
-    let Some(image) = reference.map(|reference| scope.image(reference)) else { return String::new() };
     format!("; fetch it where there is a connection with: roadstead prefetch {image}")
 }
 
@@ -143,6 +166,20 @@ impl PullError {
             Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) => false,
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
+        }
+    }
+
+    /// Nobody has said anything about the content: an outage, or the mirror is offline.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Offline { .. }) || self.is_outage()
+    }
+
+    /// There is an answer, and it is wrong or cannot be used.
+    pub fn is_invalid(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.class() == Class::Invalid,
+            Self::Invalid { .. } => true,
+            _ => false,
         }
     }
 
@@ -189,6 +226,7 @@ impl PullError {
     /// How it is counted.
     pub fn outcome(&self) -> Outcome {
         match self {
+            Self::NotFound { said: Said::Stale(_), .. } => Outcome::Stale,
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
             Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
@@ -245,5 +283,32 @@ impl PullError {
             _ => None,
         };
         waits.then(|| told.unwrap_or(RETRY_AFTER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn offline_says_how_to_fetch_what_can_be_fetched() {
+        let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "team/a".parse().unwrap() };
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        for (what, begins, fetched) in [
+            (
+                What::Tag("v1".parse().unwrap()),
+                "tag v1 of docker.io/team/a is".to_owned(),
+                Some("docker.io/team/a:v1".to_owned()),
+            ),
+            (What::Manifest(digest), format!("manifest {digest} of"), Some(format!("docker.io/team/a@{digest}"))),
+            (What::Blob(digest), format!("blob {digest} of"), None),
+            (What::Tags, "the list of tags of docker.io/team/a".to_owned(), None),
+            (What::Referrers(digest), format!("the list of referrers of {digest} of"), None),
+        ] {
+            let text = PullError::Offline { scope: scope.clone(), what }.to_string();
+            assert!(text.starts_with(&begins), "{text}");
+            assert_eq!(text.split_once("roadstead prefetch ").map(|(_, reference)| reference.to_owned()), fetched, "{text}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::visibility::{Asker, Evidence};
+use super::what::What;
 use super::{Pull, PullError};
 use crate::cache::Cache;
 use crate::fill::{FillError, Source};
@@ -46,9 +47,9 @@ impl Pull {
     /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.
     pub async fn refresh(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Digest, PullError> {
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
         }
-        let landed = self.check_tag(scope, &Asker::default(), tag, false, |_| false).await.ok_or(PullError::Internal)?;
+        let landed = self.check_tag(scope, &Asker::Mirror, tag, false, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 
@@ -56,13 +57,13 @@ impl Pull {
     pub async fn manifest_bytes(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
         if let Some(held) = self.held(scope, digest).await {
             // What came through a private upstream is this repository's when its upstream says so.
-            self.vouch(scope, &Asker::default(), Evidence::Manifest(Reference::Digest(*digest))).await?;
+            self.vouch(scope, &Asker::Mirror, Evidence::Manifest(Reference::Digest(*digest))).await?;
             return Ok(held.bytes);
         }
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("manifest {digest}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
         }
-        Ok(self.fetch_manifest(scope, &Asker::default(), digest).await?.held.bytes)
+        Ok(self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held.bytes)
     }
 
     /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here
@@ -77,11 +78,11 @@ impl Pull {
         // Where the tree cannot be read, the fill says so.
         let _ = self.cache.until_scanned().await;
         if self.cache.has(digest).is_some() {
-            self.vouch(scope, &Asker::default(), Evidence::Blob(*digest)).await?;
+            self.vouch(scope, &Asker::Mirror, Evidence::Blob(*digest)).await?;
             return Ok(false);
         }
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: format!("blob {digest}") });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Blob(*digest) });
         }
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
@@ -116,7 +117,7 @@ impl Pull {
     /// All tags of a repository, as the upstream lists them.
     pub async fn list_tags(self: &Arc<Self>, scope: &Scope) -> Result<Vec<Tag>, PullError> {
         if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: "the list of tags".into() });
+            return Err(PullError::Offline { scope: scope.clone(), what: What::Tags });
         }
         let upstream = self.site(scope)?.upstream.clone();
         let (mut tags, mut query) = (Vec::new(), String::new());
@@ -135,6 +136,6 @@ impl Pull {
 
     /// The list of what refers to a manifest, which is also kept for offline clients.
     pub async fn list_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
-        Ok(self.ask_for_referrers(scope, &Asker::default(), digest, &ReferrersQuery::default()).await?.body)
+        Ok(self.ask_for_referrers(scope, &Asker::Mirror, digest, &ReferrersQuery::default()).await?.body)
     }
 }

@@ -1,7 +1,8 @@
 //! Lists that change: the tags of a repository, the referrers of a manifest.
 //!
 //! Relayed, one request for many who ask for the same page. When the upstream cannot be asked, tags are listed as far
-//! as they were pulled, referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
+//! as they were pulled (not when it has answered and that cannot be passed on: nobody could tell the short list from the
+//! whole one), referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
 //! that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404 for a valid digest.
 
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::respond::Answer;
 use super::visibility::{Asker, Key};
+use super::what::What;
 use super::{Pull, PullError, Request};
 use crate::cache::Tier;
 use crate::cache::records::ReferrersRecord;
@@ -57,7 +59,7 @@ impl Pull {
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         if self.site(scope)?.upstream.is_offline() {
-            let missing = PullError::Offline { scope: scope.clone(), what: "the list of tags".into() };
+            let missing = PullError::Offline { scope: scope.clone(), what: What::Tags };
             return self.known_tags(request, asker, page, missing, "the mirror is offline").await;
         }
         let upstream = self.upstream(scope, asker)?;
@@ -70,8 +72,8 @@ impl Pull {
         };
         let landed = self.tag_lists.join((scope.clone(), page.clone(), asker.key()), flight).await.ok_or(PullError::Internal)?;
         match landed.value {
-            Ok(listed) => Ok(request.list(listed, "application/json", From::uncached(landed.joined))),
-            Err(error) if error.is_outage() => {
+            Ok(listed) => Ok(request.list(listed, "application/json", ServedFrom::uncached(landed.joined))),
+            Err(error) if error.is_outage() && !error.is_invalid() => {
                 let why = error.to_string();
                 self.known_tags(request, asker, page, error, &why).await
             }
@@ -103,7 +105,7 @@ impl Pull {
             (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
         tags.truncate(limit);
         let body = json!({ "name": scope.repository, "tags": tags }).to_string().into();
-        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", From::stale_list(why)))
+        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", ServedFrom::stale_list(why)))
     }
 
     /// Answers a request for what refers to a manifest.
@@ -137,10 +139,10 @@ impl Pull {
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
-            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, From::cache(Tier::Disk))),
-            (Some(page), _) if offline => return Ok(list(page, From::stale_list("the mirror is offline"))),
+            (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, ServedFrom::cache(Tier::Disk))),
+            (Some(page), _) if offline => return Ok(list(page, ServedFrom::stale_list("the mirror is offline"))),
             (None, _) if offline => {
-                let offline = PullError::Offline { scope: scope.clone(), what: format!("the list of referrers of {digest}") };
+                let offline = PullError::Offline { scope: scope.clone(), what: What::Referrers(*digest) };
                 return Err(match asker.is_verified() {
                     true => offline,
                     false => PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) },
@@ -156,9 +158,9 @@ impl Pull {
         let key = (scope.clone(), *digest, query.clone(), asker.key());
         let landed = self.referrers.join(key, flight).await.ok_or(PullError::Internal)?;
         match (landed.value, record) {
-            (Ok(page), _) => Ok(list(page, From::uncached(landed.joined))),
+            (Ok(page), _) => Ok(list(page, ServedFrom::uncached(landed.joined))),
             (Err(error), Some(page)) if error.is_outage() && age.is_some_and(|age| age <= freshness.stale_if_error) => {
-                Ok(list(page, From::stale_list(&error.to_string())))
+                Ok(list(page, ServedFrom::stale_list(&error.to_string())))
             }
             (Err(error), _) => Err(error),
         }
@@ -218,6 +220,8 @@ impl Pull {
         Ok(Page { body: index.to_string().into(), next: None, filters_applied })
     }
 
+    /// The entries of that index. None if the tag stands for something else: to some registries (GitLab) it is another way to
+    /// write the digest, and gives the manifest itself.
     async fn index_by_tag(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Vec<Value>, PullError> {
         // The encoded part is cut at 64 characters.
         let hex = digest.hex();
@@ -226,10 +230,16 @@ impl Pull {
         // The tag may be here already.
         let asker = self.verified(scope, asker, &tag).await?;
         let resolved = self.resolve(scope, &asker, &tag, false).await?;
+        if resolved.digest == *digest {
+            return Ok(Vec::new());
+        }
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
             None => self.fetch_manifest(scope, &asker, &resolved.digest).await?.held,
         };
+        if held.media_type != MediaType::OCI_INDEX {
+            return Ok(Vec::new());
+        }
         let mut index: Value = serde_json::from_slice(&held.bytes).map_err(|_| PullError::Internal)?;
         Ok(index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::flight::Landed;
 use super::respond::Answer;
 use super::visibility::{Asker, Evidence, Key};
+use super::what::What;
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
@@ -58,7 +59,10 @@ impl Pull {
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         let Resolved { digest, how, held } = match reference {
-            Reference::Tag(tag) => self.resolve(scope, asker, tag, request.wants_check()).await?,
+            Reference::Tag(tag) => match self.resolve(scope, asker, tag, request.wants_check()).await {
+                Ok(resolved) => resolved,
+                Err(error) => return Err(Box::pin(self.as_last_heard(scope, tag, error)).await),
+            },
             Reference::Digest(digest) => Resolved { digest: *digest, how: How::Fresh, held: None },
         };
         let held = match held {
@@ -78,12 +82,12 @@ impl Pull {
             self.adopt(scope, &digest, &held.media_type).await;
         }
         let from = match (pulled, how) {
-            (Some(joined), _) | (None, How::Filled { joined }) => From::upstream(joined),
-            (None, How::Fresh) => From::cache(held.tier),
-            (None, How::Revalidated) => From::revalidated(),
-            (None, How::Stale { overdue, why, reason }) => {
-                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
-                From::stale(overdue, &why, reason)
+            (Some(joined), _) | (None, How::Filled { joined }) => ServedFrom::upstream(joined),
+            (None, How::Fresh) => ServedFrom::cache(held.tier),
+            (None, How::Revalidated) => ServedFrom::revalidated(),
+            (None, How::Stale(stale)) => {
+                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
+                ServedFrom::stale(&stale)
             }
         };
         if !request.head {
@@ -121,25 +125,13 @@ impl Pull {
 
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
     async fn pull_manifest(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Pulled, PullError> {
-        let what = || format!("manifest {digest}");
-        if self.site(scope)?.upstream.is_offline() {
-            return Err(PullError::Offline { scope: scope.clone(), what: what() });
-        }
-        if self.negative.is_remembered(scope, asker, &what()) {
-            return Err(PullError::NotFound { scope: scope.clone(), what: what(), remembered: true });
-        }
-        if !self.is_open(scope) {
-            self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
-        }
-        self.fetch_manifest(scope, asker, digest).await.map_err(|error| {
-            if !error.is_not_found() {
-                return error;
+        let asking = async {
+            if !self.is_open(scope) {
+                self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
             }
-            if let Ok(site) = self.site(scope) {
-                self.negative.remember(scope, asker, &what(), error.believe(site.freshness.negative));
-            }
-            PullError::NotFound { scope: scope.clone(), what: what(), remembered: false }
-        })
+            self.fetch_manifest(scope, asker, digest).await
+        };
+        self.unless_absent(scope, asker, &What::Manifest(*digest), asking).await
     }
 
     /// Pulls a manifest by digest. Joins a pull under way, whichever repository it is for; if that one fails, and it was for
@@ -186,7 +178,10 @@ impl Pull {
         digest: &Digest,
         fetched: FetchedManifest,
     ) -> Result<Held, PullError> {
-        let invalid = |problem: String| PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem };
+        let invalid = |problem: String| {
+            let problem = problem.into();
+            PullError::Invalid { scope: scope.clone(), what: What::Manifest(*digest), problem }
+        };
         if fetched.is_other_than(digest) {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));

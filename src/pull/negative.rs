@@ -1,11 +1,17 @@
 //! What is not there: remembered for a moment, so that look-ups of absent signatures do not drown the upstream.
+//!
+//! And the order in which everything that is not here is asked for: not while the mirror is offline, not if the upstream
+//! said a moment ago that it has no such thing; and when it says so, that is remembered ([`Pull::unless_absent`]).
 
 use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::error::Said;
 use super::visibility::{Asker, Key};
+use super::what::What;
+use super::{Pull, PullError};
 use crate::oci::Scope;
 
 /// Absences remembered at one time.
@@ -14,7 +20,7 @@ const REMEMBERED: u64 = 100_000;
 /// The absent things of all repositories. What an upstream says to one login is nobody else's business, and may be
 /// untrue for them.
 #[derive(Debug)]
-pub struct Negative(Cache<(Scope, String, Option<Key>), Instant>);
+pub struct Negative(Cache<(Scope, What, Option<Key>), Instant>);
 
 impl Negative {
     /// Nothing is absent.
@@ -23,14 +29,14 @@ impl Negative {
     }
 
     /// Whether the upstream said so recently enough.
-    pub fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &str) -> bool {
-        self.0.get(&(scope.clone(), what.to_owned(), asker.key())).is_some_and(|until| Instant::now() < until)
+    fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &What) -> bool {
+        self.0.get(&(scope.clone(), what.clone(), asker.key())).is_some_and(|until| Instant::now() < until)
     }
 
     /// The upstream says that it has no `what`; believed for `negative`.
-    pub fn remember(&self, scope: &Scope, asker: &Asker, what: &str, negative: Duration) {
+    fn remember(&self, scope: &Scope, asker: &Asker, what: &What, negative: Duration) {
         if !negative.is_zero() {
-            self.0.insert((scope.clone(), what.to_owned(), asker.key()), Instant::now() + negative);
+            self.0.insert((scope.clone(), what.clone(), asker.key()), Instant::now() + negative);
         }
     }
 }
@@ -38,5 +44,50 @@ impl Negative {
 impl Default for Negative {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Pull {
+    /// Asks for something that is not here, unless that is in vain, and remembers if it was. As cancel-safe as `asking`.
+    pub(super) async fn unless_absent<T>(
+        &self,
+        scope: &Scope,
+        asker: &Asker,
+        what: &What,
+        asking: impl Future<Output = Result<T, PullError>>,
+    ) -> Result<T, PullError> {
+        self.may_ask(scope, asker, what)?;
+        asking.await.map_err(|error| self.absent(scope, asker, what, error))
+    }
+
+    /// Fails if the mirror is offline, or the upstream said a moment ago that there is no such thing.
+    pub(super) fn may_ask(&self, scope: &Scope, asker: &Asker, what: &What) -> Result<(), PullError> {
+        if self.site(scope)?.upstream.is_offline() {
+            return Err(PullError::Offline { scope: scope.clone(), what: what.clone() });
+        }
+        self.not_remembered(scope, asker, what)
+    }
+
+    /// Fails if the upstream said a moment ago that there is no such thing.
+    pub(super) fn not_remembered(&self, scope: &Scope, asker: &Asker, what: &What) -> Result<(), PullError> {
+        match self.negative.is_remembered(scope, asker, what) {
+            true => Err(PullError::NotFound { scope: scope.clone(), what: what.clone(), said: Said::Before }),
+            false => Ok(()),
+        }
+    }
+
+    /// The upstream's "not found", remembered for who asked; any other error as it is, and so is a "not found" that was
+    /// remembered where it was said.
+    pub(super) fn absent(&self, scope: &Scope, asker: &Asker, what: &What, error: PullError) -> PullError {
+        let site = match self.site(scope) {
+            Ok(site) if error.is_not_found() && !matches!(error, PullError::NotFound { .. }) => site,
+            _ => return error,
+        };
+        let negative = match what {
+            What::Tag(tag) => site.freshness.terms(scope.repository.as_str(), tag.as_str()).negative,
+            _ => site.freshness.negative,
+        };
+        self.negative.remember(scope, asker, what, error.believe(negative));
+        PullError::NotFound { scope: scope.clone(), what: what.clone(), said: Said::Now }
     }
 }

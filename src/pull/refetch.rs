@@ -33,7 +33,7 @@ impl Pull {
                 continue;
             }
             let fetched = if self.cache.catalog.is_manifest(digest) {
-                self.fetch_manifest(&scope, &Asker::default(), digest).await.map(drop).map_err(|error| error.to_string())
+                self.fetch_manifest(&scope, &Asker::Mirror, digest).await.map(drop).map_err(|error| error.to_string())
             } else {
                 let source = Source {
                     upstream: site.upstream.clone(),

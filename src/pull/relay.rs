@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::body;
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
 use super::respond::Answer;
 use super::{Pull, PullError, Request};
 use crate::cache::store::Mismatch;
@@ -65,12 +65,12 @@ impl Pull {
             None => {
                 let passed = pass_whole(body, *digest, total, source, sender);
                 tokio::spawn(holding(slot, passed));
-                Ok(request.whole(chunks, total, digest, From::uncached(false)))
+                Ok(request.whole(chunks, total, digest, ServedFrom::uncached(false)))
             }
             Some((size, range)) => {
                 let passed = pass_range(body, range.start - start, range.end - range.start, sender);
                 tokio::spawn(holding(slot, passed));
-                Ok(request.part(chunks, range, size, digest, From::uncached(false)))
+                Ok(request.part(chunks, range, size, digest, ServedFrom::uncached(false)))
             }
         }
     }

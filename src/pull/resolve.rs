@@ -8,12 +8,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cache_status::Stale;
+use super::error::Said;
 use super::flight::Landed;
 use super::manifest::Held;
 use super::plan::{self, Course, Plan};
 use super::visibility::Asker;
+use super::what::What;
 use super::{Pull, PullError};
-use crate::cache::records::TagRecord;
+use crate::cache::records::{AbsenceRecord, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, Scope, Tag};
 
@@ -41,14 +44,7 @@ pub enum How {
         joined: bool,
     },
     /// The upstream could not be asked.
-    Stale {
-        /// How long ago its freshness ended.
-        overdue: Duration,
-        /// Why, for the client's log.
-        why: String,
-        /// Why, in a word.
-        reason: &'static str,
-    },
+    Stale(Stale),
 }
 
 /// What a revalidation found; shared by all who wait for it.
@@ -137,11 +133,11 @@ impl Pull {
             }
             (Course::Check(within), Some(record)) => (within, record),
             (Course::Nothing, _) => {
-                return Err(PullError::Offline { scope: scope.clone(), what: format!("the tag {tag}") });
+                return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
             }
             (Course::Need, _) | (_, None) => {
-                if !demand.check && self.negative.is_remembered(scope, asker, tag.as_str()) {
-                    return Err(not_found(scope, tag, true));
+                if !demand.check {
+                    self.not_remembered(scope, asker, &What::Tag(tag.clone()))?;
                 }
                 let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
@@ -161,6 +157,30 @@ impl Pull {
         // Another one may have confirmed a newer one in the meantime.
         let latest = self.cached_tag(scope, tag).await.map_or(record, |(record, _)| record);
         Ok(stale(&latest, overdue, &why, reason))
+    }
+
+    /// What a client is told that could not be told what a tag is. Of a tag about a manifest of the repository, such as its
+    /// signature, that there is none, as the upstream said when it was last asked: clients that look for signatures could
+    /// not use a cached image else. Only for callers who
+    /// have been let in, as everybody has who has a tag resolved.
+    pub(super) async fn as_last_heard(self: &Arc<Self>, scope: &Scope, tag: &Tag, error: PullError) -> PullError {
+        let (PullError::Upstream(outage), Some(_), true) = (&error, tag.subject(), error.is_outage()) else { return error };
+        // What was there once is no absence, although its manifest may have gone from here.
+        if self.cache.tag(scope, tag).await.is_some() {
+            return error;
+        }
+        let (Some(absence), Ok(site)) = (self.cache.absence(scope, tag).await, self.site(scope)) else { return error };
+        let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
+        // As of tags: one from the future was written under a wrong clock.
+        let age = self.clock.now().since(absence.checked_at).unwrap_or(terms.negative);
+        let overdue = age.saturating_sub(terms.negative);
+        if overdue > terms.stale_if_error {
+            return error;
+        }
+        let (why, reason) = (outage.to_string(), outage.label());
+        self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
+        let said = Said::Stale(Box::new(Stale { overdue, why, reason }));
+        PullError::NotFound { scope: scope.clone(), what: What::Tag(tag.clone()), said }
     }
 
     /// Joins the check of a tag, or begins it; once more, if it was joined and is not `enough`: the next one begins after
@@ -196,6 +216,7 @@ impl Pull {
         tag: Tag,
         fallback: bool,
     ) -> Result<Confirmed, PullError> {
+        let asked = self.clock.now();
         let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
@@ -205,9 +226,8 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 self.cache.remove_tag(&scope, &tag).await;
-                let negative = self.site(&scope)?.freshness.terms(scope.repository.as_str(), tag.as_str()).negative;
-                self.negative.remember(&scope, &asker, tag.as_str(), error.believe(negative));
-                return Err(not_found(&scope, &tag, false));
+                self.cache.set_absence(&scope, &tag, &AbsenceRecord { checked_at: asked }).await;
+                return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error));
             }
             // Told when it began.
             Err(PullError::Upstream(error)) if error.was_not_asked() => {}
@@ -227,6 +247,7 @@ impl Pull {
             false => upstream.resolve(&scope.repository, &reference).await?,
         };
         let (digest, answered) = (resolved.digest, self.clock.now());
+        self.cache.forget_absence(scope, tag).await;
         if let Some(held) = self.held(scope, &digest).await {
             if self.is_open(scope) {
                 self.cache.release(&digest).await;
@@ -260,11 +281,7 @@ fn fresh(record: &TagRecord) -> Resolved {
 }
 
 fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str) -> Resolved {
-    Resolved { digest: record.digest, how: How::Stale { overdue, why: why.to_owned(), reason }, held: None }
-}
-
-fn not_found(scope: &Scope, tag: &Tag, remembered: bool) -> PullError {
-    PullError::NotFound { scope: scope.clone(), what: format!("tag {tag}"), remembered }
+    Resolved { digest: record.digest, how: How::Stale(Stale { overdue, why: why.to_owned(), reason }), held: None }
 }
 
 /// The upstream has just named this manifest: that it has no such thing, as a replica may say that lags behind the one
@@ -273,8 +290,8 @@ fn contradicted(scope: &Scope, digest: &Digest, error: PullError) -> PullError {
     if !error.is_not_found() {
         return error;
     }
-    let problem = "a 404, although it has just named this for the tag".to_owned();
-    PullError::Invalid { scope: scope.clone(), what: format!("manifest {digest}"), problem }
+    let problem = "a 404, although it has just named this for the tag".into();
+    PullError::Invalid { scope: scope.clone(), what: What::Manifest(*digest), problem }
 }
 
 #[cfg(test)]

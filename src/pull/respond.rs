@@ -11,7 +11,8 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::body::{Body, Segment, Source};
-use super::cache_status::From;
+use super::cache_status::ServedFrom;
+use super::error::Said;
 use super::listing::Page;
 use super::manifest::Held;
 use super::{PullError, Request};
@@ -44,7 +45,7 @@ pub struct Answer {
 
 impl Request<'_> {
     /// A manifest.
-    pub(super) fn manifest(&self, held: Held, digest: &Digest, from: From) -> Answer {
+    pub(super) fn manifest(&self, held: Held, digest: &Digest, from: ServedFrom) -> Answer {
         let size = held.bytes.len() as u64;
         let mut response = self.content(digest, &from, value(held.media_type.as_known(), held.media_type.as_str()));
         if self.is_unchanged(digest) {
@@ -59,7 +60,7 @@ impl Request<'_> {
 
     /// A blob of which `source` can give any part, in whatever part the client wants. `None` for a size that shows
     /// only at the end.
-    pub(super) fn blob(&self, source: Source, size: Option<u64>, digest: &Digest, from: From) -> Answer {
+    pub(super) fn blob(&self, source: Source, size: Option<u64>, digest: &Digest, from: ServedFrom) -> Answer {
         let selection = size.zip(self.range(digest)).map(|(size, range)| (size, range.resolve(size)));
         match selection {
             Some((size, Selection::One(range))) => self.part(source, range, size, digest, from),
@@ -70,7 +71,7 @@ impl Request<'_> {
     }
 
     /// 200
-    pub(super) fn whole(&self, source: Source, size: Option<u64>, digest: &Digest, from: From) -> Answer {
+    pub(super) fn whole(&self, source: Source, size: Option<u64>, digest: &Digest, from: ServedFrom) -> Answer {
         let mut response = self.content(digest, &from, OCTETS);
         response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if self.is_unchanged(digest) {
@@ -86,7 +87,7 @@ impl Request<'_> {
     }
 
     /// 206 with one part (RFC 9110 §15.3.7.1).
-    pub(super) fn part(&self, source: Source, range: Range<u64>, size: u64, digest: &Digest, from: From) -> Answer {
+    pub(super) fn part(&self, source: Source, range: Range<u64>, size: u64, digest: &Digest, from: ServedFrom) -> Answer {
         let mut response = self.content(digest, &from, OCTETS);
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let headers = response.headers_mut();
@@ -98,7 +99,7 @@ impl Request<'_> {
     }
 
     /// 206 with several parts, which podman wants exactly as it asked for them (RFC 9110 §15.3.7.2).
-    fn parts(&self, source: Source, ranges: Vec<Range<u64>>, size: u64, digest: &Digest, from: From) -> Answer {
+    fn parts(&self, source: Source, ranges: Vec<Range<u64>>, size: u64, digest: &Digest, from: ServedFrom) -> Answer {
         let boundary = boundary(digest);
         let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
         let mut length = 0;
@@ -133,7 +134,7 @@ impl Request<'_> {
     }
 
     /// A list.
-    pub(super) fn list(&self, page: Page, content_type: &str, from: From) -> Answer {
+    pub(super) fn list(&self, page: Page, content_type: &str, from: ServedFrom) -> Answer {
         let mut response = Response::new(Body::empty());
         self.common(&mut response, from.cache_status.clone());
         let headers = response.headers_mut();
@@ -160,7 +161,12 @@ impl Request<'_> {
         let message = error.to_string();
         let mut response = error_response(error.code(kind), &message, Some(json!({ "name": scope.repository })));
         let cache_status = match &error {
-            PullError::NotFound { remembered: true, .. } => "roadstead; hit; detail=negative".into(),
+            PullError::NotFound { said: Said::Stale(stale), .. } => {
+                let ServedFrom { cache_status, warning, .. } = ServedFrom::stale(stale);
+                insert(response.headers_mut(), header::WARNING, &warning.unwrap_or_default());
+                cache_status
+            }
+            PullError::NotFound { said: Said::Before, .. } => "roadstead; hit; detail=negative".into(),
             PullError::NotFound { .. } => "roadstead; fwd=miss; fwd-status=404".into(),
             _ if error.outcome() == Outcome::Offline => "roadstead; detail=offline".into(),
             _ if error.outcome() == Outcome::Denied => "roadstead; fwd=miss; detail=denied".into(),
@@ -204,7 +210,7 @@ impl Request<'_> {
     }
 
     /// The head of content with a digest: 200, no length and no body yet.
-    fn content(&self, digest: &Digest, from: &From, content_type: Option<HeaderValue>) -> Response<Body> {
+    fn content(&self, digest: &Digest, from: &ServedFrom, content_type: Option<HeaderValue>) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         response.headers_mut().reserve(HEADERS);
         self.common(&mut response, from.cache_status.clone());
@@ -295,7 +301,7 @@ fn error_response(code: ErrorCode, message: &str, detail: Option<serde_json::Val
     response
 }
 
-fn answer(response: Response<Body>, from: From) -> Answer {
+fn answer(response: Response<Body>, from: ServedFrom) -> Answer {
     Answer { response, outcome: from.outcome, error: None }
 }
 

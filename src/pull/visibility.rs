@@ -20,9 +20,10 @@ mod tests;
 
 use moka::sync::Cache as Memory;
 
-use super::Flight;
+use super::PullFlights;
 use super::flight::Flights;
-use crate::config::Visibility as Of;
+use super::what::What;
+use crate::config;
 use crate::oci::{Digest, Reference, Scope};
 use asker::Secrecy;
 pub(super) use asker::{Asker, Key};
@@ -40,12 +41,12 @@ const WORDS: u64 = 100_000;
 pub(super) struct Visibility {
     secrecy: Secrecy,
     verdicts: Memory<Key, Verdict>,
-    checks: Flight<Key, ()>,
+    checks: PullFlights<Key, ()>,
     /// The upstream's word that a repository holds a digest.
     words: Memory<(Scope, Digest), ()>,
     /// What the catalog said of what a repository holds: looking through a large one takes a while.
     held: Memory<(Scope, Digest), ()>,
-    questions: Flight<(Scope, Digest, Option<Key>), ()>,
+    questions: PullFlights<(Scope, Digest, Option<Key>), ()>,
     patience: Patience,
 }
 
@@ -70,8 +71,8 @@ impl Visibility {
 }
 
 /// Whether content of an upstream is for everybody who may pull from it.
-pub(super) fn is_open(visibility: Of) -> bool {
-    visibility == Of::Public
+pub(super) fn is_open(visibility: config::Visibility) -> bool {
+    visibility == config::Visibility::Public
 }
 
 /// What the upstream is asked for, to learn whether a caller may have it.
@@ -84,20 +85,12 @@ pub(super) enum Evidence {
 }
 
 impl Evidence {
-    /// In words, as errors and the memory of absences have it.
-    fn what(&self) -> String {
+    /// The same, as errors and the memory of absences have it.
+    fn what(&self) -> What {
         match self {
-            Self::Manifest(Reference::Tag(tag)) => format!("tag {tag}"),
-            Self::Manifest(Reference::Digest(digest)) => format!("manifest {digest}"),
-            Self::Blob(digest) => format!("blob {digest}"),
-        }
-    }
-
-    /// Under which an absence is remembered, here as elsewhere in `pull`.
-    fn absence(&self) -> String {
-        match self {
-            Self::Manifest(Reference::Tag(tag)) => tag.to_string(),
-            _ => self.what(),
+            Self::Manifest(Reference::Tag(tag)) => What::Tag(tag.clone()),
+            Self::Manifest(Reference::Digest(digest)) => What::Manifest(*digest),
+            Self::Blob(digest) => What::Blob(*digest),
         }
     }
 }

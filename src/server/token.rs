@@ -100,8 +100,7 @@ async fn posted(request: &mut Request<Incoming>) -> Result<Wish, (ErrorCode, &'s
         return Err((ErrorCode::Unsupported, "only grant_type=password gets a token here"));
     }
     let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
-    let login = Login { username: owned(username), password: Secret::new(owned(password)) };
-    wish.login = Some(login).filter(|login| !login.username.is_empty()).or(from_header);
+    wish.login = Login::new(owned(username), Secret::new(owned(password))).or(from_header);
     Ok(wish)
 }
 

@@ -1,9 +1,19 @@
 //! Lists at an upstream: the tags of a repository and the referrers of a manifest.
+//!
+//! Pages are passed on as they came, and so are whole in memory, as long as somebody reads them. Those of ordinary size are
+//! bounded by the requests that an upstream may be asked and the clients that may wait for them; of larger ones there are
+//! [`LARGE`] at one time in the whole process, whoever asks.
+
+use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use http::{HeaderMap, StatusCode, header};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_blocking;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
@@ -14,9 +24,31 @@ use super::request::{Answer, Ask};
 use crate::metrics::Kind;
 use crate::oci::{Digest, Repository};
 
-/// The largest page of a list that is taken from an upstream.
-const MAX_LISTING: usize = 4 * 1024 * 1024;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A kind of list.
+struct List {
+    kind: Kind,
+    accept: &'static str,
+    /// The largest page that is taken from an upstream, in bytes.
+    limit: usize,
+}
+
+/// Not every registry makes pages of it.
+const TAGS: List = List { kind: Kind::Tags, accept: "application/json", limit: 32 << 20 };
+/// Clients take no larger one.
+const REFERRERS: List = List { kind: Kind::Referrers, accept: INDEX, limit: ORDINARY };
+
+/// A page of up to so many bytes needs no place.
+const ORDINARY: usize = 4 << 20;
+/// Larger pages that are in memory at one time.
+const LARGE: usize = 4;
+/// How long a larger page waits for its place.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The places of larger pages. The process has one memory.
+static PLACES: Semaphore = Semaphore::const_new(LARGE);
+/// How long the whole of a page may take, however steadily it drips.
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// One page of tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +74,28 @@ pub struct Referrers {
 struct TagList {
     /// Some registries write `null` for none.
     #[serde(rename = "tags")]
-    _tags: Option<Vec<String>>,
+    _tags: Option<Vec<Text>>,
+}
+
+/// A string that is not kept.
+struct Text;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl Visitor<'_> for Any {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: Error>(self, _: &str) -> Result<Text, E> {
+                Ok(Text)
+            }
+        }
+        deserializer.deserialize_str(Any)
+    }
 }
 
 #[derive(Deserialize)]
@@ -55,11 +108,14 @@ impl Upstream {
     /// A page of tags (distribution-spec, *Listing Tags*). `query` is a client's, or what [`Listing::next`] gave: some registries
     /// page by tokens of their own.
     pub async fn tags(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
-        let (bytes, next, _) =
-            self.list(Kind::Tags, repository, "tags/list".into(), query, "application/json", |_| false).await?;
+        let (bytes, next, _) = self.list(TAGS, repository, "tags/list".into(), query, |_| false).await?;
         match bytes {
-            Some((bytes, error)) if serde_json::from_slice::<TagList>(&bytes).is_err() => Err(error),
-            Some((bytes, _)) => Ok(Listing { bytes, next }),
+            Some((bytes, error)) => {
+                // A million tags take a while (I11).
+                let page = bytes.clone();
+                let is_list = spawn_blocking(move || serde_json::from_slice::<TagList>(&page).is_ok()).await;
+                if is_list.unwrap_or(false) { Ok(Listing { bytes, next }) } else { Err(error) }
+            }
             None => Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None })),
         }
     }
@@ -68,7 +124,8 @@ impl Upstream {
     /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
-    /// `None`: the upstream has no such API, which it shows by 404, 405, 501 or something that is no index.
+    /// `None`: the upstream has no such API, which it shows by 400, 404, 405, 406, 501 or something that is no index. (A 400 to
+    /// a `page` is about that page.)
     pub async fn referrers(
         &self,
         repository: &Repository,
@@ -79,10 +136,11 @@ impl Upstream {
         let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
         let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
-        let lacks =
-            |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
-        let (bytes, next, headers) =
-            self.list(Kind::Referrers, repository, format!("referrers/{digest}"), &query, INDEX, lacks).await?;
+        let lacks = |status: StatusCode| match status.as_u16() {
+            400 => page.is_none(),
+            status => matches!(status, 404 | 405 | 406 | 501),
+        };
+        let (bytes, next, headers) = self.list(REFERRERS, repository, format!("referrers/{digest}"), &query, lacks).await?;
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(ToOwned::to_owned);
         let is_index = text("content-type")
             .is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)));
@@ -97,11 +155,10 @@ impl Upstream {
     /// no bytes for a status that `lacks` names.
     async fn list(
         &self,
-        kind: Kind,
+        List { kind, accept, limit }: List,
         repository: &Repository,
         path: String,
         query: &str,
-        accept: &'static str,
         lacks: impl Fn(StatusCode) -> bool,
     ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
@@ -118,9 +175,51 @@ impl Upstream {
         let next = next_query(&headers, &answer.url);
         let unreadable =
             origin.client.error(&answer.url, Reason::Invalid("it sent something else than the list asked for".into()));
-        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(MAX_LISTING).await?;
+        let body = Body::new(&origin.client, &answer.url, answer.response);
+        let bytes = collect(body, limit, |reason| origin.client.error(&answer.url, reason)).await?;
         Ok((Some((bytes, unreadable)), next, headers))
     }
+}
+
+/// A page that keeps its place for as long as somebody has it.
+struct Large(Vec<u8>, #[expect(dead_code, reason = "it acts when it is dropped")] SemaphorePermit<'static>);
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The whole of a page, if it has at most `limit` bytes; `fail` says whose it is. Too large, or without a place, it is
+/// invalid rather than an outage: a list that is there and cannot be passed on has no shorter one as its substitute.
+async fn collect(mut body: Body, limit: usize, fail: impl Fn(Reason) -> UpstreamError) -> Result<Bytes, UpstreamError> {
+    let too_large = || fail(Reason::Invalid(format!("its body is larger than {}", ByteSize(limit as u64))));
+    if body.left().is_some_and(|left| left > limit as u64) {
+        return Err(too_large());
+    }
+    let all = async {
+        let (mut whole, mut place) = (Vec::new(), None);
+        while let Some(chunk) = body.chunk().await {
+            let chunk = chunk?;
+            let size = whole.len() + chunk.len();
+            if size > limit {
+                return Err(too_large());
+            }
+            if size > ORDINARY && place.is_none() {
+                let free = tokio::time::timeout(PATIENCE, PLACES.acquire()).await.ok().and_then(Result::ok);
+                let none = || format!("it has more than {}, and so have {LARGE} that are being sent", ByteSize(ORDINARY as u64));
+                place = Some(free.ok_or_else(|| fail(Reason::Invalid(none())))?);
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        whole.shrink_to_fit();
+        Ok(match place {
+            Some(place) => Bytes::from_owner(Large(whole, place)),
+            None => whole.into(),
+        })
+    };
+    let slow = || fail(Reason::Broken("it takes too long".into()));
+    tokio::time::timeout(WHOLE, all).await.unwrap_or_else(|_| Err(slow()))
 }
 
 /// The query of `Link: <…>; rel="next"` (RFC 8288). Only the query is taken: which host and path to ask is ours to know.

@@ -5,6 +5,7 @@ mod breaker;
 mod hour;
 pub mod offline;
 mod served;
+mod signatures;
 mod simulated;
 
 use crate::support::client::Response;

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::cache::records::ReferrersRecord;
+use crate::cache::records::{AbsenceRecord, ReferrersRecord};
 use crate::config::{Eviction, Globs, Quota};
-use crate::oci::Platforms;
+use crate::oci::{Platforms, Tag};
 
 const HOUR: u64 = 3600;
 
@@ -80,6 +80,11 @@ async fn what_was_unused_for_too_long_goes() {
     for filter in [None, Some("a/b")] {
         cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list, true).await;
     }
+    let absent = [&old.0, &kept.0].map(|digest| format!("sha256-{}.sig", digest.hex()).parse::<Tag>().unwrap());
+    let since = AbsenceRecord { checked_at: Timestamp(0) };
+    cache.set_absence(&scope("team/old"), &absent[0], &since).await;
+    cache.set_absence(&scope("team/kept"), &absent[1], &since).await;
+    cache.set_absence(&scope("team/kept"), &absent[0], &since).await;
     cache.pin(vec![scope("team/kept").image(kept.0)], &Platforms::default(), Timestamp(0)).unwrap();
     for digest in [old.0, old.1, other.0, other.1, kept.0, kept.1] {
         age(&cache, &digest, 3 * HOUR);
@@ -103,6 +108,9 @@ async fn what_was_unused_for_too_long_goes() {
         assert_eq!(cache.referrers_record(&scope("team/old"), &old.0, filter).await, None);
     }
     assert!(cache.records.manifest_path(&scope("team/kept"), &kept.0).exists());
+    assert_eq!(cache.absence(&scope("team/old"), &absent[0]).await, None);
+    assert_eq!(cache.absence(&scope("team/kept"), &absent[0]).await, None, "never was one of its manifests");
+    assert_eq!(cache.absence(&scope("team/kept"), &absent[1]).await, Some(since));
     assert_eq!(cache.collect(0, true).await.expired, 0);
     assert_eq!(cache.catalog.totals().2, 3);
 }

@@ -14,7 +14,7 @@ fn file(users: &[(&str, &str)]) -> Htpasswd {
 }
 
 fn login(user: &str, password: &str) -> Login {
-    Login { username: user.to_owned(), password: Secret::new(password) }
+    Login::new(user, Secret::new(password)).unwrap()
 }
 
 fn place(number: u8) -> Key {

@@ -5,7 +5,7 @@ use super::*;
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 fn claims(seconds: u64) -> Claims {
-    let login = Login { username: "robot".to_owned(), password: Secret::new("canary-password") };
+    let login = Login::new("robot", Secret::new("canary-password")).unwrap();
     Claims { user: Some(("alice".to_owned(), [7; 8])), login: Some(login), expires: NOW.after(Duration::from_secs(seconds)) }
 }
 
@@ -20,7 +20,7 @@ fn what_was_sealed_comes_out_until_it_is_over() {
     let opened = tokens.open(&token, NOW).unwrap();
     assert_eq!(opened.user, Some(("alice".to_owned(), [7; 8])));
     let login = opened.login.unwrap();
-    assert_eq!((login.username.as_str(), login.password.expose()), ("robot", "canary-password"));
+    assert_eq!((login.username(), login.password().expose()), ("robot", "canary-password"));
     assert!(tokens.open(&token, NOW.after(Duration::from_millis(299_999))).is_some());
     assert!(tokens.open(&token, NOW.after(Duration::from_secs(300))).is_none());
     assert!(tokens.open(&token, NOW.after(Duration::from_secs(86_400))).is_none());

@@ -54,7 +54,7 @@ impl Secrecy {
 
     fn keyed(&self, upstream: &UpstreamName, repository: &str, login: &Login) -> Key {
         let mut context = hmac::Context::with_key(&self.0);
-        for part in [upstream.as_str(), repository, &login.username, login.password.expose()] {
+        for part in [upstream.as_str(), repository, login.username(), login.password().expose()] {
             // With its length, so that no two logins are the same text.
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part.as_bytes());
@@ -67,7 +67,7 @@ impl Secrecy {
 
 /// A caller with a login of their own.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(in crate::pull) struct Guest {
     pub key: Key,
     pub login: Login,
     /// From where they ask; `None` from this machine by a socket without addresses.
@@ -83,34 +83,37 @@ impl Guest {
 
     /// The upstream, asked with this login and whatever tokens it has by now.
     pub fn view(&self, upstream: &Upstream) -> Arc<Upstream> {
-        self.view.get_or_init(|| Arc::new(upstream.signed_in_as(&self.login.username, &self.login.password, false))).clone()
+        self.view.get_or_init(|| Arc::new(upstream.signed_in_as(self.login.username(), self.login.password(), false))).clone()
     }
 }
 
-/// On whose behalf an upstream is asked, and what is here of it is looked at. The default is the mirror itself, with the
-/// operator's credentials. Cheap to clone; lives as long as the work.
-#[derive(Clone, Debug, Default)]
-pub(in crate::pull) struct Asker {
-    pub(super) guest: Option<Arc<Guest>>,
-    pub(super) unverified: bool,
+/// On whose behalf an upstream is asked, and what is here of it is looked at. Cheap to clone; lives as long as the work.
+#[derive(Clone, Debug)]
+pub(in crate::pull) enum Asker {
+    /// The mirror itself, with the operator's credentials: for all that the operator's rules let in.
+    Mirror,
+    /// A caller of whom it is known that they may see what is here of the repository.
+    Verified(Arc<Guest>),
+    /// One of whom that is not known: all they may do is to ask the upstream themselves.
+    Unverified(Arc<Guest>),
 }
 
 impl Asker {
+    /// Whoever signs in with a login of their own.
+    pub(super) fn guest(&self) -> Option<&Arc<Guest>> {
+        match self {
+            Self::Mirror => None,
+            Self::Verified(guest) | Self::Unverified(guest) => Some(guest),
+        }
+    }
+
     /// What tells it apart from others in a key; `None` for all that the operator's rules let in.
     pub fn key(&self) -> Option<Key> {
-        self.guest.as_ref().map(|guest| guest.key)
+        self.guest().map(|guest| guest.key)
     }
 
-    /// Whether it may see what is here of the repository. If not, all it may do is to ask the upstream itself.
+    /// Whether it may see what is here of the repository.
     pub fn is_verified(&self) -> bool {
-        !self.unverified
-    }
-
-    pub(super) fn verified(guest: Arc<Guest>) -> Self {
-        Self { guest: Some(guest), unverified: false }
-    }
-
-    pub(super) fn unverified(guest: Arc<Guest>) -> Self {
-        Self { guest: Some(guest), unverified: true }
+        !matches!(self, Self::Unverified(_))
     }
 }

@@ -49,13 +49,17 @@ impl Pull {
         if self.visibility.words.contains_key(&(scope.clone(), digest)) || self.is_known_to_hold(scope, &digest) {
             return Ok(());
         }
-        if site.upstream.is_offline() {
-            let offline = PullError::Offline { scope: scope.clone(), what: evidence.what() };
-            return self.was_known_to_hold(scope, &digest).await.then_some(()).ok_or(offline);
-        }
-        if self.negative.is_remembered(scope, asker, &evidence.absence()) {
-            return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
-        }
+        Box::pin(self.ask_for_word(scope, asker, &evidence, digest)).await
+    }
+
+    /// The upstream's word that the repository holds this; and where that cannot be had, what is known here once everything is.
+    async fn ask_for_word(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        evidence: &Evidence,
+        digest: Digest,
+    ) -> Result<(), PullError> {
         let flight = || {
             let (this, upstream) = (self.clone(), self.upstream(scope, asker));
             let (scope, evidence) = (scope.clone(), evidence.clone());
@@ -69,10 +73,9 @@ impl Pull {
             }
         };
         let key = (scope.clone(), digest, asker.key());
-        let landed = self.visibility.questions.join(key, flight).await.ok_or(PullError::Internal)?;
-        match landed.value {
-            Err(error) if error.is_not_found() => Err(self.absent(&site, scope, asker, &evidence, &error)),
-            Err(error) if error.is_outage() && self.was_known_to_hold(scope, &digest).await => {
+        let asking = async { self.visibility.questions.join(key, flight).await.ok_or(PullError::Internal)?.value };
+        match self.unless_absent(scope, asker, &evidence.what(), asking).await {
+            Err(error) if error.is_unanswered() && self.was_known_to_hold(scope, &digest).await => {
                 tracing::debug!(%digest, upstream = %scope.upstream, %error, "known since the start to be the repository's");
                 Ok(())
             }

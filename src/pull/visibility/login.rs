@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::{Pull, PullError};
-use super::verdicts::{REFUSED, Verdict, is_login};
-use crate::config::Visibility as Of;
+use super::verdicts::{REFUSED, Verdict};
+use crate::config;
 use crate::oci::UpstreamName;
 use crate::policy::Login;
 
@@ -24,7 +24,7 @@ impl Pull {
         login: &Login,
         from: Option<IpAddr>,
     ) -> Result<(), PullError> {
-        let Some(site) = self.site_of(upstream).filter(|site| site.visibility == Of::Caller && is_login(login)) else {
+        let Some(site) = self.site_of(upstream).filter(|site| site.visibility == config::Visibility::Caller) else {
             return Ok(());
         };
         let key = self.visibility.secrecy.login_key(upstream, login);
@@ -38,7 +38,7 @@ impl Pull {
                 let turn = this.visibility.patience.turn(from).await;
                 let turn = turn.map_err(|wait| PullError::TooManyRefusals { upstream: upstream.name().clone(), wait })?;
                 let started = Instant::now();
-                let said = upstream.signed_in_as(&login.username, &login.password, true).try_login().await;
+                let said = upstream.signed_in_as(login.username(), login.password(), true).try_login().await;
                 let verdict = match said {
                     Ok(()) => Verdict { until: started + verdict_for, refusal: None },
                     Err(error) if error.refuses_login() => {

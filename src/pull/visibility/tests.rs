@@ -9,7 +9,7 @@ use crate::oci::Scope;
 use crate::policy::Login;
 
 fn login(username: &str, password: &str) -> Login {
-    Login { username: username.into(), password: Secret::new(password) }
+    Login::new(username, Secret::new(password)).unwrap()
 }
 
 fn scope(upstream: &str, repository: &str) -> Scope {
@@ -26,7 +26,7 @@ fn a_key_is_of_one_login_at_one_repository_in_one_process() {
         secrecy.key(&scope("r.example", "team/apps"), &login("alice", "word")),
         secrecy.key(&scope("r.example", "team/app"), &login("alic", "eword")),
         secrecy.key(&scope("r.example", "team/app"), &login("alice", "words")),
-        secrecy.key(&scope("r.example", "team/app"), &login("", "aliceword")),
+        secrecy.key(&scope("r.example", "team/app"), &login("a", "liceword")),
         Secrecy::new().key(&scope("r.example", "team/app"), &login("alice", "word")),
     ] {
         assert_ne!(own, other);

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::{Pull, PullError, Request, Site};
+use super::super::{Pull, PullError, Request};
 use super::asker::Guest;
 use super::{Asker, Evidence};
-use crate::config::Visibility as Of;
+use crate::config;
 use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName, Wanted};
 use crate::policy::Login;
 use crate::upstream::{Class, Upstream, UpstreamError};
@@ -46,13 +46,13 @@ impl Pull {
     /// be known and is not. Cancel-safe: the question goes on for others.
     pub(in crate::pull) async fn identify(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Result<Asker, PullError> {
         if !self.cache.confined.is_active() {
-            return Ok(Asker::default());
+            return Ok(Asker::Mirror);
         }
         let scope = request.permit.scope();
-        if self.site(scope)?.visibility != Of::Caller {
-            return Ok(Asker::default());
+        if self.site(scope)?.visibility != config::Visibility::Caller {
+            return Ok(Asker::Mirror);
         }
-        let Some(login) = request.permit.login().filter(|login| is_login(login)) else {
+        let Some(login) = request.permit.login() else {
             return Err(PullError::LoginNeeded { scope: scope.clone() });
         };
         let key = self.visibility.secrecy.key(scope, login);
@@ -63,42 +63,40 @@ impl Pull {
             // The lists themselves are the question: nothing that is here is shown without a verdict.
             Wanted::Tags(_) | Wanted::Referrers(..) => {
                 return match self.verdict(&guest) {
-                    None => Ok(Asker::unverified(guest)),
-                    Some(Ok(())) => Ok(Asker::verified(guest)),
+                    None => Ok(Asker::Unverified(guest)),
+                    Some(Ok(())) => Ok(Asker::Verified(guest)),
                     Some(Err(refusal)) => Err(refusal),
                 };
             }
         };
         self.judge(scope, &guest, &evidence).await?;
-        Ok(Asker::verified(guest))
+        Ok(Asker::Verified(guest))
     }
 
     /// The same caller, of whom it is known that they may see what is here; or what the upstream says to them when they
     /// ask for this tag.
     pub(in crate::pull) async fn verified(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag) -> Result<Asker, PullError> {
-        match &asker.guest {
-            Some(guest) if !asker.is_verified() => {
-                self.judge(scope, guest, &Evidence::Manifest(Reference::Tag(tag.clone()))).await?;
-                Ok(Asker::verified(guest.clone()))
-            }
-            _ => Ok(asker.clone()),
+        if let Asker::Unverified(guest) = asker {
+            self.judge(scope, guest, &Evidence::Manifest(Reference::Tag(tag.clone()))).await?;
+            return Ok(Asker::Verified(guest.clone()));
         }
+        Ok(asker.clone())
     }
 
     /// Whether a client must be told to sign in to this upstream; it is told so at `/v2/`, before it asks for anything.
     pub fn wants_login(&self, upstream: &UpstreamName, login: Option<&Login>) -> bool {
-        self.site_of(upstream).is_some_and(|site| site.visibility == Of::Caller) && !login.is_some_and(is_login)
+        self.site_of(upstream).is_some_and(|site| site.visibility == config::Visibility::Caller) && login.is_none()
     }
 
     /// The upstream as it is asked for somebody.
     pub(in crate::pull) fn upstream(&self, scope: &Scope, asker: &Asker) -> Result<Arc<Upstream>, PullError> {
         let upstream = self.site(scope)?.upstream.clone();
-        Ok(asker.guest.as_ref().map_or_else(|| upstream.clone(), |guest| guest.view(&upstream)))
+        Ok(asker.guest().map_or_else(|| upstream.clone(), |guest| guest.view(&upstream)))
     }
 
     /// The upstream has refused something to somebody: what it said before does not hold any more.
     pub(in crate::pull) fn refused(&self, asker: &Asker) {
-        if let Some(guest) = &asker.guest
+        if let Some(guest) = asker.guest()
             && self.visibility.verdicts.get(&guest.key).is_some_and(|verdict| verdict.refusal.is_none())
         {
             self.visibility.verdicts.invalidate(&guest.key);
@@ -115,17 +113,14 @@ impl Pull {
             if let Some(verdict) = self.verdict(guest) {
                 return verdict;
             }
-            if self.site(scope)?.upstream.is_offline() {
-                let offline = PullError::Offline { scope: scope.clone(), what: evidence.what() };
-                return Err(PullError::Unverified { scope: scope.clone(), cause: Box::new(offline) });
-            }
-            let asker = Asker::unverified(guest.clone());
-            if self.negative.is_remembered(scope, &asker, &evidence.absence()) {
-                return Err(PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: true });
-            }
+            let asker = Asker::Unverified(guest.clone());
+            self.may_ask(scope, &asker, &evidence.what()).map_err(|error| match error {
+                PullError::Offline { .. } => PullError::Unverified { scope: scope.clone(), cause: Box::new(error) },
+                error => error,
+            })?;
             let flight = || {
-                let (this, scope, evidence) = (self.clone(), scope.clone(), evidence.clone());
-                async move { this.check(&scope, &asker, &evidence).await }
+                let (this, scope, guest, evidence) = (self.clone(), scope.clone(), guest.clone(), evidence.clone());
+                async move { this.check(&scope, guest, &evidence).await }
             };
             let landed = self.visibility.checks.join(guest.key, flight).await.ok_or(PullError::Internal)?;
             match landed.value {
@@ -136,23 +131,23 @@ impl Pull {
         }
     }
 
-    async fn check(&self, scope: &Scope, asker: &Asker, evidence: &Evidence) -> Result<(), PullError> {
-        let (Some(guest), started) = (&asker.guest, Instant::now()) else { return Err(PullError::Internal) };
-        let site = self.site(scope)?;
-        let upstream = site.upstream.signed_in_as(&guest.login.username, &guest.login.password, true);
-        let said = self.patiently(scope, asker, ask(&upstream, scope, evidence)).await;
+    async fn check(&self, scope: &Scope, guest: Arc<Guest>, evidence: &Evidence) -> Result<(), PullError> {
+        let (site, started) = (self.site(scope)?, Instant::now());
+        let upstream = site.upstream.signed_in_as(guest.login.username(), guest.login.password(), true);
+        let (key, asker) = (guest.key, Asker::Unverified(guest));
+        let said = self.patiently(scope, &asker, ask(&upstream, scope, evidence)).await;
         let counted = |what| self.metrics.verdicts_total.with_label_values(&[scope.upstream.as_str(), what]).inc();
         match said {
             Ok(digest) => {
                 counted("yes");
                 self.visibility.heard(scope, &digest);
                 let until = started + site.verdict_for;
-                self.visibility.verdicts.insert(guest.key, Verdict { until, refusal: None });
+                self.visibility.verdicts.insert(key, Verdict { until, refusal: None });
                 Ok(())
             }
             Err(error) if error.is_not_found() => {
                 counted("not_found");
-                Err(self.absent(&site, scope, asker, evidence, &error))
+                Err(self.absent(scope, &asker, &evidence.what(), error))
             }
             Err(error @ PullError::Upstream(_)) if error.is_denied() => {
                 counted("no");
@@ -177,7 +172,7 @@ impl Pull {
         asker: &Asker,
         asking: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, PullError> {
-        let Some(guest) = asker.guest.as_ref().filter(|_| !asker.is_verified()) else { return Ok(asking.await?) };
+        let Asker::Unverified(guest) = asker else { return Ok(asking.await?) };
         let turn = self.visibility.patience.turn(guest.from).await;
         let turn = turn.map_err(|wait| PullError::TooManyRefusals { upstream: scope.upstream.clone(), wait })?;
         let asked = asking.await;
@@ -190,17 +185,6 @@ impl Pull {
         }
         Ok(asked?)
     }
-
-    /// "Not found", remembered for who asked.
-    pub(super) fn absent(&self, site: &Site, scope: &Scope, asker: &Asker, evidence: &Evidence, error: &PullError) -> PullError {
-        self.negative.remember(scope, asker, &evidence.absence(), error.believe(site.freshness.negative));
-        PullError::NotFound { scope: scope.clone(), what: evidence.what(), remembered: false }
-    }
-}
-
-/// podman sends an empty one if it is asked and has none.
-pub(super) fn is_login(login: &Login) -> bool {
-    !login.username.is_empty() || !login.password.expose().is_empty()
 }
 
 /// Whether the upstream has something, in words that a registry does not count as a pull: its digest.

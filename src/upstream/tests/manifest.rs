@@ -237,6 +237,28 @@ async fn t21_tags() {
     assert_eq!(anonymous(&missing).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::NotFound);
 }
 
+/// As many large pages as there are places; a further one waits until somebody has done with theirs.
+#[tokio::test]
+async fn large_pages_of_tags_take_turns() {
+    let tags = |size: usize| format!(r#"{{"tags":["{}"]}}"#, "v".repeat(size));
+    let (large, small) = (always(Reply::new(200).body(tags(5 << 20))).await, always(Reply::new(200).body(tags(1 << 20))).await);
+    let (large, small) = (anonymous(&large), anonymous(&small));
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(large.tags(&repository("a/b"), "").await.unwrap().bytes);
+    }
+    assert!(held[0].len() > 5 << 20);
+    let next = tokio::spawn(async move { large.tags(&repository("a/b"), "").await });
+    small.tags(&repository("a/b"), "").await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(!next.is_finished());
+    held.pop();
+    assert_eq!(next.await.unwrap().unwrap().bytes, held[0]);
+
+    let huge = always(Reply::new(200).body(tags(32 << 20))).await;
+    assert_eq!(anonymous(&huge).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::Invalid);
+}
+
 #[tokio::test]
 async fn t22_referrers() {
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -254,8 +276,10 @@ async fn t22_referrers() {
     assert_eq!(server.seen()[2].target, format!("/v2/a/b/referrers/{digest}?artifactType=a%2Fb&artifactType=c%2Fd"));
 
     for reply in [
+        Reply::new(400),
         Reply::new(404),
         Reply::new(405),
+        Reply::new(406),
         Reply::new(501),
         Reply::new(200).header("content-type", "application/json").body(body),
         Reply::new(200).body(body),
@@ -272,4 +296,7 @@ async fn t22_referrers() {
         let error = anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
+    let server = always(Reply::new(400)).await;
+    let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2")).await;
+    assert_eq!(page.unwrap_err().class(), Class::Invalid, "there was a first page");
 }

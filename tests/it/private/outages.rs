@@ -50,6 +50,8 @@ async fn without_the_upstream_only_verdicts_count() {
                 // Something that is not cached looks the same.
                 if user == "bob" {
                     assert_eq!(answer.status(), 503, "{path}: {}", answer.text());
+                    let hint = !down && method == "GET" && path.contains("/manifests/");
+                    assert_eq!(answer.text().contains("roadstead prefetch "), hint, "{path}: {}", answer.text());
                     let cold = path.replace("team/secret", "team/cold");
                     let cold = match method {
                         "HEAD" => client::head(this.mirror.address(), &cold, &all).await,
@@ -69,6 +71,32 @@ async fn without_the_upstream_only_verdicts_count() {
     let files = this.mirror.stop().await;
     let wanted = std::fs::read_to_string(files.root().join("wanted.json")).unwrap_or_default();
     assert!(!wanted.contains("team/cold"), "{wanted}");
+}
+
+/// That there is no signature is told to whoever has a verdict, too, and looks to all others like anything else.
+#[tokio::test]
+async fn without_the_upstream_absences_are_for_verdicts() {
+    let this = Private::warm(|settings| {
+        settings.set("freshness", "negative", "0s");
+    })
+    .await;
+    let signature = |repository| manifest_path(repository, format!("sha256-{}.sig", this.secret.manifest.digest.hex()));
+    // bob's question is no verdict, and nothing is kept of what he was told.
+    assert_eq!(get_as(&this.mirror, "bob", &signature(SECRET)).await.status(), 404);
+    assert!(!this.mirror.files().root().join("repos").join(SECRET).join("_absent").exists());
+    assert_eq!(get_as(&this.mirror, "mallory", &signature(SECRET)).await.status(), 403);
+    assert_eq!(get_as(&this.mirror, "alice", &signature(SECRET)).await.status(), 404);
+    this.up.down().await;
+    let answer = get_as(&this.mirror, "alice", &signature(SECRET)).await;
+    assert_eq!((answer.status(), answer.header("warning").is_some()), (404, true), "{}", answer.text());
+    assert_eq!(get_as(&this.mirror, "mallory", &signature(SECRET)).await.status(), 403);
+    let answer = get_as(&this.mirror, "bob", &signature(SECRET)).await;
+    let cold = get_as(&this.mirror, "bob", &signature("priv.example/team/cold")).await;
+    assert_eq!((answer.status(), cold.status()), (503, 503), "{}", answer.text());
+    assert_eq!(answer.header("cache-status"), cold.header("cache-status"));
+    assert_eq!(answer.text().replace("team/secret", "team/cold"), cold.text());
+    let public = get_as(&this.mirror, "alice", &signature("library/base")).await;
+    assert_eq!((public.status(), public.header("warning")), (404, None), "another upstream's");
 }
 
 /// Access that was taken away ends with the verdict, whatever tokens live on.

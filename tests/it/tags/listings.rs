@@ -81,6 +81,37 @@ async fn t21_foreign_links_are_rewritten_or_dropped() {
     }
 }
 
+/// T21: a list that is not made into pages is passed on whole, and one that cannot be is an error: never a short list.
+#[tokio::test]
+async fn t21_a_long_list_is_whole_or_an_error() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    let list = |size: usize| {
+        let tags: Vec<String> = (0..size / 104).map(|number| format!("{number:0>100}")).collect();
+        serde_json::json!({ "name": REPOSITORY, "tags": tags }).to_string()
+    };
+    let path = "/v2/library/alpine/tags/list";
+    for act in [Act::honest(), Act::honest().chunked()] {
+        let long = list(6 << 20);
+        up.on("/v2/*/tags/list").then(act.clone().body(long.clone()));
+        let answer = mirror.get(path).await;
+        assert_eq!((answer.status(), answer.body.len()), (200, long.len()));
+        assert!(answer.body == long.as_bytes());
+        up.on("/v2/*/tags/list").then(act.body(list(33 << 20)));
+        let answer = mirror.get(path).await;
+        assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"), "{}", answer.text());
+        assert!(answer.text().contains("larger than 32"), "{}", answer.text());
+    }
+    // What is known of a list is for when there is no answer.
+    for (act, status) in [(Act::html(), 503), (Act::status(500), 200)] {
+        up.on("/v2/*/tags/list").always(act);
+        assert_eq!(mirror.get(path).await.status(), status);
+    }
+}
+
 /// An upstream with an image and two artifacts that refer to it.
 async fn with_artifacts() -> (Upstream, Image, [Image; 2]) {
     let up = Upstream::start().await;
@@ -153,9 +184,36 @@ async fn t22_referrers_are_made_from_the_tag_schema() {
     let mirror = Mirror::of(&up).await;
     let all = mirror.get(&path).await;
     assert_eq!(digests(&all), artifacts.each_ref().map(|artifact| artifact.manifest.digest.to_string()));
+    // However an upstream says that it has no such API.
+    for status in [400, 404, 405, 406, 501] {
+        up.on("/v2/*/referrers/*").always(Act::status(status));
+        let answer = Mirror::of(&up).await.get(&path).await;
+        assert_eq!(digests(&answer), digests(&all), "{status}");
+    }
     let filtered = mirror.get(&format!("{path}?artifactType=application/x.signature")).await;
     assert_eq!(digests(&filtered), [artifacts[1].manifest.digest.to_string()]);
     assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+}
+
+/// T22: what the tag stands for is no list of referrers, but the manifest itself (GitLab takes the tag for the digest), or
+/// some other one.
+#[tokio::test]
+async fn t22_only_an_index_of_its_own_lists_referrers() {
+    let image = Image::small(1);
+    let index = Index::oci(vec![image.clone()]);
+    let docker = Index::docker(vec![image.clone()]);
+    for (subject, tagged) in
+        [(&index.manifest, &index.manifest), (&index.manifest, &image.manifest), (&image.manifest, &docker.manifest)]
+    {
+        let up = Upstream::start().await;
+        up.push_index(REPOSITORY, "latest", &index);
+        up.push_index(REPOSITORY, "docker", &docker);
+        up.tag(REPOSITORY, &subject.digest.to_string().replace(':', "-"), &tagged.digest);
+        let mirror = Mirror::of(&up).await;
+        for _ in 0..2 {
+            assert_eq!(digests(&mirror.get(&referrers(subject)).await), [] as [String; 0], "{}", tagged.media_type);
+        }
+    }
 }
 
 /// T22: not a digest; an upstream that cannot be asked.
