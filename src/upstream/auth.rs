@@ -6,6 +6,8 @@
 //! the upstream's own address, and, without credentials, for those to a redirect's target.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
+use super::accounts::Account;
 use super::challenge::{self, Challenge};
 use super::client::{Client, authority};
 use super::credentials::{Credential, Credentials};
@@ -30,6 +33,8 @@ pub(super) struct Auth {
     tokens: Tokens,
     /// Somebody else's login instead of the mirror's credentials.
     guest: Option<Guest>,
+    /// And the account that is.
+    guest_account: Option<Account>,
 }
 
 /// What is known of one address's way of signing in, whoever signs in.
@@ -42,6 +47,8 @@ struct Ways {
     known: Mutex<Known>,
     /// The operator has been told that a realm does not get the credentials.
     warned: AtomicBool,
+    /// The key under which guests' logins are told apart.
+    key: RandomState,
 }
 
 /// A login that is not the mirror's own, and how fresh its tokens must be.
@@ -99,9 +106,9 @@ impl Grant {
 
 impl Auth {
     pub(super) fn new(url: Url, credentials: Credentials, token_realms: Vec<String>) -> Self {
-        let (known, warned) = Default::default();
-        let ways = Arc::new(Ways { url, token_realms, guests: Tokens::new(), known, warned });
-        Self { ways, credentials, tokens: Tokens::new(), guest: None }
+        let (known, warned, key) = Default::default();
+        let ways = Arc::new(Ways { url, token_realms, guests: Tokens::new(), known, warned, key });
+        Self { ways, credentials, tokens: Tokens::new(), guest: None, guest_account: None }
     }
 
     /// The same ways, with another login. What its challenges teach holds for all.
@@ -111,6 +118,36 @@ impl Auth {
             credentials: Credentials::fixed(Arc::clone(&guest.login)),
             tokens: self.ways.guests.clone(),
             guest: Some(guest.clone()),
+            guest_account: Some(Account::Guest(self.ways.key.hash_one(guest.login.fingerprint()))),
+        }
+    }
+
+    /// Who the next request for `repository` is made as, by what is known of the address: a login that it has not asked for,
+    /// or that its token service may not see, is not sent.
+    pub(super) fn account(&self, repository: &Repository) -> Account {
+        if !self.signs_in() {
+            return Account::Anonymous;
+        }
+        self.guest_account.or_else(|| self.credentials.place(repository).map(Account::Own)).unwrap_or(Account::Anonymous)
+    }
+
+    /// All that it may be, whatever the repository.
+    pub(super) fn accounts(&self) -> Vec<Account> {
+        if !self.signs_in() {
+            return vec![Account::Anonymous];
+        }
+        if let Some(guest) = self.guest_account {
+            return vec![guest];
+        }
+        let (own, for_all) = self.credentials.places();
+        (0..own).map(Account::Own).chain((!for_all).then_some(Account::Anonymous)).collect()
+    }
+
+    fn signs_in(&self) -> bool {
+        match &*self.known() {
+            Known::Nothing => false,
+            Known::Basic => true,
+            Known::Bearer { realm, .. } => realm::may_receive(&self.ways.url, realm, &self.ways.token_realms),
         }
     }
 
@@ -228,9 +265,12 @@ impl Auth {
         let service = challenge.parameter("service").map(ToOwned::to_owned);
         let scopes = scopes(challenge, repository);
         let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
-        let token = self.token(client, &wanted, repository).await?;
-        self.learn(client, kind, repository, &wanted);
-        Ok(Grant::Bearer(token, Box::new(wanted)))
+        let token = self.token(client, &wanted, repository).await;
+        // One that has had enough is a token service all the same, and this account is to leave it alone.
+        if token.as_ref().err().is_none_or(|error| matches!(error.class(), Class::RateLimited { .. })) {
+            self.learn(client, kind, repository, &wanted);
+        }
+        token.map(|token| Grant::Bearer(token, Box::new(wanted)))
     }
 
     /// What the challenge of `/v2/` asks of a guest, with a scope only if it names one. `None` where there is no guest, or

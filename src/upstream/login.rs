@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::Upstream;
-use super::breaker::Need;
 use super::challenge::{self, Challenge};
 use super::client::{Exchange, remark};
 use super::error::{Reason, UpstreamError};
@@ -34,7 +33,7 @@ impl Upstream {
         origins.sort_by_key(|origin| origin.health().rank(Temper::Check));
         let mut failed = None;
         for origin in origins {
-            let resting = origin.health().peek(Temper::Check, None, Need::Fallback);
+            let resting = origin.peek_at_checks();
             let tried = match resting {
                 Ok(_) => try_login(origin).await,
                 Err(reason) => Err(UpstreamError::new(&self.name, origin.host(), reason)),

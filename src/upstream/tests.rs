@@ -3,6 +3,7 @@
 mod auth;
 mod blob;
 mod internet;
+mod limits;
 mod manifest;
 mod proxy;
 mod redirect;
