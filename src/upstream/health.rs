@@ -196,6 +196,11 @@ impl Health {
         }
     }
 
+    /// A body of a kind broke off, or came damaged, which may happen: other addresses are tried before it for a moment.
+    pub(super) fn avoid(&self, temper: Temper) {
+        self.state().failing[temper as usize].avoid(Instant::now());
+    }
+
     /// It answered, with something that cannot be right: other addresses are tried before it for a while.
     pub(super) fn misled(&self, temper: Temper) {
         self.state().misled[temper as usize] = Some(Instant::now());
