@@ -210,12 +210,9 @@ impl Auth {
             Grant::Bare => {}
             // The upstream has changed its ways since it was asked last.
             Grant::Basic(_) if chosen.is_some_and(|challenge| challenge.scheme != "basic") => {}
-            Grant::Basic(sent) => {
-                // Perhaps the credential was remembered and its source has a newer one.
-                self.credentials.forget(repository).await;
-                let newer = self.credential(client, repository).await?.and_then(|credential| credential.basic());
-                if let Some(newer) = newer.filter(|newer| newer != sent) {
-                    return Ok(Some(Grant::Basic(newer)));
+            Grant::Basic(_) => {
+                if let Some(newer) = self.renewed(client, repository, &grant).await? {
+                    return Ok(Some(newer));
                 }
                 if self.guest.is_none() {
                     *self.known() = Known::Nothing;
@@ -243,6 +240,20 @@ impl Auth {
             return if challenges.is_empty() { Ok(None) } else { Err(client.error(&self.ways.url, Reason::Denied(refused))) };
         };
         self.answer(client, kind, repository, challenge).await.map(Some)
+    }
+
+    /// The credential in `grant` was refused, by 401 or 403: some registries say the latter of one that has expired. Perhaps
+    /// it was remembered and its source has a newer one, of which a cloud or a helper can be asked.
+    pub(super) async fn renewed(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        grant: &Grant,
+    ) -> Result<Option<Grant>, UpstreamError> {
+        let Grant::Basic(sent) = grant else { return Ok(None) };
+        self.credentials.forget(repository).await;
+        let newer = self.credential(client, repository).await?.and_then(|credential| credential.basic());
+        Ok(newer.filter(|newer| newer != sent).map(Grant::Basic))
     }
 
     /// What a challenge asks for.

@@ -218,9 +218,18 @@ impl Origin {
         let mut account = self.auth.account(ask.repository);
         let grant = self.auth.preemptive(&self.client, ask.kind, ask.repository).await;
         let mut grant = grant.map_err(|error| error.made_as(account))?;
-        // At the most: with a remembered token, bare, with a new one.
-        for _ in 0..3 {
+        let mut renewed = false;
+        // At the most: with a remembered token, bare, with a new one, and with one more if that was a cloud's and is refused.
+        for _ in 0..4 {
             let response = self.send(url, ask, grant.header()).await?;
+            if response.status() == StatusCode::FORBIDDEN
+                && !std::mem::replace(&mut renewed, true)
+                && let Some(newer) = self.auth.renewed(&self.client, ask.repository, &grant).await?
+            {
+                drop(remark(response.into_body()).await);
+                grant = newer;
+                continue;
+            }
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok((response, account));
             }
