@@ -65,7 +65,7 @@ pub use probe::Step;
 pub use queue::Crowd;
 pub use quota::Quota;
 pub use redirect::RedirectError;
-pub use tls::TlsError;
+pub use tls::{TlsError, check as check_certificates};
 
 use crate::config;
 use crate::metrics::{Kind, Metrics, gauge};
@@ -82,6 +82,7 @@ use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
 use ranges::Ranges;
 use request::{Answer, Ask, Origin};
+use tls::Tls;
 
 /// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
 /// is lengthened by up to its own length, so that many who failed together do not come back together.
@@ -124,14 +125,14 @@ impl Upstream {
         proxies: Matcher,
         env: Env,
     ) -> Result<Self, TlsError> {
-        let tls = tls::client_config(config.ca.as_deref())?;
+        let tls = Tls::of(config)?;
         metrics.begin_upstream(name.as_str(), config.visibility == config::Visibility::Caller);
-        let cloud_tls = if config.credentials.is_cloud() { tls::client_config(None)? } else { Arc::clone(&tls) };
+        let cloud_tls = if config.credentials.is_cloud() { Tls::anonymous()? } else { tls.clone() };
         let proxies = Arc::new(proxies);
         let offline = watch::Sender::new(config.offline);
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
-            let connector = Connector::new(guard, Arc::clone(&proxies), Arc::clone(&tls), config.connect_timeout);
+            let connector = Connector::new(guard, Arc::clone(&proxies), tls.clone(), config.connect_timeout);
             let timeouts = (config.response_timeout, config.stall_timeout);
             let client =
                 Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts, offline.subscribe());
@@ -140,7 +141,7 @@ impl Upstream {
                 name: name.clone(),
                 metrics: Arc::clone(&metrics),
                 proxies: Arc::clone(&proxies),
-                tls: Arc::clone(&cloud_tls),
+                tls: cloud_tls.clone(),
                 registry: client.clone(),
             };
             let credentials = Credentials::new(&config.credentials, url, &ground);

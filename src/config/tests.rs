@@ -340,3 +340,17 @@ fresh_for = "30s"
     let unknown = wrong("[[freshness.rule]]\ntags = \"x\"\nfresh_four = \"1m\"\n");
     assert!(unknown.starts_with("t.toml:3:1: ") && unknown.contains("`fresh_for`"), "{unknown}");
 }
+
+/// What an upstream gives to the mirror's certificate is no more everybody's than what it gives to its login.
+#[test]
+fn a_client_certificate_makes_an_upstream_the_operators() {
+    let of = |lines: &str| {
+        let config = good(&format!("[upstream.\"r.example\"]\n{lines}"));
+        config.upstreams[&"r.example".parse().unwrap()].clone()
+    };
+    assert_eq!((of("").visibility, of("").client), (Visibility::Public, None));
+    let pair = "client_cert = \"/c\"\nclient_key = \"/k\"";
+    assert_eq!(of(pair).visibility, Visibility::Operator);
+    assert_eq!(of(pair).client, Some(KeyPair { cert: "/c".into(), key: "/k".into() }));
+    assert_eq!(of(&format!("{pair}\nvisibility = \"public\"")).visibility, Visibility::Public);
+}

@@ -137,6 +137,7 @@ async fn look_up(url: &Url) -> Result<String, Reason> {
 /// An error, and what to do about it where its own words do not say so.
 fn told(error: &UpstreamError) -> String {
     let remedy = match error.reason() {
+        Reason::Connect(text) if text.contains("`client_cert`") => return error.to_string(),
         Reason::Connect(text) if text.contains("certificate") => {
             "if its certificate is of a private authority, or a proxy looks into TLS, put that authority into `ca`"
         }

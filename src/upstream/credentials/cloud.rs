@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use super::{Credential, CredentialError};
@@ -23,6 +22,7 @@ use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
 use crate::upstream::client::Client;
+use crate::upstream::tls::Tls;
 
 /// The shortest and longest life that is believed.
 const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(12 * 3600));
@@ -40,7 +40,7 @@ pub(in crate::upstream) struct Ground {
     pub(in crate::upstream) metrics: Arc<Metrics>,
     pub(in crate::upstream) proxies: Arc<Matcher>,
     /// Believes the system's roots alone: an upstream's `ca` is no authority over a cloud.
-    pub(in crate::upstream) tls: Arc<ClientConfig>,
+    pub(in crate::upstream) tls: Tls,
     /// Reaches the registry itself, which Azure's exchange is part of.
     pub(in crate::upstream) registry: Client,
 }
