@@ -270,12 +270,9 @@ impl Auth {
             *self.known() = Known::Basic;
             return Ok(grant);
         }
-        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
-        let credential = self.credential_for(client, &realm, repository).await?;
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let scopes = scopes(challenge, repository);
-        let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
+        let wanted = asked_for(client, &self.ways.url, challenge, scopes(challenge, repository))?;
+        let credential = self.credential_for(client, &wanted.realm, repository).await?;
+        let wanted = Wanted { credential, not_before: self.not_before(), ..wanted };
         let token = self.token(client, &wanted, repository).await;
         // One that has had enough is a token service all the same, and this account is to leave it alone.
         if token.as_ref().err().is_none_or(|error| matches!(error.class(), Class::RateLimited { .. })) {
@@ -291,15 +288,11 @@ impl Auth {
         if challenge.scheme == "basic" {
             return Ok(guest.login.basic().map(Grant::Basic));
         }
-        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
-        if !realm::may_receive(&self.ways.url, &realm, &self.ways.token_realms) {
+        let wanted = asked_for(client, &self.ways.url, challenge, named_scopes(challenge))?;
+        if !realm::may_receive(&self.ways.url, &wanted.realm, &self.ways.token_realms) {
             return Ok(None);
         }
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let scopes = challenge.parameter("scope").unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect();
-        let credential = Some(Arc::clone(&guest.login));
-        let wanted = Wanted { realm, service, scopes, credential, not_before: guest.not_before };
+        let wanted = Wanted { credential: Some(Arc::clone(&guest.login)), not_before: guest.not_before, ..wanted };
         match self.tokens.get(client, &wanted).await {
             Ok(token) => Ok(Some(Grant::Bearer(token, Box::new(wanted)))),
             Err(error) => match error.reason() {
@@ -395,10 +388,7 @@ impl Auth {
         let Some(challenge) = challenge::preferred(challenges).filter(|challenge| challenge.scheme == "bearer") else {
             return Ok(None);
         };
-        let realm = realm::parse(target, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(target, Reason::Invalid(error.to_string())))?;
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None, not_before: None };
+        let wanted = asked_for(client, target, challenge, scopes(challenge, repository))?;
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
 }
@@ -409,13 +399,27 @@ fn asks_for_more(challenge: &Challenge, wanted: &Wanted) -> bool {
     asked.split_whitespace().any(|scope| !wanted.scopes.iter().any(|held| held == scope))
 }
 
+/// What a Bearer challenge of `host` asks for; anonymously, until a credential is put in that the realm may see.
+fn asked_for(client: &Client, host: &Url, challenge: &Challenge, scopes: Vec<String>) -> Result<Wanted, UpstreamError> {
+    let realm = realm::parse(host, challenge.parameter("realm").unwrap_or_default())
+        .map_err(|error| client.error(host, Reason::Invalid(error.to_string())))?;
+    let service = challenge.parameter("service").map(ToOwned::to_owned);
+    Ok(Wanted { realm, service, scopes, credential: None, not_before: None })
+}
+
 /// The scopes of a challenge, else the one that pulling needs.
 fn scopes(challenge: &Challenge, repository: &Repository) -> Vec<String> {
+    let scopes = named_scopes(challenge);
+    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
+}
+
+/// The scopes that a challenge names, sorted and without repetitions.
+fn named_scopes(challenge: &Challenge) -> Vec<String> {
     let asked = challenge.parameter("scope").unwrap_or_default();
     let mut scopes: Vec<String> = asked.split_whitespace().map(ToOwned::to_owned).collect();
     scopes.sort();
     scopes.dedup();
-    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
+    scopes
 }
 
 fn pull_scope(repository: &str) -> String {

@@ -248,17 +248,28 @@ impl Origin {
 
     /// Some registries name their challenge only at `/v2/`.
     async fn probe(&self, ask: &Ask<'_>) -> Result<Grant, UpstreamError> {
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
-        let exchange =
-            Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new() };
-        let response = self.client.send(exchange).await?;
+        let response = self.base(None).await?;
         let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
         drop(remark(response.into_body()).await);
         match challenge::preferred(&challenges).filter(|_| status == StatusCode::UNAUTHORIZED) {
             Some(challenge) => self.auth.answer(&self.client, ask.kind, ask.repository, challenge).await,
-            None => Err(self.client.error(&url, Reason::Denied(StatusCode::UNAUTHORIZED))),
+            None => Err(self.client.error(&self.url, Reason::Denied(StatusCode::UNAUTHORIZED))),
         }
+    }
+
+    /// `/v2/` at this address, below the path that the address may have.
+    pub(super) fn base_url(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
+        url
+    }
+
+    /// GET of `/v2/`, bare or with this `Authorization`: its answer of any status, redirects not followed (distribution-spec,
+    /// *Determining Support*). What a status means depends on why it was asked. Cancel-safe.
+    pub(super) async fn base(&self, authorization: Option<HeaderValue>) -> Result<Response<Incoming>, UpstreamError> {
+        let headers = authorization.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
+        let url = self.base_url();
+        self.client.send(Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers, body: Bytes::new() }).await
     }
 
     /// A request to where a redirect led: bare, and if that is refused, with an anonymous token of that host's realm.
