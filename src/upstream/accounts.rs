@@ -2,8 +2,9 @@
 //!
 //! A registry counts a login's requests against that login, and those without one against the network address they come
 //! from; so does its token service. Where a redirect leads no login goes along, and whoever is led there comes from the same
-//! network address: that is one silence for all. Callers can make up logins, so the number of theirs is bounded: of many that are held back
-//! at one time the rest is treated as one, because so many 429s mean this machine and no login. Pure; used by [`super::health`].
+//! network address: that is one silence for all. Callers can make up logins, so the number of theirs is bounded: of many
+//! that are held back at one time the rest is treated as one, because so many 429s mean this machine and no login. Pure;
+//! used by [`super::health`].
 
 use std::collections::HashMap;
 use std::time::Duration;
