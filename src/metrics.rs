@@ -138,7 +138,7 @@ metrics! {
     upstream_bytes_total: IntCounterVec ["upstream"],
     /// Time from a request to an upstream to the head of its answer.
     upstream_first_byte_seconds: HistogramVec ["upstream"],
-    /// The pull quota that the upstream last told (ratelimit-limit).
+    /// The pull quota that the upstream last told the mirror's own account (ratelimit-limit).
     upstream_ratelimit_limit: IntGaugeVec ["upstream"],
     /// What is left of the pull quota, as the upstream last told (ratelimit-remaining).
     upstream_ratelimit_remaining: IntGaugeVec ["upstream"],
@@ -154,7 +154,7 @@ metrics! {
     upstream_head_fallbacks_total: IntCounterVec ["upstream"],
     /// Whether an address of an upstream is asked: 0 yes, 1 only for what is not cached, 2 no, but for probes. The worst of checks, manifests and blobs.
     upstream_breaker: IntGaugeVec ["upstream", "address"],
-    /// For how long requests are still held back after a 429; 0 where none are.
+    /// For how long the mirror's own requests are still held back after a 429; 0 where none are.
     upstream_held_back_seconds: IntGaugeVec ["upstream"],
     /// Requests to upstreams under way, open downloads included.
     upstream_requests_running: IntGaugeVec ["upstream"],

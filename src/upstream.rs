@@ -14,6 +14,7 @@
 //!       Connector one connection: checked, proxied, encrypted  (connect, address, tls)
 //! ```
 
+mod accounts;
 mod address;
 mod auth;
 mod blob;
@@ -45,7 +46,7 @@ mod token;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -64,7 +65,7 @@ pub use probe::Step;
 pub use queue::Crowd;
 pub use quota::Quota;
 pub use redirect::RedirectError;
-pub use tls::TlsError;
+pub use tls::{TlsError, check as check_certificates};
 
 use crate::config;
 use crate::metrics::{Kind, Metrics, gauge};
@@ -76,11 +77,12 @@ use client::Client;
 use connect::{Connector, Guard};
 use credentials::{Credential, Credentials, Env, Ground};
 use health::{Temper, Turn};
+use holdback::{BRIEFS, LEAST};
 use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
 use ranges::Ranges;
 use request::{Answer, Ask, Origin};
-use standing::Allowance;
+use tls::Tls;
 
 /// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
 /// is lengthened by up to its own length, so that many who failed together do not come back together.
@@ -98,7 +100,8 @@ pub struct Upstream {
     /// Who may ask now.
     queue: Arc<Queue>,
     pace: Option<Arc<Pace>>,
-    allowance: Arc<Mutex<Allowance>>,
+    /// When a piece of background work was last let through in spite of a quota's end.
+    spared: Arc<Mutex<Option<Instant>>>,
     /// Whether it serves parts of blobs.
     ranges: Arc<Mutex<Ranges>>,
     /// True: nothing is asked.
@@ -122,14 +125,14 @@ impl Upstream {
         proxies: Matcher,
         env: Env,
     ) -> Result<Self, TlsError> {
-        let tls = tls::client_config(config.ca.as_deref())?;
+        let tls = Tls::of(config)?;
         metrics.begin_upstream(name.as_str(), config.visibility == config::Visibility::Caller);
-        let cloud_tls = if config.credentials.is_cloud() { tls::client_config(None)? } else { Arc::clone(&tls) };
+        let cloud_tls = if config.credentials.is_cloud() { Tls::anonymous()? } else { tls.clone() };
         let proxies = Arc::new(proxies);
         let offline = watch::Sender::new(config.offline);
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
-            let connector = Connector::new(guard, Arc::clone(&proxies), Arc::clone(&tls), config.connect_timeout);
+            let connector = Connector::new(guard, Arc::clone(&proxies), tls.clone(), config.connect_timeout);
             let timeouts = (config.response_timeout, config.stall_timeout);
             let client =
                 Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts, offline.subscribe());
@@ -138,7 +141,7 @@ impl Upstream {
                 name: name.clone(),
                 metrics: Arc::clone(&metrics),
                 proxies: Arc::clone(&proxies),
-                tls: Arc::clone(&cloud_tls),
+                tls: cloud_tls.clone(),
                 registry: client.clone(),
             };
             let credentials = Credentials::new(&config.credentials, url, &ground);
@@ -149,12 +152,12 @@ impl Upstream {
         let all = config.max_connections.saturating_add((config.max_connections / 8).max(1));
         let queue = Queue::new(Limits { layers, all, waiting: config.max_queue });
         let pace = config.max_bandwidth.map(|rate| Arc::new(Pace::new(rate)));
-        let (config, allowance, ranges) = (Arc::new(config.clone()), Arc::default(), Arc::default());
-        Ok(Self { name, metrics, config, origins, queue, pace, allowance, ranges, offline })
+        let (config, spared, ranges) = (Arc::new(config.clone()), Arc::default(), Arc::default());
+        Ok(Self { name, metrics, config, origins, queue, pace, spared, ranges, offline })
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
-    /// switch, and no token of anybody else's. `anew`: no token will do that is older than this call.
+    /// switch, and no token, silence or quota of anybody else's. `anew`: no token will do that is older than this call.
     ///
     /// The login goes where the mirror's own credentials would (I9). It lives as long as what this returns, and what is
     /// begun with it.
@@ -168,7 +171,7 @@ impl Upstream {
             origins: self.origins.iter().map(|origin| origin.signed_in_as(&guest)).collect(),
             queue: Arc::clone(&self.queue),
             pace: self.pace.clone(),
-            allowance: Arc::clone(&self.allowance),
+            spared: Arc::clone(&self.spared),
             ranges: Arc::clone(&self.ranges),
             offline: self.offline.clone(),
         }
@@ -256,32 +259,44 @@ impl Upstream {
         ask: &Ask<'_>,
         accepts: &impl Fn(&Answer) -> bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
-        // What will be refused need not stand in line for it.
-        let what = ask.what();
-        if self.origins.iter().all(|origin| origin.health().peek(ask.temper(), Some(&what), ask.need).is_err()) {
-            return self.ask_around(ask, accepts, true).await;
-        }
-        let slot = self.turn(lane, ask).await?;
         let retries = if ask.need == Need::Content && ask.effort == Effort::Patient { RETRIES } else { 0 };
-        let (started, mut failed) = (Instant::now(), None);
-        for attempt in 0.. {
-            let error = match self.ask_around(ask, accepts, attempt == 0).await {
-                Ok((origin, answer)) => return Ok((origin, Answer { slot: Some(slot), ..answer })),
+        let (mut started, mut slot, mut failed) = (Instant::now(), None, None);
+        let (mut retried, mut throttled) = (0, 0);
+        loop {
+            // What will be refused need not stand in line for it.
+            if slot.is_none() && !self.origins.iter().all(|origin| origin.peek(ask).is_err()) {
+                slot = Some(self.turn(lane, ask).await?);
+                started = Instant::now();
+            }
+            let error = match self.ask_around(ask, accepts, retried == 0).await {
+                Ok((origin, answer)) => return Ok((origin, Answer { slot, ..answer })),
                 Err(error) => error,
             };
-            let pause = (PAUSE * (1 << attempt)).mul_f64(1.0 + jitter());
-            let hopeless = attempt >= retries || !error.is_passing();
+            let pause = match error.moment() {
+                // One part more is not worth waiting for.
+                Some(moment) if throttled < BRIEFS && ask.effort != Effort::Spare => {
+                    throttled += u32::from(!error.was_not_asked());
+                    Some(moment.max(LEAST) + (3 * LEAST).mul_f64(jitter()))
+                }
+                None if retried < retries && error.is_passing() => {
+                    retried += 1;
+                    Some(jittered(PAUSE * (1 << (retried - 1))))
+                }
+                _ => None,
+            };
+            let was_asked = !error.was_not_asked();
             // Why it failed at first says more than that it was not asked again.
-            let error = failed.take().filter(|_| error.was_not_asked()).unwrap_or(error);
-            if hopeless || started.elapsed() + pause > self.config.response_timeout {
+            let error = failed.take().filter(|_| !was_asked).unwrap_or(error);
+            let Some(pause) = pause.filter(|pause| started.elapsed() + *pause <= self.config.response_timeout) else {
                 return Err(error);
+            };
+            tracing::debug!(%error, "asking again");
+            if was_asked {
+                self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();
             }
-            tracing::debug!(%error, attempt, "asking again");
-            self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();
             failed = Some(error);
             tokio::time::sleep(pause).await;
         }
-        Err(self.error(Reason::Busy))
     }
 
     /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take, a spare part not at all.
@@ -332,15 +347,16 @@ impl Upstream {
         counts: bool,
     ) -> Result<Answer, UpstreamError> {
         let refused = |reason| UpstreamError::new(&self.name, origin.host(), reason);
-        let admitted = origin.health().admit(ask.temper(), ask.what(), ask.need).map_err(refused)?;
+        let account = origin.auth().account(ask.repository);
+        let admitted = origin.health().admit(account, ask.temper(), ask.what(), ask.need).map_err(refused)?;
         let asked = match origin.ask(ask).await {
             Ok(answer) => {
-                self.learn_quota(&answer);
+                self.learn_quota(origin, &answer);
                 if answer.response.status().is_success() || accepts(&answer) {
                     Ok(answer)
                 } else {
                     let error = origin.client.refusal(&answer.url, answer.response).await;
-                    Err(if answer.foreign { error.elsewhere() } else { error })
+                    Err(if answer.foreign { error.elsewhere() } else { error.made_as(answer.account) })
                 }
             }
             Err(error) => Err(error),
@@ -367,15 +383,16 @@ impl Upstream {
         UpstreamError::new(&self.name, self.origins.first().map_or_else(String::new, Origin::host), reason)
     }
 
-    fn learn_quota(&self, answer: &Answer) {
+    fn learn_quota(&self, origin: &Origin, answer: &Answer) {
         let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
+        origin.health().told_quota(answer.account, quota);
+        // The mirror's own, which this one need not be.
+        let Some(quota) = self.quota() else { return };
         let labels = [self.name.as_str()];
         self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));
         if let Some(limit) = quota.limit {
             self.metrics.upstream_ratelimit_limit.with_label_values(&labels).set(gauge(limit));
         }
-        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        (allowance.quota, allowance.told_at) = (Some(quota), Some(Instant::now()));
     }
 }
 

@@ -4,12 +4,11 @@
 //! place of one that changed; downloads that have begun with the old one end with it. Called by [`super`] alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, Config, Visibility};
 use crate::metrics::Metrics;
-use crate::oci::{Algorithm, Digest, Directory, UpstreamName};
+use crate::oci::{Algorithm, Digest, Directory, Hasher, UpstreamName};
 use crate::pull::{Site, Sites};
 use crate::upstream::{TlsError, Upstream};
 
@@ -104,6 +103,12 @@ fn is_reached_alike(one: &config::Upstream, other: &config::Upstream) -> bool {
 
 /// A digest of the files that an upstream is set up with. One that cannot be read is as good as empty here: the setup says so.
 fn files(config: &config::Upstream) -> Digest {
-    let content = |path: &Path| std::fs::read(path).unwrap_or_default();
-    Digest::of(Algorithm::Sha256, &config.ca.as_deref().map(content).unwrap_or_default())
+    let client = config.client.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    for path in config.ca.iter().chain(client) {
+        let content = std::fs::read(path).unwrap_or_default();
+        hasher.update(&(content.len() as u64).to_le_bytes());
+        hasher.update(&content);
+    }
+    hasher.finish()
 }

@@ -318,7 +318,7 @@ impl Cache {
             let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
             self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
         }
-        self.write_record(self.records.absence_path(scope, tag), record, false).await;
+        let _ = self.write_record(self.records.absence_path(scope, tag), record, false).await;
     }
 
     /// The upstream has named a manifest for this tag.

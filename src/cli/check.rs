@@ -14,6 +14,7 @@ use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersi
 use crate::listen::tls::{self, Interface};
 use crate::oci::ImageRef;
 use crate::transfer::sign::Verifier;
+use crate::upstream::check_certificates;
 
 /// Check a configuration, and show what it amounts to
 ///
@@ -76,6 +77,11 @@ fn files(config: &Config) -> anyhow::Result<()> {
             Err(error) => bad.push(error.to_string()),
         }
     }
+    for (name, upstream) in &config.upstreams {
+        if let Err(error) = check_certificates(upstream) {
+            bad.push(format!("[upstream.{:?}]: {error}", name.as_str()));
+        }
+    }
     if let Some(Err(error)) = config.import.verify_key.as_deref().map(Verifier::from_file) {
         bad.push(format!("import.verify_key: {error}"));
     }
@@ -135,6 +141,7 @@ fn facts(upstream: &Upstream) -> String {
     let urls: Vec<_> = upstream.urls.iter().map(url::Url::as_str).collect();
     let mut facts = vec![urls.join(" or ")];
     facts.push(signs_in(&upstream.credentials));
+    facts.extend(upstream.client.as_ref().map(|pair| format!("shows the certificate {}", pair.cert.display())));
     facts.push(format!("{} downloads at once", upstream.max_connections));
     facts.push(format!("tags fresh for {}", humantime::format_duration(upstream.freshness.fresh_for)));
     let patterns = |globs: &Globs| globs.patterns().join(" ");

@@ -149,6 +149,7 @@ impl Upstream {
             verdict_for: Duration::from_secs(300),
             token_realms: Vec::new(),
             ca: None,
+            client: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),

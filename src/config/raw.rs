@@ -181,6 +181,8 @@ pub(super) struct Upstream {
     pub verdict_for: Option<One<Timeout>>,
     pub token_realms: Option<Many<Host>>,
     pub ca: Option<One<PathBuf>>,
+    pub client_cert: Option<One<PathBuf>>,
+    pub client_key: Option<One<PathBuf>>,
     pub connect_timeout: Option<One<Timeout>>,
     pub response_timeout: Option<One<Timeout>>,
     pub stall_timeout: Option<One<Timeout>>,

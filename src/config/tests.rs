@@ -408,3 +408,17 @@ t.toml:6:11: prefetch.images: this is not {image}: the digest's hex part must be
     assert!(empty.ends_with("prefetch: [[prefetch]] needs images = [\"IMAGE\", …]"), "{empty}");
     assert!(wrong("[[prefetch]]\nimages = 3\n").starts_with("t.toml:2:10: prefetch.images: invalid type: integer `3`"));
 }
+
+/// What an upstream gives to the mirror's certificate is no more everybody's than what it gives to its login.
+#[test]
+fn a_client_certificate_makes_an_upstream_the_operators() {
+    let of = |lines: &str| {
+        let config = good(&format!("[upstream.\"r.example\"]\n{lines}"));
+        config.upstreams[&"r.example".parse().unwrap()].clone()
+    };
+    assert_eq!((of("").visibility, of("").client), (Visibility::Public, None));
+    let pair = "client_cert = \"/c\"\nclient_key = \"/k\"";
+    assert_eq!(of(pair).visibility, Visibility::Operator);
+    assert_eq!(of(pair).client, Some(KeyPair { cert: "/c".into(), key: "/k".into() }));
+    assert_eq!(of(&format!("{pair}\nvisibility = \"public\"")).visibility, Visibility::Public);
+}

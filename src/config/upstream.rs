@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Freshness, Globs, Secret};
+use super::{Freshness, Globs, KeyPair, Secret};
 use crate::oci::name::Repository;
 
 /// `[upstream."NAME"]`: one registry that is mirrored.
@@ -25,6 +25,8 @@ pub struct Upstream {
     pub token_realms: Vec<String>,
     /// `ca`: a PEM file of further roots for this upstream.
     pub ca: Option<PathBuf>,
+    /// `client_cert` and `client_key`: what the mirror shows the upstream's own addresses when they ask who it is.
+    pub client: Option<KeyPair>,
     /// `connect_timeout`: name resolution, TCP and TLS.
     pub connect_timeout: Duration,
     /// `response_timeout`: from the request to the first header.
@@ -60,9 +62,9 @@ pub struct Upstream {
 /// `upstream.*.visibility`: whom the mirror serves what it has of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// Everybody whom the rules let in. The default of an upstream without credentials.
+    /// Everybody whom the rules let in. The default of an upstream without credentials and client certificate.
     Public,
-    /// The same callers, and of each repository only what is known to belong to it. The default with credentials.
+    /// The same callers, and of each repository only what is known to belong to it. The default with either.
     Operator,
     /// Whoever the upstream lets read the repository, by a login of their own.
     Caller,

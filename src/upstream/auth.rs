@@ -6,6 +6,8 @@
 //! the upstream's own address, and, without credentials, for those to a redirect's target.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
+use super::accounts::Account;
 use super::challenge::{self, Challenge};
 use super::client::{Client, authority};
 use super::credentials::{Credential, Credentials};
@@ -30,6 +33,8 @@ pub(super) struct Auth {
     tokens: Tokens,
     /// Somebody else's login instead of the mirror's credentials.
     guest: Option<Guest>,
+    /// And the account that is.
+    guest_account: Option<Account>,
 }
 
 /// What is known of one address's way of signing in, whoever signs in.
@@ -42,6 +47,8 @@ struct Ways {
     known: Mutex<Known>,
     /// The operator has been told that a realm does not get the credentials.
     warned: AtomicBool,
+    /// The key under which guests' logins are told apart.
+    key: RandomState,
 }
 
 /// A login that is not the mirror's own, and how fresh its tokens must be.
@@ -99,9 +106,9 @@ impl Grant {
 
 impl Auth {
     pub(super) fn new(url: Url, credentials: Credentials, token_realms: Vec<String>) -> Self {
-        let (known, warned) = Default::default();
-        let ways = Arc::new(Ways { url, token_realms, guests: Tokens::new(), known, warned });
-        Self { ways, credentials, tokens: Tokens::new(), guest: None }
+        let (known, warned, key) = Default::default();
+        let ways = Arc::new(Ways { url, token_realms, guests: Tokens::new(), known, warned, key });
+        Self { ways, credentials, tokens: Tokens::new(), guest: None, guest_account: None }
     }
 
     /// The same ways, with another login. What its challenges teach holds for all.
@@ -111,6 +118,36 @@ impl Auth {
             credentials: Credentials::fixed(Arc::clone(&guest.login)),
             tokens: self.ways.guests.clone(),
             guest: Some(guest.clone()),
+            guest_account: Some(Account::Guest(self.ways.key.hash_one(guest.login.fingerprint()))),
+        }
+    }
+
+    /// Who the next request for `repository` is made as, by what is known of the address: a login that it has not asked for,
+    /// or that its token service may not see, is not sent.
+    pub(super) fn account(&self, repository: &Repository) -> Account {
+        if !self.signs_in() {
+            return Account::Anonymous;
+        }
+        self.guest_account.or_else(|| self.credentials.place(repository).map(Account::Own)).unwrap_or(Account::Anonymous)
+    }
+
+    /// All that it may be, whatever the repository.
+    pub(super) fn accounts(&self) -> Vec<Account> {
+        if !self.signs_in() {
+            return vec![Account::Anonymous];
+        }
+        if let Some(guest) = self.guest_account {
+            return vec![guest];
+        }
+        let (own, for_all) = self.credentials.places();
+        (0..own).map(Account::Own).chain((!for_all).then_some(Account::Anonymous)).collect()
+    }
+
+    fn signs_in(&self) -> bool {
+        match &*self.known() {
+            Known::Nothing => false,
+            Known::Basic => true,
+            Known::Bearer { realm, .. } => realm::may_receive(&self.ways.url, realm, &self.ways.token_realms),
         }
     }
 
@@ -173,12 +210,9 @@ impl Auth {
             Grant::Bare => {}
             // The upstream has changed its ways since it was asked last.
             Grant::Basic(_) if chosen.is_some_and(|challenge| challenge.scheme != "basic") => {}
-            Grant::Basic(sent) => {
-                // Perhaps the credential was remembered and its source has a newer one.
-                self.credentials.forget(repository).await;
-                let newer = self.credential(client, repository).await?.and_then(|credential| credential.basic());
-                if let Some(newer) = newer.filter(|newer| newer != sent) {
-                    return Ok(Some(Grant::Basic(newer)));
+            Grant::Basic(_) => {
+                if let Some(newer) = self.renewed(client, repository, &grant).await? {
+                    return Ok(Some(newer));
                 }
                 if self.guest.is_none() {
                     *self.known() = Known::Nothing;
@@ -208,6 +242,20 @@ impl Auth {
         self.answer(client, kind, repository, challenge).await.map(Some)
     }
 
+    /// The credential in `grant` was refused, by 401 or 403: some registries say the latter of one that has expired. Perhaps
+    /// it was remembered and its source has a newer one, of which a cloud or a helper can be asked.
+    pub(super) async fn renewed(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        grant: &Grant,
+    ) -> Result<Option<Grant>, UpstreamError> {
+        let Grant::Basic(sent) = grant else { return Ok(None) };
+        self.credentials.forget(repository).await;
+        let newer = self.credential(client, repository).await?.and_then(|credential| credential.basic());
+        Ok(newer.filter(|newer| newer != sent).map(Grant::Basic))
+    }
+
     /// What a challenge asks for.
     pub(super) async fn answer(
         &self,
@@ -222,15 +270,15 @@ impl Auth {
             *self.known() = Known::Basic;
             return Ok(grant);
         }
-        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
-        let credential = self.credential_for(client, &realm, repository).await?;
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let scopes = scopes(challenge, repository);
-        let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
-        let token = self.token(client, &wanted, repository).await?;
-        self.learn(client, kind, repository, &wanted);
-        Ok(Grant::Bearer(token, Box::new(wanted)))
+        let wanted = asked_for(client, &self.ways.url, challenge, scopes(challenge, repository))?;
+        let credential = self.credential_for(client, &wanted.realm, repository).await?;
+        let wanted = Wanted { credential, not_before: self.not_before(), ..wanted };
+        let token = self.token(client, &wanted, repository).await;
+        // One that has had enough is a token service all the same, and this account is to leave it alone.
+        if token.as_ref().err().is_none_or(|error| matches!(error.class(), Class::RateLimited { .. })) {
+            self.learn(client, kind, repository, &wanted);
+        }
+        token.map(|token| Grant::Bearer(token, Box::new(wanted)))
     }
 
     /// What the challenge of `/v2/` asks of a guest, with a scope only if it names one. `None` where there is no guest, or
@@ -240,15 +288,11 @@ impl Auth {
         if challenge.scheme == "basic" {
             return Ok(guest.login.basic().map(Grant::Basic));
         }
-        let realm = realm::parse(&self.ways.url, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(&self.ways.url, Reason::Invalid(error.to_string())))?;
-        if !realm::may_receive(&self.ways.url, &realm, &self.ways.token_realms) {
+        let wanted = asked_for(client, &self.ways.url, challenge, named_scopes(challenge))?;
+        if !realm::may_receive(&self.ways.url, &wanted.realm, &self.ways.token_realms) {
             return Ok(None);
         }
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let scopes = challenge.parameter("scope").unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect();
-        let credential = Some(Arc::clone(&guest.login));
-        let wanted = Wanted { realm, service, scopes, credential, not_before: guest.not_before };
+        let wanted = Wanted { credential: Some(Arc::clone(&guest.login)), not_before: guest.not_before, ..wanted };
         match self.tokens.get(client, &wanted).await {
             Ok(token) => Ok(Some(Grant::Bearer(token, Box::new(wanted)))),
             Err(error) => match error.reason() {
@@ -344,10 +388,7 @@ impl Auth {
         let Some(challenge) = challenge::preferred(challenges).filter(|challenge| challenge.scheme == "bearer") else {
             return Ok(None);
         };
-        let realm = realm::parse(target, challenge.parameter("realm").unwrap_or_default())
-            .map_err(|error| client.error(target, Reason::Invalid(error.to_string())))?;
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        let wanted = Wanted { realm, service, scopes: scopes(challenge, repository), credential: None, not_before: None };
+        let wanted = asked_for(client, target, challenge, scopes(challenge, repository))?;
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
 }
@@ -358,13 +399,27 @@ fn asks_for_more(challenge: &Challenge, wanted: &Wanted) -> bool {
     asked.split_whitespace().any(|scope| !wanted.scopes.iter().any(|held| held == scope))
 }
 
+/// What a Bearer challenge of `host` asks for; anonymously, until a credential is put in that the realm may see.
+fn asked_for(client: &Client, host: &Url, challenge: &Challenge, scopes: Vec<String>) -> Result<Wanted, UpstreamError> {
+    let realm = realm::parse(host, challenge.parameter("realm").unwrap_or_default())
+        .map_err(|error| client.error(host, Reason::Invalid(error.to_string())))?;
+    let service = challenge.parameter("service").map(ToOwned::to_owned);
+    Ok(Wanted { realm, service, scopes, credential: None, not_before: None })
+}
+
 /// The scopes of a challenge, else the one that pulling needs.
 fn scopes(challenge: &Challenge, repository: &Repository) -> Vec<String> {
+    let scopes = named_scopes(challenge);
+    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
+}
+
+/// The scopes that a challenge names, sorted and without repetitions.
+fn named_scopes(challenge: &Challenge) -> Vec<String> {
     let asked = challenge.parameter("scope").unwrap_or_default();
     let mut scopes: Vec<String> = asked.split_whitespace().map(ToOwned::to_owned).collect();
     scopes.sort();
     scopes.dedup();
-    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
+    scopes
 }
 
 fn pull_scope(repository: &str) -> String {

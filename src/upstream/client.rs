@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::AlertDescription;
 use tokio::sync::watch;
 use url::Url;
 
@@ -211,6 +212,12 @@ impl Failure {
             if let Some(io) = cause.downcast_ref::<std::io::Error>() {
                 use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
                 dead |= matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
+                let alert = io.get_ref().and_then(|inner| inner.downcast_ref());
+                if let Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) = alert {
+                    let wish =
+                        "it asks for a client certificate; if this is the upstream itself, set `client_cert` and `client_key`";
+                    return Self { reason: Reason::Connect(wish.into()), dead: false };
+                }
             }
             next = cause.source();
         }

@@ -30,6 +30,7 @@ use url::Url;
 
 use super::address::{self, Reach};
 use super::realm;
+use super::tls::Tls;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -145,6 +146,7 @@ impl Service<Name> for Resolver {
 pub(super) struct Dial {
     guard: Arc<Guard>,
     proxies: Arc<Matcher>,
+    /// Towards proxies.
     tls: Arc<ClientConfig>,
 }
 
@@ -254,14 +256,20 @@ impl Write for Stream {
 /// What the HTTP client connects by: [`Dial`], then TLS for https, all within one time limit.
 #[derive(Clone)]
 pub(super) struct Connector {
-    https: HttpsConnector<Dial>,
+    /// For the upstream's own address.
+    own: HttpsConnector<Dial>,
+    /// For all others.
+    others: HttpsConnector<Dial>,
+    guard: Arc<Guard>,
     limit: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(guard: Guard, proxies: Arc<Matcher>, tls: Arc<ClientConfig>, limit: Duration) -> Self {
-        let dial = Dial { guard: Arc::new(guard), proxies, tls: Arc::clone(&tls) };
-        Self { https: HttpsConnector::from((dial, tls)), limit }
+    pub(super) fn new(guard: Guard, proxies: Arc<Matcher>, tls: Tls, limit: Duration) -> Self {
+        let guard = Arc::new(guard);
+        let dial = Dial { guard: Arc::clone(&guard), proxies, tls: Arc::clone(&tls.others) };
+        let (own, others) = (HttpsConnector::from((dial.clone(), tls.own)), HttpsConnector::from((dial, tls.others)));
+        Self { own, others, guard, limit }
     }
 }
 
@@ -275,7 +283,11 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
-        let connecting = self.https.call(target);
+        // I9: nobody else is shown the client certificate, not even a token service that the operator has named.
+        let connecting = match self.guard.standing(&target) {
+            Standing::Own => self.own.call(target),
+            Standing::Approved | Standing::Foreign => self.others.call(target),
+        };
         let limit = self.limit;
         Box::pin(async move {
             match tokio::time::timeout(limit, connecting).await {

@@ -178,7 +178,17 @@ impl Credentials {
     }
 
     fn source(&self, repository: &Repository) -> Option<&Source> {
-        self.entries.iter().find(|(prefix, _)| is_below(repository.as_str(), prefix)).map(|(_, source)| source)
+        self.place(repository).map(|place| &self.entries[place].1)
+    }
+
+    /// Which of them is for `repository`, by its place.
+    pub(super) fn place(&self, repository: &Repository) -> Option<usize> {
+        self.entries.iter().position(|(prefix, _)| is_below(repository.as_str(), prefix))
+    }
+
+    /// How many there are, and whether one is for everything that no other is for.
+    pub(super) fn places(&self) -> (usize, bool) {
+        (self.entries.len(), self.entries.last().is_some_and(|(prefix, _)| prefix.is_empty()))
     }
 
     /// The credential for `repository`, if there is one. May read a file, run a helper or ask a cloud, all off the reactor

@@ -9,23 +9,16 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::accounts::{Account, Place};
 use super::breaker::Fault;
 use super::credentials::CredentialError;
+use super::holdback::BRIEF;
 use super::redirect::RedirectError;
 use crate::oci::UpstreamName;
 
 /// A failed request to an upstream. Cheap to clone: all who wait for one request share it.
 #[derive(Clone, Debug)]
 pub struct UpstreamError(Arc<Failure>, Place);
-
-/// Where a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// At the upstream itself, or at the token service that it needs.
-    Home,
-    /// Where a redirect has led away from it.
-    Elsewhere,
-}
 
 #[derive(Debug)]
 struct Failure {
@@ -43,7 +36,7 @@ pub enum Class {
     Denied,
     /// The operator does not want it to be asked.
     Offline,
-    /// Too many requests; not before `retry_after`, where the upstream said it (a second to an hour).
+    /// Too many requests; not before `retry_after`, where the upstream said it (a minute at most).
     RateLimited {
         /// The upstream's wish.
         retry_after: Option<Duration>,
@@ -78,8 +71,13 @@ pub enum Reason {
         retry_after: Option<Duration>,
     },
     /// Not asked, because of an earlier 429.
-    #[error("it has had too many requests from here (429); it is asked again in {}", shown(*.0))]
-    HeldBack(Duration),
+    #[error("it has had too many requests from here (429); it is asked again in {}", shown(*.wait))]
+    HeldBack {
+        /// Until the next attempt.
+        wait: Duration,
+        /// Then all may ask that have waited for it.
+        brief: bool,
+    },
     /// Not asked, because it failed before.
     #[error("it is not asked for this, because that failed a moment ago ({why}); tried again in {}", shown(*.retry_in))]
     Resting {
@@ -137,12 +135,25 @@ pub enum Reason {
 
 impl UpstreamError {
     pub(super) fn new(upstream: &UpstreamName, host: impl Into<String>, reason: impl Into<Reason>) -> Self {
-        Self(Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }), Place::Home)
+        Self(
+            Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }),
+            Place::Home(Account::Anonymous),
+        )
     }
 
     /// The same, of a request that a redirect has led away from the upstream: which has answered.
     pub(super) fn elsewhere(self) -> Self {
         Self(self.0, Place::Elsewhere)
+    }
+
+    /// The same, of a request to the upstream, or to its token service, that was made as `account`.
+    pub(super) fn made_as(self, account: Account) -> Self {
+        Self(self.0, Place::Home(account))
+    }
+
+    /// Where it failed, and who asked.
+    pub(super) fn place(&self) -> Place {
+        self.1
     }
 
     /// Whether it failed where a redirect led, so that it says nothing against the upstream.
@@ -155,7 +166,7 @@ impl UpstreamError {
         match &self.0.reason {
             Reason::NotFound { .. } => Class::NotFound,
             Reason::Offline => Class::Offline,
-            Reason::HeldBack(wait) => Class::RateLimited { retry_after: Some(*wait) },
+            Reason::HeldBack { wait, .. } => Class::RateLimited { retry_after: Some(*wait) },
             Reason::Denied(_) | Reason::CredentialsMissing | Reason::LoginRefused(_) => Class::Denied,
             Reason::RateLimited { retry_after } => Class::RateLimited { retry_after: *retry_after },
             Reason::Connect(_)
@@ -196,7 +207,7 @@ impl UpstreamError {
             Reason::NotFound { .. } => "not_found",
             Reason::Denied(_) | Reason::CredentialsMissing | Reason::LoginRefused(_) => "denied",
             Reason::RateLimited { .. } => "rate_limited",
-            Reason::HeldBack(_) => "held_back",
+            Reason::HeldBack { .. } => "held_back",
             Reason::Resting { .. } => "breaker",
             Reason::Busy => "busy",
             Reason::Offline => "offline",
@@ -213,7 +224,7 @@ impl UpstreamError {
     /// When it makes sense to ask again, where that is known.
     pub fn retry_in(&self) -> Option<Duration> {
         match &self.0.reason {
-            Reason::HeldBack(wait) | Reason::Resting { retry_in: wait, .. } => Some(*wait),
+            Reason::HeldBack { wait, .. } | Reason::Resting { retry_in: wait, .. } => Some(*wait),
             Reason::RateLimited { retry_after } => *retry_after,
             _ => None,
         }
@@ -234,7 +245,7 @@ impl UpstreamError {
 
     /// No packet went out for it.
     pub fn was_not_asked(&self) -> bool {
-        matches!(self.0.reason, Reason::HeldBack(_) | Reason::Resting { .. } | Reason::Busy | Reason::Offline)
+        matches!(self.0.reason, Reason::HeldBack { .. } | Reason::Resting { .. } | Reason::Busy | Reason::Offline)
     }
 
     /// What it says about the health of who was asked, the address or whatever that led to: `None` where it answered as it
@@ -251,6 +262,15 @@ impl UpstreamError {
     /// Whether asking again within a second may help.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self.0.reason, Reason::Connect(_) | Reason::NoAnswer(_) | Reason::Failing(_))
+    }
+
+    /// After which time it may be asked again, where that is a 429's and so short that nobody need be told of it.
+    pub(super) fn moment(&self) -> Option<Duration> {
+        match &self.0.reason {
+            Reason::RateLimited { retry_after } => retry_after.filter(|wait| *wait <= BRIEF),
+            Reason::HeldBack { wait, brief } => brief.then_some(*wait),
+            _ => None,
+        }
     }
 
     /// Of several addresses' errors the least decisive one counts: one address that is down hides what it has, so

@@ -50,6 +50,11 @@ impl Failing {
         std::iter::once(&mut self.kind).chain(self.things.get_mut(what))
     }
 
+    /// The kind is asked for elsewhere first, for a moment.
+    pub(super) fn avoid(&mut self, now: Instant) {
+        self.kind.avoid(now);
+    }
+
     /// It was answered well. Whether that ends the failing of the kind.
     pub(super) fn success(&mut self, now: Instant, what: &str) -> bool {
         self.well = Some(now);

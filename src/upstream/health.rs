@@ -1,5 +1,5 @@
 //! What is known of one address of an upstream: whether it can be reached ([`super::breaker`]) and does what it is asked
-//! for ([`super::failing`]), whether it wants to be left alone ([`super::holdback`]), whether it can answer HEAD.
+//! for ([`super::failing`]), whether it wants to be left alone, and by whom ([`super::accounts`]), whether it can answer HEAD.
 //!
 //! Whoever gets no connection or no answer has learned it of the address, for all. Whoever gets a 5xx has learned that the
 //! address is there, and that this thing, or its kind, is not to be had: layers that fail say nothing of tags. Whoever was
@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::accounts::{Account, Accounts, Probes, Told};
 use super::breaker::{Breaker, Condition, Fault, Need, Verdict};
 use super::error::{Class, Reason, UpstreamError};
 use super::failing::Failing;
-use super::holdback::Holdback;
+use super::quota::Quota;
 use crate::config;
 
 /// For how long an address that cannot answer HEAD is not asked by HEAD again.
@@ -67,7 +68,7 @@ struct State {
     reach: Breaker,
     /// What it fails at, by [`Temper`].
     failing: [Failing; 3],
-    holds: [Holdback; 3],
+    accounts: Accounts,
     /// When it last sent something that cannot be right.
     misled: [Option<Instant>; 3],
     /// When it last answered: what was sent before that and has no answer now says nothing of how it is now.
@@ -83,11 +84,12 @@ pub(super) struct Health(Mutex<State>);
 #[derive(Debug)]
 pub(super) struct Admitted {
     health: Arc<Health>,
+    account: Account,
     temper: Temper,
     what: String,
     sent: Instant,
-    /// Of which breakers it is the probe, in their order, and whether it is the hold's.
-    probes: ([bool; BREAKERS], bool),
+    /// Of which breakers it is the probe, in their order, and of which silences.
+    probes: ([bool; BREAKERS], Probes),
     settled: bool,
 }
 
@@ -109,8 +111,8 @@ pub(super) enum Turn {
 impl Health {
     pub(super) fn new(breaker: config::Breaker) -> Self {
         let failing = Temper::ALL.map(|_| Failing::new(breaker));
-        let (reach, holds, misled) = (Breaker::new(breaker), Default::default(), Default::default());
-        Self(Mutex::new(State { reach, failing, holds, misled, answered: None, no_head: None, no_head_told: false }))
+        let (reach, accounts, misled) = (Breaker::new(breaker), Default::default(), Default::default());
+        Self(Mutex::new(State { reach, failing, accounts, misled, answered: None, no_head: None, no_head_told: false }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,34 +138,45 @@ impl Health {
         (worst.condition() != Condition::Closed).then(|| worst.why().to_owned())
     }
 
-    /// For how long requests of a kind are held back yet.
+    /// For how long the mirror's own requests of a kind are held back yet.
     pub(super) fn held(&self, temper: Temper) -> Option<Duration> {
-        let now = Instant::now();
-        match self.state().holds[temper as usize].peek(now) {
-            Verdict::Go => None,
-            Verdict::Probe => Some(Duration::ZERO),
-            Verdict::Not(until) => Some(until - now),
-        }
+        self.state().accounts.held(Instant::now(), temper)
+    }
+
+    /// It told an account its quota.
+    pub(super) fn told_quota(&self, account: Account, quota: Quota) {
+        self.state().accounts.told(Instant::now(), account, quota);
+    }
+
+    /// The quotas of the mirror's own accounts.
+    pub(super) fn quotas(&self) -> Vec<Told> {
+        self.state().accounts.quotas().cloned().collect()
     }
 
     /// Whether a request would be let through, and as what; `what` it is for, or anything of that kind.
-    pub(super) fn peek(&self, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
+    pub(super) fn peek(&self, account: Account, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
         let (now, state) = (Instant::now(), self.state());
-        state.verdict(now, temper, what, need)
+        state.verdict(now, account, temper, what, need)
     }
 
-    /// Lets a request through, or says why not.
-    pub(super) fn admit(self: &Arc<Self>, temper: Temper, what: String, need: Need) -> Result<Admitted, Reason> {
+    /// Lets a request through, or says why not. `account`: who it will be made as, to begin with.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        account: Account,
+        temper: Temper,
+        what: String,
+        need: Need,
+    ) -> Result<Admitted, Reason> {
         let now = Instant::now();
         let mut state = self.state();
-        state.verdict(now, temper, Some(&what), need)?;
+        state.verdict(now, account, temper, Some(&what), need)?;
         let mut probes = [false; BREAKERS];
         for (probe, breaker) in probes.iter_mut().zip(state.breakers_mut(temper, &what)) {
             *probe = breaker.admit(now, need) == Verdict::Probe;
         }
-        let hold = state.holds[temper as usize].admit(now) == Verdict::Probe;
+        let holds = state.accounts.admit(now, account, temper);
         drop(state);
-        Ok(Admitted { health: self.clone(), temper, what, sent: now, probes: (probes, hold), settled: false })
+        Ok(Admitted { health: self.clone(), account, temper, what, sent: now, probes: (probes, holds), settled: false })
     }
 
     /// It takes long: until the next probe nobody waits for it who has a choice.
@@ -181,6 +194,11 @@ impl Health {
         } else {
             failing.failure(now, now, what, fault, &why);
         }
+    }
+
+    /// A body of a kind broke off, or came damaged, which may happen: other addresses are tried before it for a moment.
+    pub(super) fn avoid(&self, temper: Temper) {
+        self.state().failing[temper as usize].avoid(Instant::now());
     }
 
     /// It answered, with something that cannot be right: other addresses are tried before it for a while.
@@ -218,11 +236,9 @@ impl State {
     }
 
     /// `Go` or `Probe`; otherwise the reason of the refusal.
-    fn verdict(&self, now: Instant, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
-        let mut verdict = self.holds[temper as usize].peek(now);
-        if let Verdict::Not(until) = verdict {
-            return Err(Reason::HeldBack(until - now));
-        }
+    fn verdict(&self, now: Instant, account: Account, temper: Temper, what: Option<&str>, need: Need) -> Result<Verdict, Reason> {
+        let silent = self.accounts.peek(now, account, temper);
+        let mut verdict = silent.map_err(|silence| Reason::HeldBack { wait: silence.until - now, brief: silence.brief })?;
         for breaker in self.breakers(temper, what) {
             match breaker.peek(now, need) {
                 Verdict::Not(until) => {
@@ -248,16 +264,13 @@ impl Admitted {
     }
 
     fn well(&self, state: &mut State, error: Option<&UpstreamError>, jitter: f64) -> Turn {
-        let (now, probe) = (Instant::now(), self.probes.1);
+        let (now, probes) = (Instant::now(), self.probes.1);
         // A token service that is down says nothing of HTTP statuses; one of 429 does.
-        if let Some(Class::RateLimited { retry_after }) = error.map(UpstreamError::class) {
-            state.holds[self.temper as usize].throttled(now, retry_after, probe, jitter);
-            if self.temper == Temper::Check {
-                // No registry counts a HEAD: this is the general limit.
-                state.holds[Temper::Pull as usize].throttled(now, retry_after, false, jitter);
+        match error.map(|error| (error.class(), error.place())) {
+            Some((Class::RateLimited { retry_after }, place)) => {
+                state.accounts.throttled(now, (self.account, probes), (place, self.temper), retry_after, jitter);
             }
-        } else {
-            state.holds[self.temper as usize].answered(probe);
+            _ => state.accounts.answered(now, self.account, self.temper, probes),
         }
         state.answered = Some(now);
         let (reached, does) = (state.reach.success(), state.failing[self.temper as usize].success(now, &self.what));
@@ -300,17 +313,15 @@ fn told(error: &UpstreamError) -> String {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let (breakers, hold) = self.probes;
-        if self.settled || !(hold || breakers.contains(&true)) {
+        let (breakers, holds) = self.probes;
+        if self.settled || !(holds.any() || breakers.contains(&true)) {
             return;
         }
         let mut state = self.health.state();
         for (_, breaker) in breakers.iter().zip(state.breakers_mut(self.temper, &self.what)).filter(|(probe, _)| **probe) {
             breaker.abandon();
         }
-        if hold {
-            state.holds[self.temper as usize].abandon(Instant::now());
-        }
+        state.accounts.abandon(Instant::now(), self.account, self.temper, holds);
     }
 }
 
@@ -325,7 +336,7 @@ mod tests {
     }
 
     fn admit(health: &Arc<Health>, temper: Temper) -> Admitted {
-        health.admit(temper, "a".into(), Need::Content).unwrap()
+        health.admit(Account::Anonymous, temper, "a".into(), Need::Content).unwrap()
     }
 
     /// A request that hung in an outage fails when that is long over.
@@ -351,16 +362,16 @@ mod tests {
         let health = Arc::new(Health::new(config::Breaker { failures: 1, ..config::Breaker::default() }));
         let timeout = Reason::Timeout(Duration::from_secs(15));
         assert_eq!(admit(&health, Temper::Layer).answered(HOST, Some(&failed(HOST, timeout)), 0.5), Turn::Opened);
-        assert!(health.peek(Temper::Check, None, Need::Content).is_err());
+        assert!(health.peek(Account::Anonymous, Temper::Check, None, Need::Content).is_err());
         tokio::time::advance(config::Breaker::default().probe_every).await;
         let broken = |host| failed(host, Reason::Failing(http::StatusCode::BAD_GATEWAY));
         // A token service that fails is not the address, which may be away as before.
         assert_eq!(admit(&health, Temper::Pull).answered(HOST, Some(&broken("auth.example")), 0.5), Turn::Failing(Temper::Pull));
-        assert!(health.peek(Temper::Check, None, Need::Content).is_err());
+        assert!(health.peek(Account::Anonymous, Temper::Check, None, Need::Content).is_err());
         tokio::time::advance(config::Breaker::default().probe_every).await;
         assert_eq!(admit(&health, Temper::Layer).answered(HOST, Some(&broken(HOST)), 0.5), Turn::Failing(Temper::Layer));
-        assert_eq!(health.peek(Temper::Check, None, Need::Fallback).ok(), Some(Verdict::Go));
-        assert!(health.peek(Temper::Layer, None, Need::Content).is_err());
+        assert_eq!(health.peek(Account::Anonymous, Temper::Check, None, Need::Fallback).ok(), Some(Verdict::Go));
+        assert!(health.peek(Account::Anonymous, Temper::Layer, None, Need::Content).is_err());
     }
 
     /// A probe that nobody waits for any more is given back, for all that it was to show.
@@ -371,8 +382,8 @@ mod tests {
         admit(&health, Temper::Layer).answered(HOST, Some(&failed(HOST, timeout)), 0.5);
         tokio::time::advance(config::Breaker::default().probe_every).await;
         let probe = admit(&health, Temper::Layer);
-        assert!(health.peek(Temper::Layer, None, Need::Content).is_err());
+        assert!(health.peek(Account::Anonymous, Temper::Layer, None, Need::Content).is_err());
         drop(probe);
-        assert_eq!(health.peek(Temper::Layer, None, Need::Content).ok(), Some(Verdict::Probe));
+        assert_eq!(health.peek(Account::Anonymous, Temper::Layer, None, Need::Content).ok(), Some(Verdict::Probe));
     }
 }

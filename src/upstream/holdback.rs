@@ -1,7 +1,12 @@
 //! Silence after a 429, as a pure state machine: for the time that the upstream told, else for one that is learned.
 //!
 //! Meanwhile nothing is sent; afterwards one request, as a probe. Its success ends the silence, another 429 begins a
-//! longer one. One for each kind of request of an origin: a registry that counts pulls goes on to answer HEADs.
+//! longer one. One for each kind of request of an account ([`super::accounts`]): a registry that counts pulls goes on to
+//! answer HEADs.
+//!
+//! A silence of a moment is another thing: some registries say 429 in normal operation and want a few milliseconds of
+//! peace (GHCR: `retry-after: 880.092µs`). Whoever comes meanwhile waits, and afterwards all may ask. If the next 429s are
+//! of that kind, too, it is none of a moment any more.
 
 use std::time::Duration;
 
@@ -15,9 +20,20 @@ const LEARNED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// How long a probe without an answer puts the next one off.
 const PROBE: Duration = Duration::from_secs(5);
 
+/// A silence that is waited out within the request is no longer than this, however short the upstream says it is no shorter
+/// than the second, and so many in a row are believed to be of a moment.
+pub(super) const BRIEF: Duration = Duration::from_secs(2);
+pub(super) const LEAST: Duration = Duration::from_millis(50);
+pub(super) const BRIEFS: u32 = 3;
+
+/// After its end a silence that nobody has probed is forgotten.
+const FORGET: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 pub(super) struct Holdback {
     until: Option<Instant>,
+    /// It ends by itself, without a probe.
+    brief: bool,
     /// 429s in a row, those of one burst counted once.
     streak: u32,
 }
@@ -26,10 +42,20 @@ impl Holdback {
     /// What [`Self::admit`] would say, without taking the probe.
     pub(super) fn peek(&self, now: Instant) -> Verdict {
         match self.until {
-            None => Verdict::Go,
             Some(until) if now < until => Verdict::Not(until),
-            Some(_) => Verdict::Probe,
+            Some(_) if !self.brief => Verdict::Probe,
+            _ => Verdict::Go,
         }
+    }
+
+    /// Whether the silence is one of a moment.
+    pub(super) fn is_brief(&self) -> bool {
+        self.brief
+    }
+
+    /// Whether nothing of it matters any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until + FORGET)
     }
 
     pub(super) fn admit(&mut self, now: Instant) -> Verdict {
@@ -42,21 +68,33 @@ impl Holdback {
 
     /// The upstream said 429, and perhaps for how long. `jitter` (0 to 1) makes learned times differ between mirrors.
     pub(super) fn throttled(&mut self, now: Instant, told: Option<Duration>, probe: bool, jitter: f64) {
-        if self.until.is_some() && !probe {
+        if !probe && self.peek(now) != Verdict::Go {
             // Of the same burst: it was on its way already. It may know better how long.
-            self.until = self.until.max(told.map(|told| now + told));
+            if let Some(until) = told.map(|told| now + told).filter(|until| Some(*until) > self.until) {
+                self.brief &= told <= Some(BRIEF);
+                self.until = Some(until);
+            }
             return;
         }
-        let learned = LEARNED.0.saturating_mul(1 << self.streak.min(16)).min(LEARNED.1);
-        let pause = told.unwrap_or_else(|| learned.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0));
+        self.brief = self.streak < BRIEFS && told.is_some_and(|told| told <= BRIEF);
+        let learned = |streak: u32| {
+            LEARNED.0.saturating_mul(1 << streak.min(16)).min(LEARNED.1).mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0)
+        };
+        let pause = match told {
+            None => learned(self.streak),
+            Some(told) if self.brief => told.max(LEAST),
+            // It goes on to say so, and it is not true.
+            Some(told) if told <= BRIEF => told.max(learned(self.streak.saturating_sub(BRIEFS))),
+            Some(told) => told,
+        };
         self.streak = self.streak.saturating_add(1);
         self.until = Some(now + pause);
     }
 
     /// It answered something else than 429, which ends a silence if it was the probe: an answer to a request from before the
-    /// silence says nothing.
-    pub(super) fn answered(&mut self, probe: bool) {
-        if probe && self.until.is_some() {
+    /// silence says nothing. One of a moment that is over has left nothing to end but its count.
+    pub(super) fn answered(&mut self, now: Instant, probe: bool) {
+        if self.until.is_some_and(|until| probe || (self.brief && now >= until)) {
             *self = Self::default();
         }
     }
@@ -81,12 +119,12 @@ mod tests {
         let (now, mut hold) = (Instant::now(), Holdback::default());
         hold.throttled(now, Some(seconds(7)), false, 0.0);
         assert_eq!(hold.admit(now + seconds(3)), Verdict::Not(now + seconds(7)));
-        hold.answered(false);
+        hold.answered(now, false);
         assert_eq!(hold.admit(now + seconds(7)), Verdict::Probe, "an answer from before ends nothing");
         assert!(matches!(hold.admit(now + seconds(7)), Verdict::Not(_)));
         hold.abandon(now + seconds(8));
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Probe);
-        hold.answered(true);
+        hold.answered(now, true);
         assert_eq!(hold.admit(now + seconds(8)), Verdict::Go);
     }
 
@@ -105,6 +143,33 @@ mod tests {
             probe = hold.admit(now) == Verdict::Probe;
             assert!(probe);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t40_a_moment_is_over_for_everybody_and_three_are_no_moment() {
+        let (mut now, mut hold) = (Instant::now(), Holdback::default());
+        let moment = Some(Duration::from_nanos(880_092));
+        for _ in 0..BRIEFS {
+            hold.throttled(now, moment, false, 0.0);
+            hold.throttled(now, moment, false, 0.0);
+            assert_eq!((hold.peek(now), hold.is_brief()), (Verdict::Not(now + LEAST), true));
+            now += LEAST;
+            assert_eq!([hold.admit(now), hold.admit(now)], [Verdict::Go; 2]);
+        }
+        hold.throttled(now, moment, false, 0.0);
+        assert_eq!((hold.peek(now), hold.is_brief()), (Verdict::Not(now + seconds(1)), false));
+        assert_eq!(hold.admit(now + seconds(1)), Verdict::Probe);
+        hold.answered(now + seconds(1), true);
+
+        // A good answer between makes the next one the first again; a 429 that knows better makes a moment longer.
+        for _ in 0..2 * BRIEFS {
+            hold.throttled(now, moment, false, 0.0);
+            now += LEAST;
+            hold.answered(now, false);
+        }
+        hold.throttled(now, moment, false, 0.0);
+        hold.throttled(now, Some(seconds(9)), false, 0.0);
+        assert_eq!((hold.peek(now), hold.is_brief()), (Verdict::Not(now + seconds(9)), false));
     }
 
     proptest! {
@@ -129,7 +194,7 @@ mod tests {
                     silent_until = now + told.map_or(seconds(1), seconds);
                     prop_assert!(matches!(hold.peek(now), Verdict::Not(_)));
                 } else {
-                    hold.answered(probe);
+                    hold.answered(now, probe);
                     prop_assert_eq!(hold.peek(now), Verdict::Go);
                 }
                 // A learned silence is at most a minute and a quarter.

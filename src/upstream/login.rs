@@ -4,17 +4,14 @@
 //! a login may read is another question ([`Upstream::resolve`]). Called by `pull` for a view of an upstream
 //! ([`Upstream::signed_in_as`]).
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode};
 
 use super::Upstream;
-use super::breaker::Need;
 use super::challenge::{self, Challenge};
-use super::client::{Exchange, remark};
+use super::client::remark;
 use super::error::{Reason, UpstreamError};
 use super::health::Temper;
 use super::request::Origin;
-use crate::metrics::Kind;
 
 impl Upstream {
     /// Whether the login of this view is one of the upstream's; an error that [`UpstreamError::refuses_login`] says that it
@@ -34,7 +31,7 @@ impl Upstream {
         origins.sort_by_key(|origin| origin.health().rank(Temper::Check));
         let mut failed = None;
         for origin in origins {
-            let resting = origin.health().peek(Temper::Check, None, Need::Fallback);
+            let resting = origin.peek_at_checks();
             let tried = match resting {
                 Ok(_) => try_login(origin).await,
                 Err(reason) => Err(UpstreamError::new(&self.name, origin.host(), reason)),
@@ -61,16 +58,12 @@ async fn try_login(origin: &Origin) -> Result<(), UpstreamError> {
     }
 }
 
-/// What `/v2/` answers.
+/// What `/v2/` says of signing in, if it says anything of it.
 async fn base(origin: &Origin, authorization: Option<HeaderValue>) -> Result<(StatusCode, Vec<Challenge>), UpstreamError> {
-    let mut url = origin.url().clone();
-    url.set_path(&format!("{}/v2/", url.path().trim_end_matches('/')));
-    let headers: HeaderMap = authorization.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
-    let exchange = Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers, body: Bytes::new() };
-    let response = origin.client.send(exchange).await?;
+    let response = origin.base(authorization).await?;
     let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
     if !status.is_success() && status != StatusCode::UNAUTHORIZED {
-        return Err(origin.client.refusal(&url, response).await);
+        return Err(origin.client.refusal(origin.url(), response).await);
     }
     drop(remark(response.into_body()).await);
     Ok((status, challenges))

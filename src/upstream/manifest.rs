@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
+use tokio::time::Instant;
 
-use super::Upstream;
 use super::blob::{self, Body};
 use super::breaker::Need;
 use super::error::{Class, Reason, UpstreamError};
 use super::health::Temper;
 use super::request::{Answer, Ask, Origin};
+use super::{PAUSE, Upstream, jittered};
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
 
@@ -118,7 +119,8 @@ impl Upstream {
         Ok(Resolved { digest: fetched.digest, fetched: Some(fetched) })
     }
 
-    /// GET of a manifest, whole, at most `max_manifest` bytes. Counts as a pull at registries that count.
+    /// GET of a manifest, whole, at most `max_manifest` bytes. Counts as a pull at registries that count. One that broke off
+    /// on its way, or has another digest than it should, is asked for once more.
     pub async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<FetchedManifest, UpstreamError> {
         self.manifest_for(Need::Content, repository, reference).await
     }
@@ -129,21 +131,42 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, UpstreamError> {
-        let mut useless = 0;
+        let (started, mut useless, mut repeated, mut earlier) = (Instant::now(), 0, false, None);
         loop {
-            let (origin, answer) = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await?;
-            let fetched = self.fetch(origin, answer, reference).await;
-            let is_useless = match (&fetched, reference) {
-                (Ok(fetched), Reference::Digest(asked)) => fetched.is_other_than(asked),
-                (Ok(fetched), Reference::Tag(_)) => fetched.is_other_than(&fetched.digest),
-                (Err(error), _) => error.class() == Class::Invalid,
+            let asked = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await;
+            let (origin, answer) = match (asked, earlier.take()) {
+                (Ok(found), _) => found,
+                // What came says more than that it was not asked for again.
+                (Err(error), Some(earlier)) if error.was_not_asked() => return earlier,
+                (Err(error), _) => return Err(error),
             };
-            if is_useless && fetched.is_ok() {
+            let fetched = self.fetch(origin, answer, reference).await;
+            let is_other = fetched.as_ref().is_ok_and(|fetched| match reference {
+                Reference::Digest(asked) => fetched.is_other_than(asked),
+                Reference::Tag(_) => fetched.is_other_than(&fetched.digest),
+            });
+            if is_other {
                 self.metrics.digest_mismatches_total.with_label_values(&[self.name.as_str()]).inc();
             }
-            if !is_useless || !self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
+            let class = fetched.as_ref().err().map(UpstreamError::class);
+            let is_useless = is_other || class == Some(Class::Invalid);
+            if is_useless && self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
+                earlier = Some(fetched);
+                continue;
+            }
+            // The same address, or one like it, may do better the next time: bytes went astray on the way.
+            let is_glitch = is_other || class == Some(Class::Broken);
+            let pause = jittered(PAUSE);
+            if !is_glitch || repeated || started.elapsed() + pause > self.config.response_timeout {
                 return fetched;
             }
+            repeated = true;
+            origin.health().avoid(Temper::Pull);
+            tracing::debug!(upstream = %self.name, address = origin.host(), error = fetched.as_ref().err().map(tracing::field::display),
+                "a manifest did not come whole; asking again");
+            self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();
+            earlier = Some(fetched);
+            tokio::time::sleep(pause).await;
         }
     }
 

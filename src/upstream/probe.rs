@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::StatusCode;
 use url::Url;
 
 use super::Upstream;
 use super::auth::Grant;
 use super::challenge;
-use super::client::{Exchange, authority, remark};
+use super::client::{authority, remark};
 use super::error::{Reason, UpstreamError};
 use super::request::Origin;
 use crate::metrics::Kind;
@@ -63,15 +62,11 @@ async fn walk(origin: &Origin, repository: &Repository, steps: &mut Vec<Step>) -
     };
     note(steps, found);
 
-    let mut base = url.clone();
-    base.set_path(&format!("{}/v2/", url.path().trim_end_matches('/')));
-    begin(steps, format!("GET {base}"));
-    let headers = HeaderMap::new();
-    let response =
-        client.send(Exchange { kind: Kind::Other, method: Method::GET, url: &base, headers, body: Bytes::new() }).await?;
+    begin(steps, format!("GET {}", origin.base_url()));
+    let response = origin.base(None).await?;
     let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
     if !status.is_success() && status != StatusCode::UNAUTHORIZED {
-        return Err(client.refusal(&base, response).await);
+        return Err(client.refusal(url, response).await);
     }
     drop(remark(response.into_body()).await);
     let encrypted = if url.scheme() == "https" { "TLS and HTTP work" } else { "HTTP works" };
@@ -101,11 +96,9 @@ async fn walk(origin: &Origin, repository: &Repository, steps: &mut Vec<Step>) -
         Grant::Bearer(_, wanted) => note(steps, format!("a token of {}", authority(&wanted.realm))),
         // Only an answer tells whether a password is right.
         grant => {
-            let headers = grant.header().map(|value| (http::header::AUTHORIZATION, value)).into_iter().collect();
-            let exchange = Exchange { kind: Kind::Other, method: Method::GET, url: &base, headers, body: Bytes::new() };
-            let response = client.send(exchange).await?;
+            let response = origin.base(grant.header()).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(client.error(&base, Reason::CredentialsRefused(response.status())));
+                return Err(client.error(url, Reason::CredentialsRefused(response.status())));
             }
             note(steps, "the password is accepted".to_owned());
         }
@@ -137,6 +130,7 @@ async fn look_up(url: &Url) -> Result<String, Reason> {
 /// An error, and what to do about it where its own words do not say so.
 fn told(error: &UpstreamError) -> String {
     let remedy = match error.reason() {
+        Reason::Connect(text) if text.contains("`client_cert`") => return error.to_string(),
         Reason::Connect(text) if text.contains("certificate") => {
             "if its certificate is of a private authority, or a proxy looks into TLS, put that authority into `ca`"
         }

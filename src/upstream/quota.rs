@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
 
-/// The shortest and the longest pause that a `Retry-After` can ask for.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+/// The longest time that a `Retry-After` is believed at once: some say a day and mean a burst, and a limit may be lifted. One
+/// request then shows whether it is still so.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// A pull quota as an upstream last told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +42,12 @@ pub(super) fn quota(headers: &HeaderMap) -> Option<Quota> {
     Some(Quota { limit: limit.map(|(count, _)| count), remaining, window, source })
 }
 
-/// When a 429 wants the next request, between a second and an hour: from `Retry-After` (seconds, also fractional, or
+/// When a 429 wants the next request, at most a minute from now: from `Retry-After` (seconds, also fractional, or
 /// a date), else from a `retry-after: 880.092µs` inside the body.
 pub(super) fn retry_after(headers: &HeaderMap, body: &[u8]) -> Option<Duration> {
     let header = headers.get(header::RETRY_AFTER).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let pause = header.and_then(|text| seconds(text).or_else(|| until(text))).or_else(|| in_text(&String::from_utf8_lossy(body)));
-    pause.map(|pause| pause.clamp(PAUSE.0, PAUSE.1))
+    pause.map(|pause| pause.min(LONGEST))
 }
 
 /// For how long a "not found" may be believed: `Cache-Control` of the answer. `None` where nothing is said.
@@ -146,12 +147,12 @@ mod tests {
     fn t40_when_to_come_back() {
         let after = |value: &str| retry_after(&headers(&[("retry-after", value)]), b"").map(|pause| pause.as_millis());
         assert_eq!(after("7"), Some(7000));
-        assert_eq!(after("0"), Some(1000));
+        assert_eq!(after("0"), Some(0));
         assert_eq!(after("2.5"), Some(2500));
-        assert_eq!(after("300"), Some(300_000));
-        assert_eq!(after("86400"), Some(3_600_000));
-        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(1000));
-        assert_eq!(after(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(7200))), Some(3_600_000));
+        assert_eq!(after("60"), Some(60_000));
+        assert_eq!(after("86400"), Some(60_000));
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+        assert_eq!(after(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(7200))), Some(60_000));
         for bad in ["soon", "-1", "NaN", "inf", ""] {
             assert_eq!(after(bad), None, "{bad}");
         }
@@ -159,10 +160,10 @@ mod tests {
 
     #[test]
     fn t40_when_the_body_says_it() {
-        let body = |text: &str| retry_after(&HeaderMap::new(), text.as_bytes()).map(|pause| pause.as_millis());
-        assert_eq!(body("toomanyrequests: retry-after: 880.092µs, allowed: 44000/minute"), Some(1000));
-        assert_eq!(body(r#"{"errors":[{"message":"Retry-After: 1m0.5s"}]}"#), Some(60_500));
-        assert_eq!(body("retry-after: 3s"), Some(3000));
+        let body = |text: &str| retry_after(&HeaderMap::new(), text.as_bytes()).map(|pause| pause.as_micros());
+        assert_eq!(body("toomanyrequests: retry-after: 880.092µs, allowed: 44000/minute"), Some(880));
+        assert_eq!(body(r#"{"errors":[{"message":"Retry-After: 0m20.5s"}]}"#), Some(20_500_000));
+        assert_eq!(body("retry-after: 3s"), Some(3_000_000));
         assert_eq!(body("<html>429 Too Many Requests</html>"), None);
         assert_eq!(body("retry-after: "), None);
         assert_eq!(body("retry-after: 5parsecs"), None);

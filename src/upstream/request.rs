@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use hyper::body::Incoming;
 use url::Url;
 
+use super::accounts::Account;
 use super::auth::{Auth, Grant, Guest};
-use super::breaker::Need;
+use super::breaker::{Need, Verdict};
 use super::challenge;
 use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
@@ -89,6 +90,8 @@ pub(super) struct Answer {
     pub(super) redirected: bool,
     /// And that was another place than the upstream.
     pub(super) foreign: bool,
+    /// Who the upstream was asked as.
+    pub(super) account: Account,
     /// The request's place in the upstream's queue, kept as long as its body is read.
     pub(super) slot: Option<Slot>,
 }
@@ -126,6 +129,18 @@ impl Origin {
         &self.health
     }
 
+    /// Whether a question would be asked here, and as what.
+    pub(super) fn peek(&self, ask: &Ask<'_>) -> Result<Verdict, Reason> {
+        self.health.peek(self.auth.account(ask.repository), ask.temper(), Some(&ask.what()), ask.need)
+    }
+
+    /// The same for any check that can do without an answer, as the account that fares best.
+    pub(super) fn peek_at_checks(&self) -> Result<Verdict, Reason> {
+        let peek = |account| self.health.peek(account, Temper::Check, None, Need::Fallback);
+        let said = self.auth.accounts().into_iter().map(peek);
+        said.min_by_key(|said| said.as_ref().map_or(2, |verdict| u8::from(*verdict != Verdict::Go))).unwrap_or(Ok(Verdict::Go))
+    }
+
     /// Host and port, for people.
     pub(super) fn host(&self) -> String {
         authority(&self.url)
@@ -156,7 +171,8 @@ impl Origin {
     async fn led(&self, url: &Url, ask: &Ask<'_>) -> Option<Answer> {
         let response = self.foreign(url, ask).await.ok()?;
         if response.status().is_success() || response.status() == StatusCode::TOO_MANY_REQUESTS {
-            return Some(Answer { response, url: url.clone(), redirected: true, foreign: true, slot: None });
+            let account = Account::Anonymous;
+            return Some(Answer { response, url: url.clone(), redirected: true, foreign: true, account, slot: None });
         }
         drop(remark(response.into_body()).await);
         None
@@ -164,18 +180,22 @@ impl Origin {
 
     async fn follow(&self, ask: &Ask<'_>) -> Result<Answer, UpstreamError> {
         let mut url = self.resolve(ask);
-        let mut foreign = false;
+        let (mut foreign, mut account) = (false, Account::Anonymous);
         for hop in 0..=MAX_REDIRECTS {
             foreign |= !redirect::same_origin(&self.url, &url);
             let response = match foreign {
                 true => self.foreign(&url, ask).await.map_err(UpstreamError::elsewhere)?,
-                false => self.own(&url, ask).await?,
+                false => {
+                    let (response, asked_as) = self.own(&url, ask).await?;
+                    account = asked_as;
+                    response
+                }
             };
             if !redirect::is_redirect(response.status()) {
                 if !foreign {
                     hop::learn(response.headers());
                 }
-                return Ok(Answer { response, url, redirected: hop > 0, foreign, slot: None });
+                return Ok(Answer { response, url, redirected: hop > 0, foreign, account, slot: None });
             }
             let target = redirect::target(&url, response.headers()).map_err(|error| self.client.error(&url, error))?;
             drop(remark(response.into_body()).await);
@@ -192,40 +212,64 @@ impl Origin {
         url
     }
 
-    /// A request to the upstream's own host, signed in as it wants it.
-    async fn own(&self, url: &Url, ask: &Ask<'_>) -> Result<Response<Incoming>, UpstreamError> {
+    /// A request to the upstream's own host, signed in as it wants it; and who that was.
+    async fn own(&self, url: &Url, ask: &Ask<'_>) -> Result<(Response<Incoming>, Account), UpstreamError> {
         let started = Instant::now();
-        let mut grant = self.auth.preemptive(&self.client, ask.kind, ask.repository).await?;
-        // At the most: with a remembered token, bare, with a new one.
-        for _ in 0..3 {
+        let mut account = self.auth.account(ask.repository);
+        let grant = self.auth.preemptive(&self.client, ask.kind, ask.repository).await;
+        let mut grant = grant.map_err(|error| error.made_as(account))?;
+        let mut renewed = false;
+        // At the most: with a remembered token, bare, with a new one, and with one more if that was a cloud's and is refused.
+        for _ in 0..4 {
             let response = self.send(url, ask, grant.header()).await?;
+            if response.status() == StatusCode::FORBIDDEN
+                && !std::mem::replace(&mut renewed, true)
+                && let Some(newer) = self.auth.renewed(&self.client, ask.repository, &grant).await?
+            {
+                drop(remark(response.into_body()).await);
+                grant = newer;
+                continue;
+            }
             if response.status() != StatusCode::UNAUTHORIZED {
-                return Ok(response);
+                return Ok((response, account));
             }
             let challenges = challenge::challenges(response.headers());
             drop(remark(response.into_body()).await);
-            let next = self.auth.challenged(&self.client, ask.kind, ask.repository, grant, started, &challenges).await?;
-            grant = match next {
-                Some(grant) => grant,
-                None => self.probe(ask).await?,
+            let next = match self.auth.challenged(&self.client, ask.kind, ask.repository, grant, started, &challenges).await {
+                Ok(Some(grant)) => Ok(grant),
+                Ok(None) => self.probe(ask).await,
+                Err(error) => Err(error),
             };
+            account = self.auth.account(ask.repository);
+            grant = next.map_err(|error| error.made_as(account))?;
         }
         Err(self.client.error(url, Reason::Denied(StatusCode::UNAUTHORIZED)))
     }
 
     /// Some registries name their challenge only at `/v2/`.
     async fn probe(&self, ask: &Ask<'_>) -> Result<Grant, UpstreamError> {
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
-        let exchange =
-            Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new() };
-        let response = self.client.send(exchange).await?;
+        let response = self.base(None).await?;
         let (status, challenges) = (response.status(), challenge::challenges(response.headers()));
         drop(remark(response.into_body()).await);
         match challenge::preferred(&challenges).filter(|_| status == StatusCode::UNAUTHORIZED) {
             Some(challenge) => self.auth.answer(&self.client, ask.kind, ask.repository, challenge).await,
-            None => Err(self.client.error(&url, Reason::Denied(StatusCode::UNAUTHORIZED))),
+            None => Err(self.client.error(&self.url, Reason::Denied(StatusCode::UNAUTHORIZED))),
         }
+    }
+
+    /// `/v2/` at this address, below the path that the address may have.
+    pub(super) fn base_url(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/v2/", self.url.path().trim_end_matches('/')));
+        url
+    }
+
+    /// GET of `/v2/`, bare or with this `Authorization`: its answer of any status, redirects not followed (distribution-spec,
+    /// *Determining Support*). What a status means depends on why it was asked. Cancel-safe.
+    pub(super) async fn base(&self, authorization: Option<HeaderValue>) -> Result<Response<Incoming>, UpstreamError> {
+        let headers = authorization.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
+        let url = self.base_url();
+        self.client.send(Exchange { kind: Kind::Other, method: Method::GET, url: &url, headers, body: Bytes::new() }).await
     }
 
     /// A request to where a redirect led: bare, and if that is refused, with an anonymous token of that host's realm.

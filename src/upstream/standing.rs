@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::breaker::{Condition, Need, Verdict};
+use super::accounts::Told;
+use super::breaker::{Condition, Verdict};
 use super::error::{Reason, UpstreamError};
 use super::health::{Readiness, Temper};
 use super::queue::Crowd;
@@ -17,28 +18,25 @@ use crate::metrics::gauge;
 /// At a quota's end: how often work that nobody waits for is done all the same. It also shows when the quota is back.
 const SLOWED: Duration = Duration::from_secs(60);
 
-/// The quota as last told, and when a piece of background work was last let through in spite of it.
-#[derive(Debug, Default)]
-pub(super) struct Allowance {
-    pub(super) quota: Option<Quota>,
-    pub(super) told_at: Option<Instant>,
-    last: Option<Instant>,
-}
-
 impl Upstream {
-    /// What the upstream last said of its pull quota, if it has one.
+    /// What the upstream last said of the pull quota of the mirror's account, if it has one. Of several accounts, or
+    /// addresses, it is the one with the fewest pulls left; what callers' own logins have left is not among them.
     pub fn quota(&self) -> Option<Quota> {
-        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).quota.clone()
+        let now = Instant::now();
+        let told = self.origins.iter().flat_map(|origin| origin.health().quotas());
+        told.min_by_key(|told| (told.is_outdated(now), told.quota.remaining)).map(|told| told.quota)
     }
 
-    /// The pulls that are left, if they are no more than `quota_reserve` keeps for clients.
+    /// The pulls that are left, if they are no more than `quota_reserve` keeps for clients: of the account that has the
+    /// fewest, whatever repository they are for.
     pub fn kept_for_clients(&self) -> Option<u64> {
-        let allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        let quota = allowance.quota.as_ref()?;
-        let reserve = self.config.quota_reserve.of(quota.limit);
-        // After a whole window the figure means nothing any more.
-        let outdated = quota.window.zip(allowance.told_at).is_some_and(|(window, at)| Instant::now() >= at + window);
-        (quota.remaining <= reserve && reserve > 0 && !outdated).then_some(quota.remaining)
+        let now = Instant::now();
+        let is_low = |told: &Told| {
+            let reserve = self.config.quota_reserve.of(told.quota.limit);
+            told.quota.remaining <= reserve && reserve > 0 && !told.is_outdated(now)
+        };
+        let told = self.origins.iter().flat_map(|origin| origin.health().quotas());
+        told.filter(is_low).map(|told| told.quota.remaining).min()
     }
 
     /// Whether a piece of work that no client waits for may be done now: always, unless the quota has come down to
@@ -47,10 +45,10 @@ impl Upstream {
         if self.kept_for_clients().is_none() {
             return true;
         }
-        let (mut allowance, now) = (self.allowance.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        let due = allowance.last.is_none_or(|last| now >= last + SLOWED);
+        let (mut last, now) = (self.spared.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let due = last.is_none_or(|last| now >= last + SLOWED);
         if due {
-            allowance.last = Some(now);
+            *last = Some(now);
         }
         due
     }
@@ -76,8 +74,9 @@ impl Upstream {
         let mut probe = false;
         let mut away: Option<UpstreamError> = None;
         for origin in &self.origins {
-            match origin.health().peek(Temper::Check, None, Need::Fallback) {
-                Ok(Verdict::Go) => return Readiness::Ready,
+            match origin.peek_at_checks() {
+                // A silence of a moment is waited out by whoever asks.
+                Ok(Verdict::Go) | Err(Reason::HeldBack { brief: true, .. }) => return Readiness::Ready,
                 Ok(_) => probe = true,
                 Err(reason) => away = Some(UpstreamError::new(&self.name, origin.host(), reason)),
             }

@@ -3,6 +3,7 @@
 mod auth;
 mod blob;
 mod internet;
+mod limits;
 mod manifest;
 mod proxy;
 mod redirect;
@@ -37,6 +38,7 @@ fn config(urls: &[&Server]) -> config::Upstream {
         verdict_for: Duration::from_secs(300),
         token_realms: Vec::new(),
         ca: None,
+        client: None,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_secs(5),

@@ -5,6 +5,7 @@ mod certificates;
 pub mod client;
 mod reload;
 mod sockets;
+mod upstreams;
 
 use http::Method;
 use roadstead::oci::{Algorithm, Digest};

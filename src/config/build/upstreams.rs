@@ -8,7 +8,7 @@ use url::Url;
 use super::super::defaults::built_in_upstreams;
 use super::super::raw;
 use super::super::value::{Many, One, Size};
-use super::super::{Breaker, Credentials, Listen, Upstream, Visibility};
+use super::super::{Breaker, Credentials, KeyPair, Listen, Upstream, Visibility};
 use super::{Builder, Freshness, RepositoryRule, Server, check_authorities, one, timeout};
 use crate::oci::MAX_MANIFEST;
 use crate::oci::name::UpstreamName;
@@ -65,17 +65,27 @@ impl Builder<'_> {
         {
             self.document.problem(&path("ca"), reason);
         }
+        let client = match (raw.client_cert, raw.client_key) {
+            (Some(One(cert)), Some(One(key))) => Some(KeyPair { cert, key }),
+            (None, None) => default.client,
+            (cert, _) => {
+                let (there, missing) = if cert.is_some() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
+                self.document.problem(&path(there), format!("{missing} is missing: a certificate is of use with its key alone"));
+                None
+            }
+        };
         let own = self.freshness(raw.freshness, &default.freshness, &path("freshness"));
         Some(Upstream {
             urls,
             hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
-            visibility: one(raw.visibility, default_visibility(&credentials)),
+            visibility: one(raw.visibility, default_visibility(&credentials, client.as_ref())),
             verdict_for: timeout(raw.verdict_for, default.verdict_for),
             credentials,
             token_realms: raw
                 .token_realms
                 .map_or(default.token_realms, |Many(realms)| realms.into_iter().map(|host| host.0).collect()),
             ca,
+            client,
             connect_timeout: timeout(raw.connect_timeout, default.connect_timeout),
             response_timeout: timeout(raw.response_timeout, default.response_timeout),
             stall_timeout: timeout(raw.stall_timeout, default.stall_timeout),
@@ -139,8 +149,9 @@ impl Builder<'_> {
 }
 
 /// What the mirror can read by an account of the operator's is not everybody's.
-fn default_visibility(credentials: &Credentials) -> Visibility {
-    if *credentials == Credentials::Anonymous { Visibility::Public } else { Visibility::Operator }
+/// What the upstream gives to the mirror, by its login or its certificate, it need not give to everybody.
+fn default_visibility(credentials: &Credentials, client: Option<&KeyPair>) -> Visibility {
+    if *credentials == Credentials::Anonymous && client.is_none() { Visibility::Public } else { Visibility::Operator }
 }
 
 /// Whether `url` is literally `address`. Names are not looked up.

@@ -107,6 +107,8 @@ fn the_commented_settings_of_the_example_are_right() {
                 "[server]",
             ),
             Some("pull" | "deny") => ("[[access.rule]]\nwho = \"anyone\"", "[[access.rule]]\nwho = \"anyone\""),
+            Some("client_cert") => ("[upstream.\"x.example\"]\nclient_key = \"/k\"", "[upstream.\"x.example\"]"),
+            Some("client_key") => ("[upstream.\"x.example\"]\nclient_cert = \"/c\"", "[upstream.\"x.example\"]"),
             _ if line.contains("gcp") => ("[upstream.\"gcr.io\"]", "[upstream.\"gcr.io\"]"),
             _ => ("[upstream.\"x.example\"]", "[upstream.\"x.example\"]"),
         };

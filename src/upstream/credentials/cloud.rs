@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
-use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use super::{Credential, CredentialError};
@@ -23,6 +22,7 @@ use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
 use crate::upstream::client::Client;
+use crate::upstream::tls::Tls;
 
 /// The shortest and longest life that is believed.
 const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(12 * 3600));
@@ -40,7 +40,7 @@ pub(in crate::upstream) struct Ground {
     pub(in crate::upstream) metrics: Arc<Metrics>,
     pub(in crate::upstream) proxies: Arc<Matcher>,
     /// Believes the system's roots alone: an upstream's `ca` is no authority over a cloud.
-    pub(in crate::upstream) tls: Arc<ClientConfig>,
+    pub(in crate::upstream) tls: Tls,
     /// Reaches the registry itself, which Azure's exchange is part of.
     pub(in crate::upstream) registry: Client,
 }
@@ -114,6 +114,8 @@ struct Held {
     fetched_at: Instant,
     renew_at: Instant,
     dies_at: Instant,
+    /// It was refused, perhaps for what it was used for: others wait for a new one, and have it back if there is none.
+    doubted: bool,
 }
 
 impl<S: Fetch> Renewing<S> {
@@ -127,7 +129,7 @@ impl<S: Fetch> Renewing<S> {
             return held;
         }
         let living = || self.held().clone().filter(|held| held.outcome.is_ok() && Instant::now() < held.dies_at);
-        let _turn = match (self.turn.try_lock(), living()) {
+        let _turn = match (self.turn.try_lock(), living().filter(|held| !held.doubted)) {
             (Ok(turn), _) => turn,
             (Err(_), Some(old)) => return old.outcome,
             (Err(_), None) => self.turn.lock().await,
@@ -140,24 +142,29 @@ impl<S: Fetch> Renewing<S> {
         let held = match (fetched, old) {
             (Ok(fresh), _) => {
                 let life = fresh.life.clamp(LIFE.0, LIFE.1);
-                Held { outcome: Ok(Arc::new(fresh.credential)), fetched_at: now, renew_at: now + life / 2, dies_at: now + life }
+                let outcome = Ok(Arc::new(fresh.credential));
+                Held { outcome, fetched_at: now, renew_at: now + life / 2, dies_at: now + life, doubted: false }
             }
             (Err(error), Some(old)) => {
                 tracing::warn!(%error, "a cloud credential cannot be renewed; the old one is used while it lives");
-                Held { renew_at: now + PAUSE, ..old }
+                Held { renew_at: now + PAUSE, doubted: false, ..old }
             }
-            (Err(error), None) => Held { outcome: Err(error), fetched_at: now, renew_at: now + PAUSE, dies_at: now + PAUSE },
+            (Err(error), None) => {
+                let (until, outcome) = (now + PAUSE, Err(error));
+                Held { outcome, fetched_at: now, renew_at: until, dies_at: until, doubted: false }
+            }
         };
         let outcome = held.outcome.clone();
         *self.held() = Some(held);
         outcome
     }
 
-    /// It was refused: fetch another one next time, unless this one is quite new.
+    /// It was refused: fetch another one next time, unless this one is quite new. If none can be had this one is used on: a
+    /// 403 may be about a repository, and the others need it.
     pub(in crate::upstream) fn forget(&self) {
         let mut held = self.held();
-        if held.as_ref().is_some_and(|held| held.fetched_at.elapsed() >= YOUNG) {
-            *held = None;
+        if let Some(held) = held.as_mut().filter(|held| held.fetched_at.elapsed() >= YOUNG) {
+            (held.renew_at, held.doubted) = (Instant::now(), true);
         }
     }
 
@@ -248,6 +255,13 @@ mod tests {
         renewing.forget();
         assert_eq!(key(&renewing).await.unwrap(), "k5");
         minutes(1).await;
+        renewing.forget();
+        // Those who come meanwhile wait for the new one.
+        let (a, b) = tokio::join!(key(&renewing), key(&renewing));
+        assert_eq!((a.unwrap(), b.unwrap()), ("k6".into(), "k6".into()));
+        // There is none: the old one, which may have been refused for another reason.
+        minutes(1).await;
+        source.broken.store(true, Ordering::SeqCst);
         renewing.forget();
         assert_eq!(key(&renewing).await.unwrap(), "k6");
     }

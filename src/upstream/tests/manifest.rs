@@ -156,6 +156,40 @@ async fn bad_manifests() {
     assert_eq!(anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap().bytes.len(), MAX_MANIFEST);
 }
 
+/// T12: what went astray on the way is asked for once more, where there is one address or several.
+#[tokio::test]
+async fn a_manifest_that_did_not_come_whole_is_asked_for_once_more() {
+    let wrong = || manifest_reply().body(MANIFEST.replace('2', "3"));
+    for bad in [manifest_reply().truncated(10), wrong()] {
+        for (times, good) in [(1, true), (2, false)] {
+            let (count, reply) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), bad.clone());
+            let server = Server::start(move |_| {
+                let first = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < times;
+                if first { reply.clone() } else { manifest_reply() }
+            })
+            .await;
+            let asked = Reference::Digest(digest_of(MANIFEST.as_bytes()));
+            for reference in [tag("latest"), asked].into_iter().take(if good { 2 } else { 1 }) {
+                let before = server.seen().len();
+                let fetched = anonymous(&server).manifest(&repository("a/b"), &reference).await;
+                let sound = fetched.as_ref().is_ok_and(|fetched| !fetched.is_other_than(&digest_of(MANIFEST.as_bytes())));
+                assert_eq!(sound, good, "{fetched:?}");
+                assert!(server.seen().len() - before <= 2);
+            }
+        }
+    }
+    // Of two addresses the other one is asked.
+    let (broken, good) = (always(manifest_reply().truncated(10)).await, always(manifest_reply()).await);
+    build(&config(&[&broken, &good])).manifest(&repository("a/b"), &tag("latest")).await.unwrap();
+    assert_eq!((broken.seen().len(), good.seen().len()), (1, 1));
+    // One that takes too long to break off has used the request's time up.
+    let slow = always(manifest_reply().stalled(10)).await;
+    let patience = Duration::from_millis(200);
+    let upstream = build(&config::Upstream { response_timeout: patience, stall_timeout: 2 * patience, ..config(&[&slow]) });
+    assert_eq!(upstream.manifest(&repository("a/b"), &tag("latest")).await.unwrap_err().class(), Class::Broken);
+    assert_eq!(slow.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn t14_an_upstream_that_never_answers() {
     let server = always(Reply::silence()).await;

@@ -1,6 +1,7 @@
 //! `roadstead check`: what it says of a configuration, and of what that names.
 
 use super::{run, write};
+use crate::tls::authority::{Authority, Folder};
 
 #[test]
 fn check_says_ok_and_what_it_amounts_to() {
@@ -183,5 +184,35 @@ fn check_reads_what_is_to_be_kept_warm() {
         let (code, out, error) = check(entry);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
         assert!(error.contains(place), "{place}: {error}");
+    }
+}
+
+#[test]
+fn check_reads_client_certificates() {
+    let (clients, folder) = (Authority::new("clients"), Folder::new());
+    for name in ["a", "b"] {
+        folder.write(name, &clients.client(name));
+    }
+    let check = |lines: &str| {
+        let place = tempfile::tempdir().unwrap();
+        run(&["check", "--config", &write(place.path(), &format!("[upstream.\"r.example\"]\n{lines}"))])
+    };
+    let (cert, key, other) = (folder.path("a.crt"), folder.path("a.key"), folder.path("b.key"));
+    let (code, out, error) = check(&format!("client_cert = {cert:?}\nclient_key = {key:?}"));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.contains(&format!("shows the certificate {}", cert.display())), "{out}");
+    for (lines, told) in [
+        (
+            format!("client_cert = {cert:?}\nclient_key = {other:?}"),
+            vec!["[upstream.\"r.example\"]", "does not belong to", "b.key"],
+        ),
+        (format!("client_cert = {key:?}\nclient_key = {key:?}"), vec!["`client_cert`", "a.key", "no PEM certificate"]),
+        (format!("client_cert = {cert:?}\nclient_key = \"/nonexistent\""), vec!["`client_key`", "/nonexistent"]),
+        (format!("client_cert = {cert:?}"), vec!["upstream.\"r.example\".client_cert", "client_key is missing"]),
+        (format!("client_key = {key:?}"), vec!["upstream.\"r.example\".client_key", "client_cert is missing"]),
+    ] {
+        let (code, _, error) = check(&lines);
+        assert_eq!(code, Some(1), "{lines}");
+        assert!(told.iter().all(|told| error.contains(told)), "{lines}: {error}");
     }
 }

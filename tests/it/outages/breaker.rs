@@ -120,6 +120,27 @@ async fn t40_a_spent_quota_stops_pulls_and_not_checks() {
     assert_eq!(ticking(mirror.tag(&images[1].0)).await.0.status, 200);
 }
 
+/// An hour is not believed: whether the limit is wrong, or lifted, is seen by one request a minute.
+#[tokio::test(start_paused = true)]
+async fn t40_a_long_silence_is_probed_each_minute() {
+    let _still = still();
+    let images = images(1);
+    let (up, mirror) = Sim::warm(&[], |_| {}).await;
+    let (repository, image) = &images[0];
+    up.push_image(repository, "latest", image);
+    let gets = "GET /v2/*/manifests/*";
+    up.on(gets).always(Act::status(429).header("Retry-After", "3600"));
+    for minute in 1..=5 {
+        for _ in 0..3 {
+            let cold = ticking(mirror.tag(repository)).await.0;
+            assert_eq!((cold.status, up.count(gets)), (503, minute), "one a minute");
+        }
+        pass(Duration::from_secs(60)).await;
+    }
+    up.on(gets).clear();
+    assert!(ticking(mirror.tag(repository)).await.0.is(image));
+}
+
 /// A spent quota puts background checks off; what a client waits for is asked all the same.
 #[tokio::test(start_paused = true)]
 async fn the_reserve_is_for_clients() {

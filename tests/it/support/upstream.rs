@@ -94,7 +94,12 @@ impl Upstream {
 
     /// An empty registry on a free port, HTTPS beneath a root of its own; see [`Upstream::root`].
     pub async fn start_tls() -> Self {
-        Self::begin(Some(tls::acceptor())).await
+        Self::begin(Some(tls::acceptor(None))).await
+    }
+
+    /// The same, for those alone who show a certificate beneath this root.
+    pub async fn start_tls_for(clients: &str) -> Self {
+        Self::begin(Some(tls::acceptor(Some(clients)))).await
     }
 
     async fn begin(tls: Option<(TlsAcceptor, String)>) -> Self {

@@ -98,7 +98,7 @@ impl Ground {
         }
         let (connect, answer) = if local { LOCAL } else { REMOTE };
         let proxies = if local { Arc::new(Matcher::builder().build()) } else { Arc::clone(&self.proxies) };
-        let connector = Connector::new(Guard::new(&call.url, &[]), Arc::clone(&proxies), Arc::clone(&self.tls), connect);
+        let connector = Connector::new(Guard::new(&call.url, &[]), Arc::clone(&proxies), self.tls.clone(), connect);
         let offline = self.registry.offline.clone();
         let client = Client::new(self.name.clone(), Arc::clone(&self.metrics), connector, proxies, (answer, answer), offline);
         exchange(&client, call).await

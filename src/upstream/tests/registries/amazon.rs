@@ -1,5 +1,7 @@
 //! ECR and ECR Public, with every source of the credential chain played on loopback.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -285,4 +287,64 @@ async fn t36_public_anonymous_and_signed_in() {
     internet.assert_heard_only_at(&["public-password", "Bearer", CANARY], &["public.ecr.aws"]);
     assert!(internet.at("public.ecr.aws").iter().any(|seen| authorization(seen) == Some("Bearer public-user")));
     assert_silent(&upstream, None);
+}
+
+/// A registry that takes the last of its tokens alone, and says 403 to an older one; and to all for `team/forbidden`.
+#[tokio::test]
+async fn a_403_to_a_token_is_answered_by_a_new_one_once() {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let fresh = Arc::new(AtomicUsize::new(1));
+    let aws = Server::start({
+        let issued = Arc::clone(&issued);
+        move |_| {
+            let number = issued.fetch_add(1, Ordering::SeqCst) + 1;
+            let token = STANDARD.encode(format!("AWS:{number}"));
+            Reply::new(200).body(format!(r#"{{"authorizationData":[{{"authorizationToken":"{token}","expiresAt":1.9E9}}]}}"#))
+        }
+    })
+    .await;
+    let internet = Internet::start({
+        let fresh = Arc::clone(&fresh);
+        move |_, seen| {
+            let good = format!("Basic {}", STANDARD.encode(format!("AWS:{}", fresh.load(Ordering::SeqCst))));
+            match authorization(seen) {
+                None => Reply::challenge("Basic realm=\"ecr\""),
+                Some(sent) if sent == good && !seen.path().contains("forbidden") => manifest_reply(),
+                Some(_) => Reply::new(403).body("Your authorization token has expired. Reauthenticate and try again."),
+            }
+        }
+    })
+    .await;
+    let variables: Vec<_> = STATIC.into_iter().chain([("AWS_ENDPOINT_URL", aws.url.as_str())]).collect();
+    let upstream = Arc::new(internet.upstream(ECR, config::Credentials::Ecr, &variables));
+    let later = async || {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+    };
+    resolve(&upstream).await.unwrap();
+    // Not half of its life has gone, and it has expired.
+    later().await;
+    fresh.store(2, Ordering::SeqCst);
+    let checks: Vec<_> = (0..5)
+        .map(|_| {
+            let upstream = Arc::clone(&upstream);
+            tokio::spawn(async move { resolve(&upstream).await })
+        })
+        .collect();
+    for check in checks {
+        check.await.unwrap().unwrap();
+    }
+    assert_eq!(issued.load(Ordering::SeqCst), 2, "one for all who were refused");
+
+    // One that may not be read is not asked for again and again, and the others keep what they sign in with.
+    fresh.store(3, Ordering::SeqCst);
+    later().await;
+    let asked = internet.at(ECR_HOST).len();
+    let error = upstream.resolve(&repository("team/forbidden"), &tag("latest")).await.unwrap_err();
+    assert_eq!((error.class(), internet.at(ECR_HOST).len() - asked), (Class::Denied, 2), "{error}");
+    let error = upstream.resolve(&repository("team/forbidden"), &tag("latest")).await.unwrap_err();
+    assert_eq!((error.class(), internet.at(ECR_HOST).len() - asked), (Class::Denied, 3), "this one is quite new: {error}");
+    resolve(&upstream).await.unwrap();
+    assert_eq!(issued.load(Ordering::SeqCst), 3);
 }

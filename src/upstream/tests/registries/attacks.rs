@@ -171,7 +171,7 @@ async fn i9_t37_names_that_resolve_to_private_addresses() {
     let online = tokio::sync::watch::Sender::new(false);
     let client_of = |guard| {
         let none = Arc::new(Matcher::builder().build());
-        let connector = Connector::new(guard, Arc::clone(&none), tls::client_config(None).unwrap(), Duration::from_secs(5));
+        let connector = Connector::new(guard, Arc::clone(&none), Tls::anonymous().unwrap(), Duration::from_secs(5));
         let name = "r.example".parse().unwrap();
         let patience = (Duration::from_secs(5), Duration::from_secs(5));
         Client::new(name, Arc::new(Metrics::new()), connector, none, patience, online.subscribe())

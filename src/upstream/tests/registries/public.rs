@@ -113,9 +113,10 @@ async fn hub_over_its_quota() {
 #[tokio::test]
 async fn ghcr_its_429_and_its_tokens() {
     let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
     let internet = Internet::start(move |_, seen| match (seen.path(), authorization(seen)) {
         ("/token", _) => Reply::new(200).body(r#"{"token":"djE6bWlycm9y"}"#),
-        (_, Some("Bearer djE6bWlycm9y")) if count.fetch_add(1, Ordering::SeqCst) == 3 => {
+        (_, Some("Bearer djE6bWlycm9y")) if counter.fetch_add(1, Ordering::SeqCst) == 3 => {
             Reply::new(429).body("toomanyrequests: retry-after: 880.092µs, allowed: 44000/minute")
         }
         (_, Some("Bearer djE6bWlycm9y")) => content(seen),
@@ -131,8 +132,9 @@ async fn ghcr_its_429_and_its_tokens() {
     assert_eq!(internet.at("ghcr.io").iter().filter(|seen| seen.path() == "/token").count(), 1);
     // `repository:user/image:pull`, which its challenge at `/v2/` always names, is nobody's repository: it is kept as it
     // is, so that its one token, which is bound to none, serves all of them.
-    let error = upstream.manifest(&repository("team/other"), &tag("latest")).await.unwrap_err();
-    assert_eq!(error.class(), Class::RateLimited { retry_after: Some(Duration::from_secs(1)) }, "{error}");
+    // And its 429 of microseconds, which comes first, is nobody's business.
+    upstream.manifest(&repository("team/other"), &tag("latest")).await.unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 5);
     resolve(&upstream).await.unwrap();
     assert_eq!(internet.at("ghcr.io").iter().filter(|seen| seen.path() == "/token").count(), 1, "reused across repositories");
 }
