@@ -6,15 +6,18 @@
 //! Called by `pull` to look up, by `fill` to reserve and publish, by `transfer` for bundles, and by `admin` and `cli` to show and
 //! to change what is kept.
 
+mod apart;
 pub mod catalog;
 pub mod confined;
 mod doubt;
 pub mod evict;
 pub mod index;
+mod leftover;
 mod lookup;
 mod maintain;
 pub mod manage;
 pub mod memory;
+mod names;
 mod objects;
 mod owed;
 mod owners;
@@ -45,6 +48,7 @@ use confined::Confined;
 use doubt::Doubts;
 use index::{Index, Limits, Quota};
 use memory::Memory;
+use names::Names;
 use owed::Owed;
 use pages::OpenFile;
 use pins::Pins;
@@ -128,6 +132,8 @@ enum Scan {
 pub struct Cache {
     store: Store,
     index: Arc<Index>,
+    /// Held while what a digest's name means is changed.
+    names: Names,
     memory: Memory,
     /// Tags and media types.
     pub records: Records,
@@ -190,6 +196,7 @@ impl Cache {
             confined,
             quotas: config.quotas.iter().map(|quota| quota.pattern.clone()).collect(),
             index,
+            names: Names::default(),
             surveyed: watch::Sender::new(false),
             suspects: Arc::new(Suspects::new(store.faults().clone())),
             doubts: Doubts::new(config),

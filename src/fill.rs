@@ -124,6 +124,9 @@ pub enum FillError {
     /// The mirror is stopping.
     #[error("the mirror is shutting down")]
     Stopping,
+    /// Its task panicked. Logged where it happened.
+    #[error("the mirror failed at this download")]
+    Internal,
 }
 
 impl From<io::Error> for FillError {
@@ -151,6 +154,7 @@ impl FillError {
             Self::NoRoom(_) => "no_room",
             Self::Abandoned => "abandoned",
             Self::Stopping => "stopping",
+            Self::Internal => "internal",
         }
     }
 
@@ -159,7 +163,7 @@ impl FillError {
     pub fn is_fault(&self) -> bool {
         match self {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Offline),
-            Self::Mismatch { .. } | Self::Length { .. } | Self::NoRoom(_) | Self::Leftover(_) => true,
+            Self::Mismatch { .. } | Self::Length { .. } | Self::NoRoom(_) | Self::Leftover(_) | Self::Internal => true,
             Self::Abandoned | Self::Stopping => false,
         }
     }
@@ -178,7 +182,10 @@ impl FillError {
     fn blames_source(&self) -> bool {
         match self {
             Self::Upstream(_) | Self::Mismatch { .. } | Self::Length { .. } => true,
-            Self::NoRoom(_) | Self::Leftover(_) | Self::Abandoned | Self::Stopping => false,
+            Self::NoRoom(_) | Self::Leftover(_) | Self::Abandoned | Self::Stopping | Self::Internal => false,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,10 @@ fn replace(index: &Arc<Index>, digest: &Digest) {
     loop {
         match index.claim(1000, 0, ROOMY, 0) {
             Claim::Evict(victim) => index.left(victim),
-            Claim::Granted(reservation) => return reservation.published(*digest, 1000, 0),
+            Claim::Granted(reservation) => {
+                reservation.published(*digest, 1000, 0);
+                return;
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -85,7 +88,7 @@ pub fn measure(sizes: &[u64]) {
     };
     let hit = run(&|rounds, size, objects, first, index| {
         let some = batch((first..first + BATCH).map(|n| n.wrapping_mul(2_654_435_761) % objects));
-        timed(rounds, size, &some, |digest| index.touch(digest));
+        timed(rounds, size, &some, |digest| _ = index.touch(digest));
         index.take_used(usize::MAX);
     });
     let insertion = run(&|rounds, size, _, first, index| {

@@ -266,7 +266,9 @@ impl Catalog {
         let inner = self.lock();
         let mut state = self.index.lock();
         let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
-        image.parts.iter().filter(|part| !part.is_manifest).for_each(|part| state.touch(part.id, now));
+        for part in image.parts.iter().filter(|part| !part.is_manifest) {
+            state.touch(part.id, now);
+        }
     }
 
     /// What a manifest is made of; `None` if that is not known.

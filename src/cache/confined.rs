@@ -260,7 +260,9 @@ impl Cache {
 
     /// Blocks. Forgets to whom content belonged that is no longer here.
     pub(super) fn prune_confined(&self) {
-        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest));
+        // A file that the index does not know may be taken in yet.
+        let is_here = |digest: &Digest| !matches!(self.store.find(digest), Ok(None));
+        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the disk tier holds and may still take in: sizes, order of use, reservations.
 //!
-//! Owns the account behind I8: objects + leftovers + what is being unlinked + reservations ≤ limit, at every moment.
-//! Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. The lock is held for map
+//! Owns the account behind I8: objects + leftovers + damaged files + what is being unlinked + reservations ≤ limit, at every
+//! moment. Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. Until it has, the victim is
+//! leaving, and may be taken back: by a fill that resumes it, by a publication under its name. The lock is held for map
 //! operations only.
 
 use std::collections::{HashMap, HashSet};
@@ -14,6 +15,7 @@ pub use super::objects::SHARDS;
 use super::store::Space;
 use crate::oci::Digest;
 
+mod leaving;
 mod reservation;
 mod state;
 
@@ -71,7 +73,7 @@ pub struct Victim {
 }
 
 /// The folders whose files the account is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// `blobs/`
     Blobs,
@@ -152,7 +154,9 @@ impl Index {
             leftovers: HashMap::new(),
             quarantined: HashMap::new(),
             spare: 0,
-            leaving: 0,
+            stuck: HashSet::new(),
+            leaving: HashMap::new(),
+            condemned: HashMap::new(),
             used: Vec::new(),
             orphans: Vec::new(),
             waiting: Vec::new(),
@@ -187,7 +191,7 @@ impl Index {
             return Claim::OnItsWay;
         }
         // What eviction could free at best; if that is not enough, nothing is evicted in vain.
-        let evictable = state.bytes - state.pinned + state.spare + state.leaving;
+        let evictable = state.bytes - state.pinned + state.spare + state.leaving();
         if over.max(short) > evictable || beyond > share.bytes - share.pinned {
             return Claim::Impossible;
         }
@@ -196,25 +200,8 @@ impl Index {
         match victim {
             Some(victim) if for_account => Claim::Evict(victim),
             Some(victim) => Claim::Free(victim),
-            None if state.leaving > 0 => Claim::Wait,
+            None if !state.leaving.is_empty() => Claim::Wait,
             None => Claim::Impossible,
-        }
-    }
-
-    /// A victim has been unlinked.
-    pub fn left(&self, victim: Victim) {
-        self.lock().leaving -= victim.size;
-    }
-
-    /// A victim could not be unlinked: it is still there and still counts.
-    pub fn stayed(&self, victim: Victim) {
-        let mut state = self.lock();
-        state.leaving -= victim.size;
-        if victim.place == Place::Blobs {
-            let Victim { size, used, since, stamp, .. } = victim;
-            state.insert(&victim.digest, victim.class, Found { size, used, since, stamp, heat: None });
-        } else {
-            state.add_spare(victim.place, victim.digest, victim.size);
         }
     }
 
@@ -223,12 +210,19 @@ impl Index {
         self.lock().insert(&digest, 0, Found::now(size, 0));
     }
 
-    /// Takes in a file that the start found, unless a fill has published it meanwhile. To be called in order of use.
-    pub fn insert_found(&self, digest: &Digest, found: Found) {
+    /// Takes in a file that was found under its name, unless a fill has published it meanwhile, it is known to be damaged, or
+    /// is leaving; whether it is an object now. At the start to be called in order of use.
+    pub fn insert_found(&self, digest: &Digest, found: Found) -> bool {
         let mut state = self.lock();
-        if !state.objects.find(digest).is_some_and(|id| state.objects.get(id).present) {
-            state.insert(digest, 0, found);
+        if state.condemned.contains_key(digest) || state.leaving.contains_key(&(Place::Blobs, *digest)) {
+            return false;
         }
+        let known = state.objects.find(digest).map(|id| state.objects.get(id));
+        if !known.is_some_and(|entry| entry.present) {
+            let class = known.map_or(0, |entry| entry.class);
+            state.insert(digest, class, found);
+        }
+        true
     }
 
     /// Takes in what an earlier fill left.
@@ -253,12 +247,18 @@ impl Index {
         (list(&state.leftovers), list(&state.quarantined))
     }
 
-    /// Hands a leftover over to a new fill of the same digest: its bytes count as that fill's from now on.
+    /// Whether an earlier fill has left something of an object.
+    pub fn has_leftover(&self, digest: &Digest) -> bool {
+        let state = self.lock();
+        state.leftovers.contains_key(digest) || state.leaving.contains_key(&(Place::Ingest, *digest))
+    }
+
+    /// Hands a leftover over to a new fill of the same digest: its bytes count as that fill's from now on. Also one that was
+    /// chosen as a victim, if it was not unlinked yet.
     pub fn take_leftover(self: &Arc<Self>, digest: &Digest, class: Class) -> Reservation {
         let mut state = self.lock();
         let class = state.class(class);
-        let bytes = state.leftovers.remove(digest).unwrap_or(0);
-        state.spare -= bytes;
+        let bytes = state.take_spare(Place::Ingest, digest);
         state.share(class).reserved += bytes;
         Reservation { index: self.clone(), bytes, class }
     }
@@ -277,13 +277,11 @@ impl Index {
         Some(state.leave(id))
     }
 
-    /// Notes that an object was served.
-    pub fn touch(&self, digest: &Digest) {
+    /// Notes that an object was served; whether it is here.
+    pub fn touch(&self, digest: &Digest) -> bool {
         let now = seconds(SystemTime::now());
         let mut state = self.lock();
-        if let Some(id) = state.objects.find(digest) {
-            state.touch(id, now);
-        }
+        state.objects.find(digest).is_some_and(|id| state.touch(id, now))
     }
 
     /// Whether the object is held.

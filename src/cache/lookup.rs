@@ -1,18 +1,19 @@
 //! Looking an object up: memory, then disk, and never a file that is not what the index knows.
 //!
 //! Small files are hashed when they are read. Of a large one that is opened, length and modification time are compared
-//! with what the mirror last saw: one that somebody has written to is hashed before it is served. What a reader could
-//! not read is not opened again until it has been looked at.
+//! with what the mirror last saw: one that somebody has written to is hashed before it is served. So is one that the index
+//! does not know, of any size: nobody trusts a name alone. What a reader could not read is not opened again until it has been
+//! looked at, and what is known to be damaged never.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
 use super::pages::OpenFile;
-use super::store::stamp;
+use super::store::{FileId, stamp};
 use super::verify::{Verdict, condemns};
-use super::{Cache, Content, Hit, SMALL, Tier, read};
+use super::{Cache, Content, Hit, SMALL, Tier, read, scan};
 use crate::oci::Digest;
 
 impl Cache {
@@ -28,22 +29,57 @@ impl Cache {
             self.index.touch(digest);
             return Some(Hit { content: Content::File(file), size, tier: Tier::Disk });
         }
-        if self.is_scanned() && !self.index.contains(digest) {
+        if self.is_scanned() && !self.index.contains(digest) && !self.finds(digest).await {
             return None;
         }
         let (this, digest) = (self.clone(), *digest);
         spawn_blocking(move || this.load(&digest)).await.ok().flatten()
     }
 
+    /// Whether a file that the index does not know lies under an object's name, and is right: somebody has put it there. It is
+    /// hashed once, whoever waits for that, and is an object from then on. One that is known to be damaged is not found.
+    async fn finds(self: &Arc<Self>, digest: &Digest) -> bool {
+        let (this, digest) = (self.clone(), *digest);
+        let found = spawn_blocking(move || {
+            matches!(this.store.find(&digest), Ok(Some(_))) && !this.index.is_condemned(&digest) && !this.index.contains(&digest)
+        });
+        if !found.await.unwrap_or(false) {
+            // Published meanwhile, perhaps.
+            return self.index.contains(&digest);
+        }
+        if self.suspects.mark(digest) {
+            let this = self.clone();
+            // In a task of its own: whoever asked may leave, and others wait.
+            tokio::spawn(async move {
+                let looking = this.clone();
+                let _ = spawn_blocking(move || {
+                    tracing::info!(%digest, "a file that the mirror did not put into its cache is hashed before it is served");
+                    looking.check(&digest);
+                    // What it takes more than the limit goes at once, if it can.
+                    let _ = looking.make_room(0, 0);
+                })
+                .await;
+                this.suspects.clear(&digest);
+            });
+        }
+        self.suspects.cleared(&digest).await;
+        self.index.contains(&digest)
+    }
+
     /// Blocks. A small file that its medium cannot read, or whose bytes are wrong, is set apart, and the next fill replaces
     /// it. One that cannot be opened or read for another reason is left where it is, and as good as absent this time.
     fn load(&self, digest: &Digest) -> Option<Hit> {
-        let (file, size) = self.open_sound(digest)?;
+        let (file, meta) = self.open_known(digest)?;
+        let size = meta.len();
         if size > SMALL {
-            self.doubts.opened(digest, size);
             let file = Arc::new(OpenFile::from(Arc::new(file)));
             self.memory.insert_file(*digest, file.clone(), size);
-            self.index.touch(digest);
+            if !self.index.touch(digest) {
+                // Evicted, or found damaged, since it was opened: nobody who comes later gets it.
+                self.memory.forget_file(digest);
+                return None;
+            }
+            self.doubts.opened(digest, size);
             return Some(Hit { content: Content::File(file), size, tier: Tier::Disk });
         }
         let read = self.store.faults().check().and_then(|()| read::whole(&file, size));
@@ -56,7 +92,7 @@ impl Cache {
             wrong => {
                 tracing::error!(%digest, error = wrong.err().map(tracing::field::display),
                     "a cached file is damaged; it is set apart and will be pulled again");
-                self.quarantine(digest);
+                self.quarantine(digest, FileId::of(&meta), size);
                 return None;
             }
         };
@@ -66,13 +102,17 @@ impl Cache {
     }
 
     /// Blocks. Opens an object's file; its size is in bytes. `None` if there is none, or if it is not what the index
-    /// knows: one of another length, or one that somebody has written to and that is wrong now, is set apart.
+    /// knows: one of another length, or one that somebody has written to and that is wrong now, is set apart. A file that
+    /// the index does not know is nobody's: it has to be hashed first ([`Cache::check`]).
     pub fn open_sound(&self, digest: &Digest) -> Option<(File, u64)> {
+        self.open_known(digest).map(|(file, meta)| (file, meta.len()))
+    }
+
+    fn open_known(&self, digest: &Digest) -> Option<(File, Metadata)> {
         let (file, meta) = match self.store.open_file(digest) {
             Ok(Some(found)) => found,
             Ok(None) => {
-                self.index.remove(digest);
-                self.memory.forget_file(digest);
+                self.forget_absent(digest);
                 return None;
             }
             Err(error) => {
@@ -81,21 +121,34 @@ impl Cache {
             }
         };
         let size = meta.len();
-        let Some(known) = self.index.known(digest).filter(|known| known.present) else { return Some((file, size)) };
+        let Some(known) = self.index.known(digest).filter(|known| known.present) else {
+            // While the tree is read, a name is as good as it is to the scan, which has only not come by yet.
+            let is_found = !self.is_scanned() && scan::found(&meta).is_ok_and(|found| self.take_in(digest, &meta, found));
+            return is_found.then_some((file, meta));
+        };
         if known.size != size {
             tracing::error!(%digest, size_bytes = size, "a cached file has changed its length; it is set apart and will be pulled again");
-            self.quarantine(digest);
+            self.quarantine(digest, FileId::of(&meta), size);
             return None;
         }
         // Small ones are hashed in any case.
         if size > SMALL && known.stamp != stamp(&meta) && self.was_touched(digest, &file) {
             tracing::warn!(%digest, size_bytes = size, "somebody has written to a cached file, or touched it; it is hashed again");
-            if self.check(digest) != Verdict::Sound {
+            if self.check_file(digest, &file, &meta) != Verdict::Sound {
                 return None;
             }
             self.index.set_stamp(digest, stamp(&meta));
         }
-        Some((file, size))
+        Some((file, meta))
+    }
+
+    /// Blocks. There was no file under an object's name a moment ago; if that is still so, the index is wrong.
+    pub(super) fn forget_absent(&self, digest: &Digest) {
+        let _name = self.names.hold(digest);
+        if matches!(self.store.find(digest), Ok(None)) {
+            self.index.remove(digest);
+            self.memory.forget_file(digest);
+        }
     }
 
     /// Whether a file's time is not the one that is known, looked at while nobody writes down a use.
@@ -112,9 +165,12 @@ impl Cache {
         Some(size)
     }
 
-    /// As [`Self::has`], for whoever is about to rely on it for long: the file is looked at, which somebody may have removed.
-    /// Blocks.
+    /// As [`Self::has`], for whoever is about to rely on it for long: the file is looked at, which somebody may have removed, and
+    /// hashed where the index does not know it. Blocks.
     pub fn keeps(&self, digest: &Digest) -> Option<u64> {
+        if !self.index.contains(digest) && !self.index.is_condemned(digest) {
+            self.check(digest);
+        }
         let (_, size) = self.open_sound(digest)?;
         self.index.touch(digest);
         Some(size)

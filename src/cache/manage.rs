@@ -237,12 +237,15 @@ impl Cache {
     pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
         self.memory.forget(digest);
         let victim: Victim = self.index.expel(digest)?;
-        if let Err(error) = self.unlink(&victim) {
-            tracing::error!(%digest, %error, "cannot remove a cached file");
-            self.index.stayed(victim);
-            return None;
+        match self.unlink(victim) {
+            Ok(true) => {}
+            // Published anew meanwhile.
+            Ok(false) => return None,
+            Err(error) => {
+                tracing::error!(%digest, %error, "cannot remove a cached file");
+                return None;
+            }
         }
-        self.index.left(victim);
         self.count_eviction(&victim, reason);
         Some(victim.size)
     }
@@ -278,12 +281,15 @@ impl Cache {
         }
         // From here on what was done counts, not what was to be.
         (collected.leftovers, collected.quarantined, collected.spare_bytes) = (0, 0, 0);
+        self.index.retry();
+        self.retry_condemned();
         while let Some(victim) = self.index.spare() {
             debug_assert!(victim.place != Place::Blobs);
-            if self.evict(victim).is_err() {
-                break;
+            match self.evict(victim) {
+                Ok(true) => collected.note(&victim),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(digest = %victim.digest, %error, place = ?victim.place, "cannot be removed"),
             }
-            collected.note(&victim);
         }
         let (expired, bytes) = self.expire(true);
         collected.expired = expired;

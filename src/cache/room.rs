@@ -2,7 +2,8 @@
 //!
 //! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the limit is the account's, any
 //! victim helps. Where the file system is short of space, only one helps whose space is free once it is unlinked: what
-//! somebody reads, or what has another name, stays. Called by the fills, by `transfer`, and by [`super::survey`] every minute.
+//! somebody reads, or what has another name, stays. What fills leave is [`super::leftover`]'s. Called by the fills, by
+//! `transfer`, and by [`super::survey`] every minute.
 
 use std::io;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ impl Cache {
             let claim = self.index.claim(bytes, class, space, self.owed.now(space.free, Instant::now()));
             let evicted = match claim {
                 Claim::Granted(reservation) => return Ok(Some(reservation)),
-                Claim::Evict(victim) => self.evict(victim).map(|()| Some(victim))?,
+                Claim::Evict(victim) => self.evict(victim)?.then_some(victim),
                 Claim::Free(victim) if useless < USELESS => self.evict_if_free(victim)?,
                 Claim::Free(victim) => {
                     self.index.stayed(victim);
@@ -94,34 +95,49 @@ impl Cache {
                 return links.map(|_| None);
             }
         }
-        let before = self.store.space()?.free;
-        self.evict(victim)?;
-        self.owed.unlinked(victim.size, before, self.store.space()?.free, Instant::now());
-        Ok(Some(victim))
-    }
-
-    pub(super) fn evict(&self, victim: Victim) -> io::Result<()> {
-        let removed = self.unlink(&victim);
-        if let Err(error) = removed {
-            self.index.stayed(victim);
-            return Err(error);
+        let before = match self.store.space() {
+            Ok(space) => space.free,
+            Err(error) => {
+                self.index.stayed(victim);
+                return Err(error);
+            }
+        };
+        let evicted = self.evict(victim)?;
+        if evicted {
+            self.owed.unlinked(victim.size, before, self.store.space()?.free, Instant::now());
         }
-        self.index.left(victim);
-        self.count_eviction(&victim, "space");
-        Ok(())
+        Ok(evicted.then_some(victim))
     }
 
-    pub(super) fn unlink(&self, victim: &Victim) -> io::Result<()> {
-        match victim.place {
+    pub(super) fn evict(&self, victim: Victim) -> io::Result<bool> {
+        let unlinked = self.unlink(victim)?;
+        if unlinked {
+            self.count_eviction(&victim, "space");
+        }
+        Ok(unlinked)
+    }
+
+    /// Unlinks a victim. `false`: something else has its name since it was chosen, or a fill goes on with it; that stays.
+    pub(super) fn unlink(&self, victim: Victim) -> io::Result<bool> {
+        let _name = self.names.hold(&victim.digest);
+        if !self.index.is_leaving(&victim) {
+            return Ok(false);
+        }
+        let removed = match victim.place {
             Place::Ingest => self.store.remove_ingest(&victim.digest),
             Place::Quarantine => self.store.remove_quarantined(&victim.digest),
-            Place::Blobs => {
-                self.store.remove(&victim.digest)?;
-                // Last, so that nobody who had just opened it keeps it open.
-                self.memory.forget_file(&victim.digest);
-                Ok(())
-            }
+            Place::Blobs => self.store.remove(&victim.digest),
+        };
+        if let Err(error) = removed {
+            self.index.stuck(victim);
+            return Err(error);
         }
+        if victim.place == Place::Blobs {
+            // Last, so that nobody who had just opened it keeps it open.
+            self.memory.forget_file(&victim.digest);
+        }
+        self.index.left(victim);
+        Ok(true)
     }
 
     pub(super) fn count_eviction(&self, victim: &Victim, reason: &str) {
@@ -150,22 +166,25 @@ impl Cache {
         self.quotas.iter().position(|quota| quota.is_match(&name)).map_or(0, |at| (at + 1) as Class)
     }
 
-    /// Hands what an earlier fill of `digest` left over to the caller. Waits until the index is complete.
-    pub async fn take_leftover(&self, digest: &Digest, class: Class) -> Result<Reservation, NoRoom> {
-        self.until_scanned().await?;
-        Ok(self.index.take_leftover(digest, class))
-    }
-
-    /// Blocks. Gives a verified file its name (I1) and takes it into the account and, if small, into memory.
+    /// Blocks. Gives a verified file its name (I1) and takes it into the account and, if small, into memory. After an error it
+    /// is gone, or counted.
     pub fn publish(&self, verified: Verified, reservation: Reservation) -> io::Result<()> {
         let (digest, size) = (*verified.digest(), verified.size());
+        let _name = self.names.hold(&digest);
         if let Err(error) = self.store.publish(&verified) {
-            verified.discard();
+            self.leave(&digest, Some(verified.given_up()), reservation, false);
             return Err(error);
         }
         // One that is not known makes the next reader hash the file.
         let stamp = verified.file().metadata().map_or(0, |meta| stamp(&meta));
-        reservation.published(digest, size, stamp);
+        if reservation.published(digest, size, stamp) {
+            tracing::warn!(%digest, size_bytes = size, "a damaged file that could not be set apart is replaced by the right one");
+        }
+        if self.index.has_leftover(&digest) {
+            // Nobody will go on with it.
+            let leftover = self.index.take_leftover(&digest, 0);
+            self.leave(&digest, None, leftover, false);
+        }
         self.doubts.sound(&digest);
         if size > SMALL {
             self.memory.insert_file(digest, Arc::new(verified.file().clone().into()), size);
@@ -185,7 +204,7 @@ impl Cache {
         let stored = spawn_blocking(move || {
             let mut ingest = this.store.ingest_whole(&digest)?;
             if let Err(error) = ingest.append(&[bytes]) {
-                ingest.discard();
+                this.leave(&digest, Some(ingest), reservation, false);
                 return Err(error);
             }
             let verified = ingest.verify().map_err(io::Error::other)?;

@@ -3,6 +3,7 @@
 //! The tree is the truth: what is found is taken in, oldest use first. Blocks, for seconds with 10^6 files, while the
 //! mirror already serves; fills wait for it, because only then is it known how much room there is (I8).
 
+use std::fs::Metadata;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,14 @@ pub struct Found {
     pub took: Duration,
 }
 
+/// What a file under `blobs/` says of itself.
+pub fn found(meta: &Metadata) -> io::Result<index::Found> {
+    let used = seconds(meta.modified()?);
+    // Not every file system knows when a file was made.
+    let since = meta.created().map_or(used, seconds);
+    Ok(index::Found { size: meta.len(), used, since, stamp: stamp(meta), heat: Some(heat(meta)) })
+}
+
 /// Takes in all files of the tree.
 pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     let started = Instant::now();
@@ -36,11 +45,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
             };
             match store.look(&entry) {
                 Ok(meta) if meta.is_file() => {
-                    let used = seconds(meta.modified()?);
-                    // Not every file system knows when a file was made.
-                    let since = meta.created().map_or(used, seconds);
-                    let found = index::Found { size: meta.len(), used, since, stamp: stamp(&meta), heat: Some(heat(&meta)) };
-                    objects.push((digest, found));
+                    objects.push((digest, found(&meta)?));
                 }
                 Ok(_) => tracing::warn!(path = %entry.path().display(), "not a file; left alone"),
                 // Gone since it was listed.

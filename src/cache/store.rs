@@ -18,11 +18,10 @@ use rustix::fs::OFlags;
 
 use super::evict::MAX_HEAT;
 use super::index::Used;
-use super::verify::hash_file;
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
 pub use folder::StoreError;
-pub use ingest::{Ingest, Mismatch, Verified};
+pub use ingest::{Ingest, Mismatch, Refused, Verified};
 pub use scatter::Scatter;
 
 pub mod faults;
@@ -124,7 +123,7 @@ impl Store {
         self.faults.check()?;
         let path = self.ingest_path(digest);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        let mut ingest = self.new_ingest(digest, path, file);
+        let mut ingest = Ingest::new(digest, path, file, true, self.faults.clone());
         ingest.rehash()?;
         Ok(ingest)
     }
@@ -138,16 +137,13 @@ impl Store {
         Ok(len)
     }
 
-    /// A temporary file for content that is already whole in memory. Never resumed.
+    /// A temporary file, for content that is already whole in memory, or that must not touch what an earlier fill left. Never
+    /// resumed.
     pub fn ingest_whole(&self, digest: &Digest) -> io::Result<Ingest> {
         self.faults.check()?;
         let path = self.temporary("whole");
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        Ok(self.new_ingest(digest, path, file))
-    }
-
-    fn new_ingest(&self, digest: &Digest, path: PathBuf, file: File) -> Ingest {
-        Ingest::new(digest, path, file, self.faults.clone())
+        Ok(Ingest::new(digest, path, file, false, self.faults.clone()))
     }
 
     /// A file without a name, for what has to wait. Gone when it is closed.
@@ -224,22 +220,28 @@ impl Store {
         self.quarantine_dir().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
     }
 
-    /// Takes a file away from under `blobs/`; its size in bytes. `None` where there is none.
-    pub fn quarantine(&self, digest: &Digest) -> io::Result<Option<u64>> {
+    /// Takes a file away from under `blobs/`; `false` where there is none.
+    pub fn quarantine(&self, digest: &Digest) -> io::Result<bool> {
         self.faults.check()?;
-        let path = self.quarantine_path(digest);
-        match fs::rename(self.blob_path(digest), &path) {
-            Ok(()) => Ok(Some(fs::metadata(&path)?.len())),
+        match fs::rename(self.blob_path(digest), self.quarantine_path(digest)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which file has a published name, and its size in bytes; opens nothing. `None` where there is none.
+    pub fn find(&self, digest: &Digest) -> io::Result<Option<(FileId, u64)>> {
+        match fs::symlink_metadata(self.blob_path(digest)) {
+            Ok(meta) => Ok(meta.is_file().then(|| (FileId::of(&meta), meta.len()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reads a whole published file, and says whether it is what its name says.
-    pub fn check(&self, digest: &Digest) -> io::Result<Check> {
-        let Some((file, _)) = self.read(digest)? else { return Ok(Check::Absent) };
-        let (found, size) = hash_file(&file, digest.algorithm())?;
-        Ok(if found == *digest { Check::Right(size) } else { Check::Wrong })
+    /// The length in bytes of what an earlier fill left of `digest`; 0 where there is nothing.
+    pub fn ingest_len(&self, digest: &Digest) -> u64 {
+        fs::symlink_metadata(self.ingest_path(digest)).map_or(0, |meta| meta.len())
     }
 
     /// Writes down when a published file was last used, as its modification time: the seconds, and as nanoseconds what
@@ -307,15 +309,18 @@ pub struct Space {
     pub total: u64,
 }
 
-/// What became of a published file.
+/// Tells a file from another one that has its name later, as long as somebody has it open or it has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// It is what its name says, and so many bytes.
-    Right(u64),
-    /// It is something else.
-    Wrong,
-    /// There is none.
-    Absent,
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file that these are of.
+    pub fn of(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino() }
+    }
 }
 
 /// A file's modification time in few bits: one that somebody has written to, or touched, has another one.

@@ -188,6 +188,8 @@ impl Cache {
             this.expire(false);
             this.prune_records();
             this.prune_confined();
+            this.index.retry();
+            this.retry_condemned();
             // Only complains where a fill would, too.
             let _ = this.keep_free();
         })
@@ -202,11 +204,9 @@ impl Cache {
             let (victims, next) = self.index.expire(now, at, CHUNK);
             from = next;
             for victim in victims {
-                if self.unlink(&victim).is_err() {
-                    self.index.stayed(victim);
+                if !self.unlink(victim).unwrap_or(false) {
                     continue;
                 }
-                self.index.left(victim);
                 self.memory.forget(&victim.digest);
                 self.count_eviction(&victim, "expired");
                 objects += 1;

@@ -1,5 +1,6 @@
 use super::*;
 
+mod damaged;
 mod model;
 mod trouble;
 mod upkeep;

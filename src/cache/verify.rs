@@ -1,9 +1,12 @@
 //! Looking again: re-hashing what is under `blobs/`, setting apart what is wrong, having it fetched again.
 //!
-//! Four callers: a request whose file could not be read, or is in doubt ([`Alarm`]); [`super::doubt`], behind the first reader
-//! of a file; the background pass ([`Cache::scrub`], slow); and `roadstead verify` (fast). Hashing happens on the blocking pool (I11).
+//! Five callers: a request whose file could not be read, or is in doubt ([`Alarm`]); one that finds a file which the index does not
+//! know ([`super::lookup`]); [`super::doubt`], behind the first reader of a file; the background pass ([`Cache::scrub`], slow); and
+//! `roadstead verify` (fast). Hashing happens on the blocking pool (I11). A verdict is about the file that was hashed, and never
+//! about another one that has its name by then.
 
 use std::collections::HashSet;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,9 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::Cache;
-use super::index::SHARDS;
+use super::index::{Found, SHARDS};
 use super::store::faults::Faults;
-use super::store::{Check, Store};
+use super::store::{FileId, Store, stamp};
 use crate::oci::Digest;
 
 /// Tells the cache that the file of an object could not be read.
@@ -75,12 +78,17 @@ impl Suspects {
     }
 
     fn add(&self, digest: Digest) {
-        if self.change(|digests| digests.insert(digest)) {
+        if self.mark(digest) {
             let _ = self.queue.send(digest);
         }
     }
 
-    fn clear(&self, digest: &Digest) {
+    /// Nobody is given the object until it is cleared. `true`: nobody looks at it yet; the caller does, and clears it.
+    pub fn mark(&self, digest: Digest) -> bool {
+        self.change(|digests| digests.insert(digest))
+    }
+
+    pub fn clear(&self, digest: &Digest) {
         self.change(|digests| digests.remove(digest));
         self.changed.send_replace(());
     }
@@ -119,6 +127,11 @@ pub(super) fn condemns(error: &io::Error) -> bool {
     // What file systems say of a medium that does not give its bytes back, or of checksums that do not fit.
     const LOST: [Errno; 6] = [Errno::IO, Errno::REMOTEIO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
     error.kind() == io::ErrorKind::UnexpectedEof || Errno::from_io_error(error).is_some_and(|errno| LOST.contains(&errno))
+}
+
+fn unknown(digest: &Digest, error: &io::Error) -> Verdict {
+    tracing::warn!(%digest, %error, "a cached file could not be looked at; it is left alone");
+    Verdict::Unknown
 }
 
 /// How far a verification is. Read while it runs.
@@ -188,45 +201,44 @@ impl Cache {
         Alarm { digest: *digest, suspects: self.suspects.clone() }
     }
 
-    /// Blocks. Hashes an object's file again; sets it apart if it is wrong, or if its medium cannot read it.
+    /// Blocks. Hashes what is under an object's name; sets it apart if it is wrong, or if its medium cannot read it. A right
+    /// one is an object from then on, if it was not.
     pub fn check(&self, digest: &Digest) -> Verdict {
-        match self.store.check(digest) {
-            Ok(Check::Absent) => return Verdict::Sound,
-            Ok(Check::Right(_)) => {
-                self.doubts.sound(digest);
-                return Verdict::Sound;
-            }
-            Ok(Check::Wrong) => tracing::error!(%digest, "a cached file is damaged; it is set apart and will be pulled again"),
-            Err(error) if condemns(&error) => {
-                tracing::error!(%digest, %error, "a cached file cannot be read; it is set apart and will be pulled again")
-            }
-            Err(error) => {
-                tracing::warn!(%digest, %error, "a cached file could not be looked at; it is left alone");
-                return Verdict::Unknown;
-            }
+        // Before it is opened: of one that cannot be, this says which it was.
+        let found = self.store.find(digest);
+        match self.store.open_file(digest) {
+            Ok(Some((file, meta))) => self.check_file(digest, &file, &meta),
+            Ok(None) => Verdict::Sound,
+            Err(error) => match found {
+                Ok(Some((file, size))) if condemns(&error) => self.condemn(digest, file, size, Some(&error)),
+                _ => unknown(digest, &error),
+            },
         }
-        self.quarantine(digest);
-        Verdict::Damaged
     }
 
-    /// Blocks. Takes a damaged file away from under its name; the next pull, or the mirror itself, fetches it again.
-    pub(super) fn quarantine(&self, digest: &Digest) {
-        self.memory.forget(digest);
-        let removed = self.index.expel(digest);
-        match self.store.quarantine(digest) {
-            Ok(Some(size)) => self.index.insert_quarantined(*digest, size),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%digest, %error, "a damaged file cannot be set apart; it is removed");
-                let _ = self.store.remove(digest);
+    /// As [`Cache::check`], of a file that was opened under the object's name.
+    pub(super) fn check_file(&self, digest: &Digest, file: &File, meta: &Metadata) -> Verdict {
+        match self.store.faults().check().and_then(|()| hash_file(file, digest.algorithm())) {
+            Ok((found, _)) if found == *digest => {
+                self.doubts.sound(digest);
+                self.take_in(digest, meta, Found::now(meta.len(), stamp(meta)));
+                Verdict::Sound
+            }
+            Ok(_) => self.condemn(digest, FileId::of(meta), meta.len(), None),
+            Err(error) if condemns(&error) => self.condemn(digest, FileId::of(meta), meta.len(), Some(&error)),
+            Err(error) => unknown(digest, &error),
+        }
+    }
+
+    fn condemn(&self, digest: &Digest, file: FileId, size: u64, error: Option<&io::Error>) -> Verdict {
+        match error {
+            None => tracing::error!(%digest, "a cached file is damaged; it is set apart and will be pulled again"),
+            Some(error) => {
+                tracing::error!(%digest, %error, "a cached file cannot be read; it is set apart and will be pulled again")
             }
         }
-        if let Some(victim) = removed {
-            self.index.left(victim);
-        }
-        self.metrics.cache_damaged_total.inc();
-        self.metrics.evictions_total.with_label_values(&["damaged"]).inc();
-        let _ = self.damaged.send(*digest);
+        self.quarantine(digest, file, size);
+        Verdict::Damaged
     }
 
     /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running,
@@ -352,7 +364,7 @@ impl Drop for Ended<'_> {
 }
 
 /// Reads a file once, for its hash.
-pub(super) fn hash_file(file: &std::fs::File, algorithm: crate::oci::Algorithm) -> io::Result<(Digest, u64)> {
+pub(super) fn hash_file(file: &File, algorithm: crate::oci::Algorithm) -> io::Result<(Digest, u64)> {
     use std::os::unix::fs::FileExt as _;
     let mut hasher = crate::oci::Hasher::new(algorithm);
     let (mut buffer, mut at) = (vec![0; 1 << 20], 0);

@@ -22,7 +22,7 @@ use super::extents::Extents;
 use super::part::{self, Ended, Hash, Shared, Start, Trouble};
 use super::plan::{self, Plan};
 use super::rate::{Pace, Rate};
-use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, stopped};
+use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, on_disk, stopped};
 use crate::cache::NoRoom;
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
@@ -57,15 +57,14 @@ impl Run {
     /// Receives all that is missing in `ingest`, beginning with the answer in `opened`.
     pub(super) async fn download_parts(
         &mut self,
-        mut ingest: Ingest,
+        ingest: Ingest,
         reservation: Reservation,
         total: u64,
         opened: Opened,
     ) -> Download {
-        let scattered = spawn_blocking(move || ingest.scatter().map(|scatter| (scatter, ingest))).await;
-        let (scatter, ingest) = match scattered.map_err(io::Error::other).flatten() {
+        let (ingest, scatter) = match on_disk(ingest, Ingest::scatter).await {
             Ok(scattered) => scattered,
-            Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+            Err((ingest, error)) => return Download::stopped(ingest, reservation, error),
         };
         let mut written = Extents::prefix(ingest.len());
         ingest.beyond().iter().for_each(|range| written.insert(range.clone()));
@@ -96,8 +95,7 @@ impl Run {
         };
         parts.spawn(id, Start::Answer(Box::new(opened.incoming)));
         let ended = parts.drive(total).await;
-        let (ingest, ended) = parts.end(ended).await;
-        Download { ingest, reservation, ended }
+        Download { reservation, ended: parts.end(ended).await }
     }
 }
 
@@ -266,13 +264,17 @@ impl Parts<'_> {
     }
 
     /// Ends what still runs, waiting for the disk: nothing is written to the file after this.
-    async fn end(mut self, ended: Result<(), FillError>) -> (Option<Ingest>, Result<(), FillError>) {
+    async fn end(mut self, ended: Result<(), FillError>) -> Result<Ingest, (Option<Ingest>, FillError)> {
         self.shared.stop.send_replace(true);
         while self.running.join_next().await.is_some() {
             self.run.fills.metrics.fill_parts_in_flight.dec();
         }
         let hashed = done(&mut self.reading_back).await.map_err(FillError::from);
-        (self.shared.hash.take(), ended.and(hashed))
+        match (self.shared.hash.take(), ended.and(hashed)) {
+            (Some(ingest), Ok(())) => Ok(ingest),
+            (ingest, Err(error)) => Err((ingest, error)),
+            (None, Ok(())) => Err((None, FillError::Internal)),
+        }
     }
 }
 

@@ -110,6 +110,11 @@ impl<E: Clone> Progress<E> {
         self.announce(|state| state.phase = Phase::Failed(error));
     }
 
+    /// Whether it has come to its end, good or bad.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.lock().phase, Phase::Verified | Phase::Failed(_))
+    }
+
     /// Whether it has failed: nobody joins it any more.
     pub fn has_failed(&self) -> bool {
         matches!(self.lock().phase, Phase::Failed(_))

@@ -14,7 +14,7 @@ use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
-use crate::cache::store::Ingest;
+use crate::cache::store::{Ingest, Refused};
 use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, Effort, UpstreamError, jittered};
 
@@ -69,11 +69,34 @@ impl Incoming {
     }
 }
 
-/// What has come of a download: the file as far as it is, and how it ended.
+/// What has come of a download. Whatever comes of it, the file and what is reserved for it stay together, so that the account
+/// never says less than the disk holds (I8).
 pub(super) struct Download {
-    pub(super) ingest: Option<Ingest>,
     pub(super) reservation: Reservation,
-    pub(super) ended: Result<(), FillError>,
+    /// All of it; or as far as it came, `None` where the task that wrote it is gone.
+    pub(super) ended: Result<Ingest, (Option<Ingest>, FillError)>,
+}
+
+impl Download {
+    pub(super) fn stopped(ingest: Option<Ingest>, reservation: Reservation, error: impl Into<FillError>) -> Self {
+        Self { reservation, ended: Err((ingest, error.into())) }
+    }
+}
+
+/// Blocks elsewhere, with the file; which comes back whatever came of it, unless the task panicked.
+pub(super) async fn on_disk<T: Send + 'static>(
+    mut ingest: Ingest,
+    work: impl FnOnce(&mut Ingest) -> std::io::Result<T> + Send + 'static,
+) -> Result<(Ingest, T), (Option<Ingest>, std::io::Error)> {
+    let done = spawn_blocking(move || {
+        let done = work(&mut ingest);
+        (ingest, done)
+    });
+    match done.await {
+        Ok((ingest, Ok(value))) => Ok((ingest, value)),
+        Ok((ingest, Err(error))) => Err((Some(ingest), error)),
+        Err(error) => Err((None, std::io::Error::other(error))),
+    }
 }
 
 /// The first answer, once there is room for all of it.
@@ -110,9 +133,10 @@ impl Run {
             } else {
                 tracing::info!(%digest, %upstream, %repository, reason, %error, "fill ended early");
             }
-            // Out of the table before anybody hears of it: who asks again begins anew.
-            drop(entry);
-            self.fill.progress.fail(error);
+            // A task that panicked may have left something.
+            let cache = self.fills.cache.clone();
+            let _ = spawn_blocking(move || cache.recount(&digest)).await;
+            entry.fail(error);
         }
     }
 
@@ -121,28 +145,39 @@ impl Run {
             return Ok(());
         }
         let digest = self.fill.digest;
-        let reservation = self.fills.cache.take_leftover(&digest, self.class()).await?;
-        let cache = self.fills.cache.clone();
-        let ingest = spawn_blocking(move || cache.store().ingest(&digest)).await.map_err(std::io::Error::other)??;
+        self.fills.cache.until_scanned().await?;
+        let (cache, class) = (self.fills.cache.clone(), self.class());
+        let resumed = spawn_blocking(move || cache.resume(&digest, class)).await;
+        let (ingest, reservation) = resumed.map_err(std::io::Error::other)??;
         if !ingest.is_empty() {
             tracing::debug!(%digest, written_bytes = ingest.len(), "resuming what an earlier fill left");
         }
-        let Download { ingest, reservation, ended } = self.download(ingest, reservation).await;
-        let Some(ingest) = ingest else { return ended };
-        if let Err(error) = ended {
-            self.leave(ingest, reservation, &error).await;
-            return Err(error);
-        }
+        let Download { reservation, ended } = self.download(ingest, reservation).await;
+        let ingest = match ended {
+            Ok(ingest) => ingest,
+            Err((ingest, error)) => {
+                let keep = may_be_resumed(ingest.as_ref(), &error);
+                self.leave(ingest, reservation, keep).await;
+                return Err(error);
+            }
+        };
         let (len, file, resumed) = (ingest.len(), ingest.file().clone(), ingest.is_resumed());
-        let verified = spawn_blocking(move || ingest.verify()).await.map_err(std::io::Error::other)?;
-        let verified = verified.map_err(|mismatch| match resumed {
-            true => FillError::Leftover(mismatch),
-            false => FillError::Mismatch {
-                upstream: self.source.upstream.name().clone(),
-                repository: self.source.repository.clone(),
-                mismatch,
-            },
-        })?;
+        let verified = match ingest.proved() {
+            Ok(verified) => verified,
+            Err(refused) => {
+                let Refused { ingest, mismatch } = *refused;
+                self.leave(Some(ingest), reservation, false).await;
+                let mismatch = Box::new(mismatch);
+                return Err(match resumed {
+                    true => FillError::Leftover(mismatch),
+                    false => FillError::Mismatch {
+                        upstream: self.source.upstream.name().clone(),
+                        repository: self.source.repository.clone(),
+                        mismatch,
+                    },
+                });
+            }
+        };
         if self.fill.file.get().is_none() {
             // An earlier process had received all of it and was ended before it could publish.
             self.fill.begin(file, Some(len), Extents::prefix(len));
@@ -161,7 +196,8 @@ impl Run {
         Ok(())
     }
 
-    /// The blob may have been published between the caller's look into the cache and its join.
+    /// The blob may have been published between the caller's look into the cache and its join. A file that the index does not
+    /// know is none: nobody has hashed it (I5).
     async fn is_cached(&self) -> bool {
         let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
         let found = spawn_blocking(move || cache.open_sound(&digest)).await;
@@ -174,22 +210,23 @@ impl Run {
     /// Receives all that is missing in `ingest`.
     async fn download(&mut self, mut ingest: Ingest, mut reservation: Reservation) -> Download {
         if ingest.is_complete() {
-            return Download { ingest: Some(ingest), reservation, ended: Ok(()) };
+            return Download { reservation, ended: Ok(ingest) };
         }
         let mut opened = self.open(&mut ingest, &mut reservation).await;
         if ingest.is_resumed() && opened.as_ref().is_err_and(FillError::is_misfit) {
             tracing::warn!(digest = %self.fill.digest, written_bytes = ingest.reaches(),
-                "what an earlier download left cannot be a part of the blob; it is discarded");
-            let reset = spawn_blocking(move || ingest.reset().map(|()| ingest)).await;
-            ingest = match reset.map_err(std::io::Error::other).flatten() {
-                Ok(ingest) => ingest,
-                Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+                "what an earlier download left does not fit what this source says of the blob; it is set aside until the blob is here");
+            let (fresh, room) = match self.begin_beside().await {
+                Ok(begun) => begun,
+                Err(error) => return Download::stopped(Some(ingest), reservation, error),
             };
+            let (left, its) = (std::mem::replace(&mut ingest, fresh), std::mem::replace(&mut reservation, room));
+            self.leave(Some(left), its, true).await;
             opened = self.open(&mut ingest, &mut reservation).await;
         }
         let opened = match opened {
             Ok(opened) => opened,
-            Err(error) => return Download { ingest: Some(ingest), reservation, ended: Err(error) },
+            Err(error) => return Download::stopped(Some(ingest), reservation, error),
         };
         if let Some(total) = opened.total
             && self.comes_in_parts(total, &opened, &ingest)
@@ -197,6 +234,15 @@ impl Run {
             return self.download_parts(ingest, reservation, total, opened).await;
         }
         self.download_whole(ingest, reservation, opened).await
+    }
+
+    /// A file and a reservation beside what an earlier fill left, of which nobody knows whether it or this source is wrong. Only
+    /// the blob itself tells: published, it takes the leftover with it.
+    async fn begin_beside(&self) -> Result<(Ingest, Reservation), FillError> {
+        let room = self.fills.cache.reserve_for(0, self.class()).await?;
+        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
+        let ingest = spawn_blocking(move || cache.store().ingest_whole(&digest)).await.map_err(std::io::Error::other)??;
+        Ok((ingest, room))
     }
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
@@ -300,30 +346,25 @@ impl Run {
         }
     }
 
-    /// Keeps what can be resumed; drops what can not.
-    async fn leave(&self, ingest: Ingest, reservation: Reservation, error: &FillError) {
-        let hopeless = match error {
-            FillError::Upstream(error) => matches!(error.class(), Class::NotFound | Class::Denied | Class::Invalid),
-            FillError::Length { .. } | FillError::Mismatch { .. } | FillError::Leftover(_) => true,
-            FillError::NoRoom(_) | FillError::Abandoned | FillError::Stopping => false,
-        };
-        let settled = spawn_blocking(move || match ingest.settle() {
-            Ok(size) if !hopeless && size > 0 => Some(size),
-            _ => {
-                ingest.discard();
-                None
-            }
-        });
-        match settled.await {
-            Ok(Some(size)) => reservation.left_over(self.fill.digest, size),
-            // The reservation goes after the file: the account never says less than the disk holds.
-            _ => drop(reservation),
-        }
+    async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation, keep: bool) {
+        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
+        let _ = spawn_blocking(move || cache.leave(&digest, ingest, reservation, keep)).await;
     }
 
     pub(super) fn wrong_length(&self, expected: u64, got: u64) -> FillError {
         FillError::Length { upstream: self.source.upstream.name().clone(), digest: self.fill.digest, expected, got }
     }
+}
+
+/// Whether what has come of a blob is worth keeping after `error`. Only a source that wrote all of it can contradict it: that a
+/// repository does not have the blob, or does not say why, is nothing against what came from another one.
+fn may_be_resumed(ingest: Option<&Ingest>, error: &FillError) -> bool {
+    let contradicts = match error {
+        FillError::Upstream(error) => error.class() == Class::Invalid,
+        FillError::Length { .. } => true,
+        _ => false,
+    };
+    !contradicts || ingest.is_some_and(Ingest::is_resumed)
 }
 
 /// Waits until fills have to end. The sender outlives all fills.

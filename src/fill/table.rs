@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::reader::FillReader;
 use super::run::Run;
-use super::{Fill, Source};
+use super::{Fill, FillError, Source};
 use crate::cache::Cache;
 use crate::config;
 use crate::hop;
@@ -64,12 +64,21 @@ impl Fills {
     /// Joins the fill of `digest`, or begins it from `source`. Returns at once; the fill runs in its own task and
     /// does not depend on the caller (I6).
     pub fn join(self: &Arc<Self>, digest: &Digest, source: Source) -> Join {
+        let (join, begun) = self.enter(digest, &source);
+        if let Some((fill, entry)) = begun {
+            self.runtime.spawn(hop::carried(Run::new(self.clone(), fill, source).run(entry)));
+        }
+        join
+    }
+
+    /// A place at the fill of `digest`, and if there was none, the fill, which is the caller's to run.
+    pub(super) fn enter(self: &Arc<Self>, digest: &Digest, source: &Source) -> (Join, Option<(Arc<Fill>, Entry)>) {
         let fill = {
             let mut table = self.lock();
             match table.get(digest) {
                 // One that has failed is about to leave the table: nobody joins it any more.
                 Some(fill) if !fill.progress.has_failed() => {
-                    return Join { reader: FillReader::new(fill.clone()), began: false };
+                    return (Join { reader: FillReader::new(fill.clone()), began: false }, None);
                 }
                 _ => {}
             }
@@ -80,9 +89,8 @@ impl Fills {
         let join = Join { reader: FillReader::new(fill.clone()), began: true };
         self.metrics.fills_in_flight.inc();
         self.running.send_modify(|running| *running += 1);
-        let entry = Entry { fills: self.clone(), fill };
-        self.runtime.spawn(hop::carried(Run::new(self.clone(), entry.fill.clone(), source).run(entry)));
-        join
+        let entry = Entry::new(self.clone(), fill.clone());
+        (join, Some((fill, entry)))
     }
 
     /// Whether a fill of `digest` runs that [`Fills::join`] would join.
@@ -105,14 +113,48 @@ impl Fills {
     }
 }
 
-/// A fill's place in the table. Dropped when the fill's task ends, however it ends.
+/// A fill's place in the table, for its task. Dropped when the task ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Entry {
-    fills: Arc<Fills>,
-    fill: Arc<Fill>,
+pub(super) struct Entry(Option<Place>);
+
+impl Entry {
+    fn new(fills: Arc<Fills>, fill: Arc<Fill>) -> Self {
+        Self(Some(Place { fills, fill, error: FillError::Internal }))
+    }
+
+    /// The fill has failed.
+    pub fn fail(mut self, error: FillError) {
+        if let Some(mut place) = self.0.take() {
+            place.error = error;
+        }
+    }
 }
 
 impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(place) = self.0.take() else { return };
+        if place.fill.progress.has_ended() {
+            return;
+        }
+        // The task has panicked. What it had written is counted before another fill of the digest can begin.
+        let (runtime, cache) = (place.fills.runtime.clone(), place.fills.cache.clone());
+        runtime.spawn_blocking(move || {
+            cache.recount(&place.fill.digest);
+            drop(place);
+        });
+    }
+}
+
+/// See [`Entry`].
+#[derive(Debug)]
+struct Place {
+    fills: Arc<Fills>,
+    fill: Arc<Fill>,
+    /// What its readers are told, if the fill has not come to its end.
+    error: FillError,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.fills.lock();
         // A failed fill may have been replaced already.
@@ -122,6 +164,14 @@ impl Drop for Entry {
         drop(table);
         self.fill.ended();
         self.fills.metrics.fills_in_flight.dec();
+        if matches!(self.error, FillError::Internal) && !self.fill.progress.has_ended() {
+            let labels = [self.fill.source.upstream.name().as_str(), self.error.reason()];
+            self.fills.metrics.fill_failures_total.with_label_values(&labels).inc();
+        }
+        // Out of the table before anybody hears of it: who asks again begins anew.
+        if !self.fill.progress.has_ended() {
+            self.fill.progress.fail(self.error.clone());
+        }
         self.fills.running.send_modify(|running| *running -= 1);
     }
 }

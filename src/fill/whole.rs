@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 
 use super::abandon::Abandonment;
 use super::extents::Extents;
-use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, stopped};
+use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, on_disk, stopped};
 use super::writer::Writer;
 use super::{FillError, Source};
 use crate::cache::index::Reservation;
@@ -16,12 +16,11 @@ use crate::upstream::BlobAnswer;
 
 impl Run {
     /// Receives all that is missing in `ingest`, beginning with the answer in `opened`.
-    pub(super) async fn download_whole(&mut self, mut ingest: Ingest, mut reservation: Reservation, opened: Opened) -> Download {
+    pub(super) async fn download_whole(&mut self, ingest: Ingest, mut reservation: Reservation, opened: Opened) -> Download {
         let Opened { incoming: body, total, .. } = opened;
-        let closed = spawn_blocking(move || ingest.close_up().map(|()| ingest)).await;
-        let ingest = match closed.map_err(std::io::Error::other).flatten() {
-            Ok(ingest) => ingest,
-            Err(error) => return Download { ingest: None, reservation, ended: Err(error.into()) },
+        let ingest = match on_disk(ingest, Ingest::close_up).await {
+            Ok((ingest, ())) => ingest,
+            Err((ingest, error)) => return Download::stopped(ingest, reservation, error),
         };
         self.fill.begin(ingest.file().clone(), total, Extents::prefix(ingest.len()));
         let mut writer = Writer::new(ingest);
@@ -30,9 +29,10 @@ impl Run {
             Ok(()) => self.drain(&mut writer).await,
             Err(error) => Err(error),
         };
-        match writer.into_ingest().await {
-            Ok(ingest) => Download { ingest: Some(ingest), reservation, ended },
-            Err(error) => Download { ingest: None, reservation, ended: ended.and(Err(error.into())) },
+        match (writer.into_ingest().await, ended) {
+            (Ok(ingest), Ok(())) => Download { reservation, ended: Ok(ingest) },
+            (ingest, Err(error)) => Download::stopped(ingest.ok(), reservation, error),
+            (Err(error), Ok(())) => Download::stopped(None, reservation, error),
         }
     }
 

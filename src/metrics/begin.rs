@@ -27,11 +27,12 @@ const ANSWERS: [&str; 2] = ["denied", "not_found"];
 /// The mirror's own reasons of `stale_total`.
 const UNCONFIRMED: [&str; 3] = ["internal", "revalidating", "slow"];
 /// Reasons of `fill_failures_total`. "publish": it came whole, and is not kept.
-const FILLS: [&str; 14] = [
+const FILLS: [&str; 15] = [
     "abandoned",
     "broken",
     "denied",
     "digest",
+    "internal",
     "invalid",
     "leftover",
     "length",

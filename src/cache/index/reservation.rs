@@ -52,11 +52,14 @@ impl Reservation {
         Self { index: self.index.clone(), bytes, class: self.class }
     }
 
-    /// The fill has been published as an object of `size` bytes, in a file of this [`super::super::store::stamp`].
-    pub fn published(mut self, digest: Digest, size: u64, stamp: u32) {
+    /// The fill has been published as an object of `size` bytes, in a file of this [`super::super::store::stamp`]. Whether
+    /// it took the name of one that was known to be damaged.
+    pub fn published(mut self, digest: Digest, size: u64, stamp: u32) -> bool {
         let mut state = self.index.lock();
         state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
+        let replaced = state.condemned.contains_key(&digest);
         state.insert(&digest, self.class, Found::now(size, stamp));
+        replaced
     }
 
     /// The fill stopped and left `size` bytes that can be resumed.
@@ -64,6 +67,11 @@ impl Reservation {
         let mut state = self.index.lock();
         state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
         state.add_spare(Place::Ingest, digest, size);
+    }
+
+    /// The fill's file cannot be removed, and has no name by which it could be later: it counts until a start sweeps it.
+    pub fn lost(mut self) {
+        self.bytes = 0;
     }
 }
 

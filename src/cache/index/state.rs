@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::{Class, Found, Known, Place, Quota, Victim, seconds};
 use crate::cache::evict::{Id, Policy};
 use crate::cache::objects::{Entry, Objects};
+use crate::cache::store::FileId;
 use crate::oci::Digest;
 
 /// The account. Every number it gives out names an object that is in `objects`.
@@ -25,8 +26,13 @@ pub(in crate::cache) struct State {
     pub(super) quarantined: HashMap<Digest, u64>,
     /// Bytes of both: what goes first.
     pub(super) spare: u64,
-    /// Bytes of files that were chosen as victims and may still be there.
-    pub(super) leaving: u64,
+    /// Which of both could not be unlinked: nobody tries again before [`super::Index::retry`].
+    pub(super) stuck: HashSet<(Place, Digest)>,
+    /// Files that were chosen as victims and may still be there, in bytes. What takes such a name meanwhile takes it out of
+    /// here, and nobody unlinks it.
+    pub(super) leaving: HashMap<(Place, Digest), u64>,
+    /// Files under `blobs/` that are known to be damaged and are still there: as good as absent, and counted.
+    pub(super) condemned: HashMap<Digest, Condemned>,
     /// Objects used since recency was last written down.
     pub(super) used: Vec<Id>,
     /// Manifests of the catalog whose files have gone, or were not here when they were noted, and when that was (seconds
@@ -37,6 +43,13 @@ pub(in crate::cache) struct State {
     /// What pins protect, whether it is here or not.
     pub(super) protected: HashSet<Digest>,
     pub(super) pinned: u64,
+}
+
+/// A damaged file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condemned {
+    pub(super) size: u64,
+    pub(super) file: FileId,
 }
 
 /// What counts for one quota.
@@ -52,7 +65,12 @@ pub(super) struct Share {
 
 impl State {
     pub(super) fn total(&self) -> u64 {
-        self.bytes + self.spare + self.leaving + self.reserved()
+        let condemned: u64 = self.condemned.values().map(|condemned| condemned.size).sum();
+        self.bytes + self.spare + condemned + self.leaving() + self.reserved()
+    }
+
+    pub(super) fn leaving(&self) -> u64 {
+        self.leaving.values().sum()
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -68,7 +86,10 @@ impl State {
         &mut self.classes[usize::from(class)]
     }
 
+    /// Takes in the file that has the name under `blobs/` now, whatever had it before.
     pub(super) fn insert(&mut self, digest: &Digest, class: Class, file: Found) {
+        self.leaving.remove(&(Place::Blobs, *digest));
+        self.condemned.remove(digest);
         let class = self.class(class);
         let id = self.objects.intern(digest);
         self.drop_file(id);
@@ -148,14 +169,14 @@ impl State {
 
     /// Chooses a file that no pull would miss.
     pub(super) fn evict_spare(&mut self) -> Option<Victim> {
-        let first = |map: &mut HashMap<Digest, u64>| {
-            let digest = *map.keys().next()?;
-            map.remove_entry(&digest)
+        let first = |place: Place, map: &HashMap<Digest, u64>| {
+            let digest = map.keys().find(|digest| !self.stuck.contains(&(place, **digest)))?;
+            Some((place, *digest))
         };
-        let found = first(&mut self.quarantined).map(|found| (found, Place::Quarantine));
-        let ((digest, size), place) = found.or_else(|| first(&mut self.leftovers).map(|found| (found, Place::Ingest)))?;
-        self.spare -= size;
-        self.leaving += size;
+        let found = first(Place::Quarantine, &self.quarantined).or_else(|| first(Place::Ingest, &self.leftovers));
+        let (place, digest) = found?;
+        let size = self.take_spare(place, &digest);
+        self.leaving.insert((place, digest), size);
         Some(Victim { digest, size, class: 0, place, stamp: 0, used: 0, since: 0 })
     }
 
@@ -173,16 +194,29 @@ impl State {
         (expired.map(|(id, _)| id).collect(), next)
     }
 
+    fn spares(&mut self, place: Place) -> &mut HashMap<Digest, u64> {
+        if place == Place::Quarantine { &mut self.quarantined } else { &mut self.leftovers }
+    }
+
+    /// Takes in the leftover or damaged file that has the name now, whatever had it before.
     pub(super) fn add_spare(&mut self, place: Place, digest: Digest, size: u64) {
-        let map = if place == Place::Quarantine { &mut self.quarantined } else { &mut self.leftovers };
-        let before = map.insert(digest, size).unwrap_or(0);
+        self.leaving.remove(&(place, digest));
+        let before = self.spares(place).insert(digest, size).unwrap_or(0);
         self.spare = self.spare + size - before;
+    }
+
+    /// Takes a leftover or damaged file out of the account, also one that was to be unlinked; its bytes.
+    pub(super) fn take_spare(&mut self, place: Place, digest: &Digest) -> u64 {
+        self.stuck.remove(&(place, *digest));
+        let held = self.spares(place).remove(digest).unwrap_or(0);
+        self.spare -= held;
+        held + self.leaving.remove(&(place, *digest)).unwrap_or(0)
     }
 
     pub(super) fn leave(&mut self, id: Id) -> Victim {
         let (digest, &Entry { class, stamp, used, since, .. }) = (self.objects.digest(id), self.objects.get(id));
         let size = self.remove(id).unwrap_or(0);
-        self.leaving += size;
+        self.leaving.insert((Place::Blobs, digest), size);
         Victim { digest, size, class, place: Place::Blobs, stamp, used, since }
     }
 
@@ -203,11 +237,11 @@ impl State {
         self.admit(id, heat);
     }
 
-    /// Notes a use.
-    pub(in crate::cache) fn touch(&mut self, id: Id, now: u32) {
+    /// Notes a use, of what has a file; whether it has.
+    pub(in crate::cache) fn touch(&mut self, id: Id, now: u32) -> bool {
         let entry = self.objects.get_mut(id);
         if !entry.present {
-            return;
+            return false;
         }
         entry.used = now;
         if !std::mem::replace(&mut entry.dirty, true) {
@@ -217,6 +251,7 @@ impl State {
         if !pinned {
             self.share(class).policy.touch(id);
         }
+        true
     }
 
     pub(in crate::cache) fn known(&self, id: Id) -> Known {

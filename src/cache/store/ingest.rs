@@ -4,7 +4,7 @@
 //! [`super::Store::publish`] takes one. Never gives a file its name. Blocks (I11); used by the fills and by
 //! [`super::Store`], which says where such files lie.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -35,15 +35,17 @@ pub struct Ingest {
     pub(super) scattered: bool,
     /// Some of it is an earlier fill's.
     resumed: bool,
+    /// Its name is its digest's, so that a later fill can find it.
+    resumable: bool,
     faults: Faults,
 }
 
 impl Ingest {
     /// Around a file that has just been opened; nothing of it is hashed yet.
-    pub(super) fn new(digest: &Digest, path: PathBuf, file: File, faults: Faults) -> Self {
+    pub(super) fn new(digest: &Digest, path: PathBuf, file: File, resumable: bool, faults: Faults) -> Self {
         let hasher = Hasher::new(digest.algorithm());
         let (file, beyond) = (Arc::new(file), Vec::new());
-        Self { digest: *digest, path, file, hasher, len: 0, beyond, scattered: false, resumed: false, faults }
+        Self { digest: *digest, path, file, hasher, len: 0, beyond, scattered: false, resumed: false, resumable, faults }
     }
 
     /// Bytes written and hashed.
@@ -59,6 +61,11 @@ impl Ingest {
     /// Whether some of it is what an earlier fill left: should the whole be wrong, that may be why.
     pub fn is_resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// Whether a later fill can go on with it.
+    pub fn is_resumable(&self) -> bool {
+        self.resumable
     }
 
     /// How far the last byte reaches that is there, holes or not.
@@ -158,28 +165,28 @@ impl Ingest {
 
     /// The bytes that the file takes from now on: blocks that were set aside behind its end are given back.
     pub fn settle(&self) -> io::Result<u64> {
+        self.faults.check()?;
         let size = self.file.metadata()?.len();
         self.file.set_len(size)?;
         Ok(size)
     }
 
-    /// Forgets all bytes, to begin again. Before anybody reads it.
-    pub fn reset(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.hasher = Hasher::new(self.digest.algorithm());
-        (self.len, self.resumed) = (0, false);
-        self.close_up()
-    }
-
     /// Whether the bytes are the ones that the digest names. A refused file is unlinked: nothing can resume it.
     pub fn verify(self) -> Result<Verified, Box<Mismatch>> {
+        self.proved().map_err(|refused| {
+            refused.ingest.discard();
+            Box::new(refused.mismatch)
+        })
+    }
+
+    /// As [`Ingest::verify`], and the refused file is the caller's.
+    pub fn proved(self) -> Result<Verified, Box<Refused>> {
         let found = self.hasher.clone().finish();
         if found == self.digest {
             return Ok(Verified(self));
         }
-        let wanted = self.digest;
-        self.discard();
-        Err(Box::new(Mismatch { wanted, found }))
+        let mismatch = Mismatch { wanted: self.digest, found };
+        Err(Box::new(Refused { ingest: self, mismatch }))
     }
 
     /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
@@ -188,11 +195,19 @@ impl Ingest {
         Verified(self)
     }
 
-    /// Unlinks the file. Readers keep what they have open.
+    /// Unlinks the file. Readers keep what they have open. For files whose bytes count wherever they go; what a
+    /// reservation is for goes by [`super::super::Cache::leave`].
     pub fn discard(self) {
-        let _ = fs::remove_file(&self.path);
-        if self.scattered {
-            let _ = scatter::remove(&self.path);
+        let _ = self.remove();
+    }
+
+    /// Unlinks the file; after an error it may be there still.
+    pub fn remove(&self) -> io::Result<()> {
+        self.faults.check()?;
+        super::remove(&self.path)?;
+        match self.scattered {
+            true => scatter::remove(&self.path),
+            false => Ok(()),
         }
     }
 
@@ -239,6 +254,20 @@ impl Verified {
     pub fn discard(self) {
         self.0.discard();
     }
+
+    /// The file that will not be published.
+    pub fn given_up(self) -> Ingest {
+        self.0
+    }
+}
+
+/// A file whose bytes are wrong.
+#[derive(Debug)]
+pub struct Refused {
+    /// The file, still there.
+    pub ingest: Ingest,
+    /// What is wrong.
+    pub mismatch: Mismatch,
 }
 
 /// Bytes that are not what they were asked for as.

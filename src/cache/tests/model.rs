@@ -100,39 +100,28 @@ impl World {
         let (digest, bytes) = self.some();
         let cut = self.random.below(bytes.len() as u64 + 1) as usize;
         let cache = self.cache.clone();
-        let mut reservation = cache.index.take_leftover(&digest, 0);
-        let Ok(mut ingest) = cache.store.ingest(&digest) else {
-            let held =
-                std::fs::metadata(self.dir.path().join("ingest").join(format!("{}-{}", digest.algorithm().name(), digest.hex())));
-            return reservation.left_over(digest, held.map_or(0, |meta| meta.len()));
-        };
+        let Ok((mut ingest, mut reservation)) = cache.resume(&digest, 0) else { return };
         let at = ingest.len() as usize;
         if at > bytes.len() || ingest.is_complete() {
-            ingest.discard();
-            return;
+            return cache.leave(&digest, Some(ingest), reservation, false);
         }
         let wanted = (bytes.len() as u64).saturating_sub(reservation.bytes());
         match cache.make_room(wanted, 0) {
             Ok(more) => reservation.absorb(more),
-            Err(_) => {
-                let len = ingest.len();
-                return if len == 0 { ingest.discard() } else { reservation.left_over(digest, len) };
-            }
+            Err(_) => return cache.leave(&digest, Some(ingest), reservation, true),
         }
         let end = cut.max(at);
         if ingest.append(&[bytes.slice(at..end)]).is_err() || end < bytes.len() {
-            // A torn write lies behind what is hashed; the file counts with it.
-            let held = ingest.file().metadata().unwrap().len();
-            return reservation.left_over(digest, held);
+            return cache.leave(&digest, Some(ingest), reservation, true);
         }
-        match ingest.verify() {
+        match ingest.proved() {
             Ok(verified) => {
                 if cache.publish(verified, reservation).is_ok() {
                     self.damaged.remove(&digest);
                 }
             }
             // A torn write of an earlier life stood where the content should.
-            Err(_) => drop(reservation),
+            Err(refused) => cache.leave(&digest, Some(refused.ingest), reservation, false),
         }
     }
 

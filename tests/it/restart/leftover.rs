@@ -1,9 +1,11 @@
 //! What an earlier process left of a download, damaged since: it costs a download, and the upstream is not blamed.
 
 use super::REPOSITORY;
-use crate::support::image::{Blob, Builder};
+use crate::support::image::{Blob, Builder, document};
 use crate::support::mirror::Mirror;
+use crate::support::until;
 use crate::support::upstream::{Upstream, blob_path, manifest_path};
+use roadstead::oci::Algorithm;
 
 const SIZE: usize = 3 << 20;
 
@@ -63,6 +65,46 @@ async fn a_wrong_byte_in_half_of_the_blob() {
         let failed = mirror.metric("roadstead_fill_failures_total", &[("reason", "leftover")]).await;
         assert!(failed >= 1.0);
         mirror.pull_blob(REPOSITORY, &blob).await;
+        mirror.files().get(&blob).await;
+        blameless(&mirror).await;
+    }
+}
+
+/// The half of a blob that an earlier process left, whoever it had it from: another repository that does not have the blob, or
+/// whose manifest says something else of it, costs nothing of it (I6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_another_repository_does_not_cost_what_is_left() {
+    const OTHER: &str = "library/other";
+    for (lies, has_it) in [(false, false), (true, false), (true, true)] {
+        let (up, mirror, blob) = finds(|left| left.truncate(SIZE / 2), true).await;
+        let left = mirror.files().root().join("ingest").join(format!("sha256-{}", blob.digest.hex()));
+        if lies {
+            let layer = serde_json::json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": blob.digest.to_string(), "size": 1000
+            });
+            let config = Blob::random(9, 100);
+            let manifest = serde_json::json!({
+                "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "config": config.descriptor(), "layers": [layer]
+            });
+            let manifest = document(Algorithm::Sha256, "application/vnd.oci.image.manifest.v1+json", &manifest);
+            up.push_manifest(OTHER, &manifest);
+            up.tag(OTHER, "latest", &manifest.digest);
+            assert_eq!(mirror.get(&manifest_path(OTHER, "latest")).await.status(), 200);
+        }
+        if has_it {
+            up.push_blob(OTHER, &blob);
+            mirror.pull_blob(OTHER, &blob).await;
+            mirror.files().get(&blob).await;
+            until("what is left to go, of which nobody has a use", || !left.exists()).await;
+            assert_eq!(mirror.metric("roadstead_cache_bytes", &[("tier", "disk")]).await, mirror.files().size() as f64);
+        } else {
+            assert_eq!(mirror.get(&blob_path(OTHER, &blob)).await.status(), 404);
+            assert_eq!(std::fs::metadata(&left).unwrap().len(), SIZE as u64 / 2);
+            mirror.pull_blob(REPOSITORY, &blob).await;
+            let asked = up.requests().into_iter().filter(|r| r.path == blob_path(REPOSITORY, &blob));
+            assert!(asked.map(|r| r.from()).all(|from| from >= SIZE as u64 / 2), "it is gone on with");
+        }
         mirror.files().get(&blob).await;
         blameless(&mirror).await;
     }

@@ -360,6 +360,39 @@ async fn a_disk_that_becomes_read_only() {
     disk.published();
 }
 
+/// A damaged file that can be neither moved nor removed, since the disk has become read-only: nobody gets it, by a range or as
+/// a whole, as a hit or as a fill. Once the disk can be written again, it goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i1_i5_a_damaged_file_on_a_read_only_disk() {
+    let Some(disk) = Disk::new("a damaged file on a read-only disk", 64) else { return };
+    let up = Upstream::start().await;
+    let blob = Blob::random(1, 1 << 20);
+    up.push_blob(REPOSITORY, &blob);
+    let mirror = disk.mirror(&up, "0B").await;
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    until("the blob to be kept", || disk.has(&blob)).await;
+    let mirror = mirror.restart().await;
+    // What the start finds is what it knows.
+    mirror.metric_becomes("roadstead_cache_bytes", &[("tier", "disk")], blob.size() as f64).await;
+    let path = disk.cache().join("blobs/sha256").join(blob.digest.hex());
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[!blob.bytes[700_000]], 700_000).unwrap();
+    drop(file);
+    until("the disk to be read-only", || disk.remount("ro")).await;
+    for _ in 0..3 {
+        mirror.pull_blob(REPOSITORY, &blob).await;
+        let part = mirror.get_with(&blob_path(REPOSITORY, &blob), &[("range", "bytes=700000-700009")]).await;
+        assert!(part.body == blob.bytes[700_000..700_010]);
+    }
+    assert!(fs::read(&path).unwrap() != blob.bytes, "it is still there");
+    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
+    assert_eq!(mirror.metric("roadstead_cache_bytes", &[("tier", "disk")]).await, blob.size() as f64, "and counts");
+    assert!(disk.remount("rw"));
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    until("the right one to have its name", || fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
+    disk.published();
+}
+
 /// A mirror is not started on a cache that it cannot write to, and says which.
 #[tokio::test]
 async fn no_start_on_a_read_only_disk() {

@@ -1,0 +1,84 @@
+//! What a fill begins with, and what it leaves: the file in `ingest/`, and its place in the account.
+//!
+//! A file never goes out of the account before it is gone (I8): it belongs to a fill's reservation, or is a leftover, whatever
+//! fails on the way. Called by the fills and by [`super::room`].
+
+use std::io;
+
+use super::Cache;
+use super::index::{Class, Reservation};
+use super::store::Ingest;
+use super::verify::condemns;
+use crate::oci::Digest;
+
+impl Cache {
+    /// Blocks, as long as hashing takes. Opens the file of a fill of `digest`, with what an earlier one left, and the
+    /// reservation that has its bytes. A leftover that cannot be opened or read, and not for want of anything, is removed; where
+    /// that cannot be done either, it counts on, and the fill begins beside it. After an error it counts as before. Not before the
+    /// index is complete.
+    pub fn resume(&self, digest: &Digest, class: Class) -> io::Result<(Ingest, Reservation)> {
+        let mut reservation = {
+            // Whoever unlinks it has done so, or does not any more.
+            let _name = self.names.hold(digest);
+            self.index.take_leftover(digest, class)
+        };
+        let error = match self.store.ingest(digest) {
+            Ok(ingest) => return Ok((ingest, reservation)),
+            Err(error) => error,
+        };
+        if !condemns(&error) && !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory) {
+            self.leave(digest, None, reservation, true);
+            return Err(error);
+        }
+        tracing::warn!(%digest, %error, "what an earlier download left cannot be read; it is removed");
+        if let Ok(ingest) = self.store.remove_ingest(digest).and_then(|()| self.store.ingest(digest)) {
+            return Ok((ingest, reservation));
+        }
+        let nothing = reservation.split(0);
+        self.leave(digest, None, reservation, true);
+        Ok((self.store.ingest_whole(digest)?, nothing))
+    }
+
+    /// Blocks. Ends a fill that did not publish: its file is kept for the next one, if that is wanted and there is anything in
+    /// it, or removed, and the reservation follows it. `ingest` is `None` where whoever had it is gone; then the file of that name
+    /// is meant.
+    pub fn leave(&self, digest: &Digest, ingest: Option<Ingest>, reservation: Reservation, keep: bool) {
+        let is_named = ingest.as_ref().is_none_or(Ingest::is_resumable);
+        let len = match &ingest {
+            Some(ingest) => ingest.file().metadata().map_or(0, |meta| meta.len()),
+            None => self.store.ingest_len(digest),
+        };
+        // What may be there, blocks that were set aside behind its end included.
+        let most = len.max(reservation.bytes());
+        if keep && is_named && len > 0 {
+            let settled = match &ingest {
+                Some(ingest) => ingest.settle(),
+                None => self.store.trim_ingest(digest),
+            };
+            return reservation.left_over(*digest, settled.unwrap_or(most));
+        }
+        let removed = match &ingest {
+            Some(ingest) => ingest.remove(),
+            None => self.store.remove_ingest(digest),
+        };
+        match removed {
+            // After the file.
+            Ok(()) => drop(reservation),
+            Err(_) if most == 0 => drop(reservation),
+            Err(error) => {
+                tracing::error!(%digest, %error, size_bytes = most, "what a download left cannot be removed; it counts on");
+                if is_named { reservation.left_over(*digest, most) } else { reservation.lost() }
+            }
+        }
+    }
+
+    /// Blocks. Takes into the account what a fill left that ended in the midst of it, by a panic, if it is not there yet. As long
+    /// as no other fill of `digest` can begin.
+    pub fn recount(&self, digest: &Digest) {
+        let _name = self.names.hold(digest);
+        if self.is_scanned() && !self.index.has_leftover(digest) && self.store.has_ingest(digest) {
+            let nothing = self.index.take_leftover(digest, 0);
+            self.leave(digest, None, nothing, true);
+        }
+    }
+}
