@@ -1,4 +1,4 @@
-//! SIGHUP with what cannot change live: it stays as it was, and is named; what can, changes beside it.
+//! SIGHUP with what cannot change live: it stays as it was, and is named; what can, upstreams among it, changes beside it.
 
 use super::reload::said;
 use super::{PUBLIC, SHARED, TEAM, basic, upstream};
@@ -52,47 +52,35 @@ async fn what_an_offline_mirror_found_stays() {
     assert_eq!(get(&process, path, None).await.error_code(), "DENIED");
 }
 
-/// `enabled = false` waits for a restart and says so, each time; rules in the same file do not wait.
+/// `enabled = false` holds at once, as rules in the same file do; so does its end. What waits is named beside it.
 #[tokio::test]
-async fn an_upstream_that_is_switched_off_is_served_until_the_restart() {
+async fn an_upstream_that_is_switched_off_is_none_at_once() {
     let (up, _) = upstream().await;
     let mut process = Process::with(&up, |settings| {
         settings.add("ghcr.io", &up);
     })
     .await;
+    assert_eq!(get(&process, SHARED, None).await.status(), 200);
     let off = |settings: &mut Settings| {
-        settings.upstream("ghcr.io", "enabled", false).hub("deny", vec!["team/**"]);
+        settings.upstream("ghcr.io", "enabled", false).hub("deny", vec!["team/**"]).set("fill", "parallel", 2);
     };
     let line = reload(&mut process, 1, off).await.expect("something waits");
-    assert!(line.contains("[upstream]"), "{line}");
-    assert_eq!(get(&process, SHARED, None).await.status(), 200, "it waits, as the log says");
-    assert_eq!(get(&process, TEAM, None).await.error_code(), "DENIED", "deny does not");
+    assert!(line.contains("[fill]") && !line.contains("[upstream]"), "{line}");
+    assert_eq!(get(&process, SHARED, None).await.status(), 404, "a repository of docker.io now, which has none such");
+    assert_eq!(get(&process, TEAM, None).await.error_code(), "DENIED");
     assert_eq!(get(&process, PUBLIC, None).await.status(), 200);
-    let rule = |settings: &mut Settings| {
-        settings.hub("deny", Vec::<String>::new());
-        settings.set(
-            "access",
-            "rule",
-            vec![toml::Value::from(toml::toml! { who = "anyone" pull = ["docker.io/team/*", "ghcr.io"] })],
-        );
-    };
-    let line = reload(&mut process, 2, rule).await.expect("it waits yet");
-    assert!(line.contains("[upstream]") && !line.contains("access"), "{line}");
-    for (path, status) in [(SHARED, 200), (TEAM, 200), (PUBLIC, 403)] {
-        assert_eq!(get(&process, path, None).await.status(), status, "{path}");
-    }
-    let mut process = process.kill().await.start_with(|_| {}).await;
-    assert_eq!(get(&process, SHARED, None).await.status(), 403, "a repository of docker.io now, by no rule");
     let on = |settings: &mut Settings| {
-        settings.upstream("ghcr.io", "enabled", true);
+        settings.upstream("ghcr.io", "enabled", true).hub("deny", Vec::<String>::new());
     };
-    assert!(reload(&mut process, 1, on).await.is_some_and(|line| line.contains("[upstream]")));
-    assert_eq!(get(&process, SHARED, None).await.status(), 403, "nor is it an upstream at once");
+    assert!(reload(&mut process, 2, on).await.is_some_and(|line| line.contains("[fill]")), "it waits yet");
+    for path in [SHARED, TEAM, PUBLIC] {
+        assert_eq!(get(&process, path, None).await.status(), 200, "{path}");
+    }
 }
 
-/// Whose logins are for the upstream waits together with whose content is whose.
+/// Whose content is whose changes at once, and with it whose logins are for the upstream.
 #[tokio::test]
-async fn another_visibility_waits_and_logins_stay_good() {
+async fn another_visibility_holds_at_once() {
     let (up, _) = upstream().await;
     let accounts = Accounts::default();
     accounts.set("alice", "word", &["team/app"]);
@@ -105,16 +93,20 @@ async fn another_visibility_waits_and_logins_stay_good() {
     let login = basic("alice", "word");
     let answer = get(&process, "/token?service=roadstead&scope=repository:team/app:pull", Some(&login)).await;
     let token = format!("Bearer {}", answer.json()["token"].as_str().expect("a token"));
-    for (time, visibility) in [(1, "operator"), (2, "public"), (3, "public")] {
-        for who in [&login, &token] {
-            let answer = get(&process, TEAM, Some(who)).await;
-            assert_eq!(answer.status(), 200, "before {visibility}: {}", answer.text());
+    for (time, visibility, anonymous) in [(0, "caller", 401), (1, "operator", 200), (2, "caller", 401), (3, "public", 200)] {
+        if time > 0 {
+            let change = |settings: &mut Settings| {
+                settings.hub("visibility", visibility);
+            };
+            assert_eq!(reload(&mut process, time, change).await, None, "{visibility}");
         }
-        assert_eq!(get(&process, TEAM, None).await.status(), 401, "before {visibility}");
-        let line = reload(&mut process, time, |settings| {
-            settings.hub("visibility", visibility);
-        });
-        let line = line.await.expect("something waits");
-        assert!(line.contains("[upstream]"), "{line}");
+        assert_eq!(get(&process, TEAM, None).await.status(), anonymous, "{visibility}");
+        for who in [&login, &token].into_iter().filter(|_| visibility == "caller") {
+            let answer = get(&process, TEAM, Some(who)).await;
+            assert_eq!(answer.status(), 200, "{visibility}: {}", answer.text());
+        }
+        if time == 0 {
+            assert_eq!(get(&process, TEAM, Some(&login)).await.status(), 200, "it is cached from here on");
+        }
     }
 }
