@@ -55,7 +55,7 @@ impl Confined {
         let (mut marks, since) = (HashMap::new(), Instant::now());
         for entry in entries.into_iter().flatten() {
             let entry = entry?;
-            let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) else { continue };
+            let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) else { continue };
             // A file that was cut off by a power cut still says that the content is not everybody's.
             let upstream = fs::read_to_string(entry.path()).ok().and_then(|name| name.trim().parse().ok());
             marks.insert(digest, Mark { upstream, since, written: true });
@@ -97,7 +97,7 @@ impl Confined {
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+        self.folder.join(digest.file_name())
     }
 
     /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that. What is
@@ -137,7 +137,7 @@ impl Confined {
     }
 
     /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
-    fn prune(&self, is_here: impl Fn(&Digest) -> bool) {
+    fn prune(&self, store: &Store, is_here: impl Fn(&Digest) -> bool) {
         {
             let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
             if looked.elapsed() < LOOK {
@@ -145,20 +145,26 @@ impl Confined {
             }
             *looked = Instant::now();
         }
-        self.forget(LOOK, is_here);
+        self.forget(store, LOOK, is_here);
     }
 
-    fn forget(&self, age: Duration, is_here: impl Fn(&Digest) -> bool) {
+    fn forget(&self, store: &Store, age: Duration, is_here: impl Fn(&Digest) -> bool) {
         let old: Vec<Digest> = {
             let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
             marks.iter().filter(|(_, mark)| mark.since.elapsed() >= age).map(|(digest, _)| *digest).collect()
         };
         for digest in old.into_iter().filter(|digest| !is_here(digest)) {
-            let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-            // Under the lock: somebody may just have confined it anew.
-            if marks.get(&digest).is_some_and(|mark| mark.since.elapsed() >= age) {
-                marks.remove(&digest);
+            let forgotten = {
+                let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+                let is_old = marks.get(&digest).is_some_and(|mark| mark.since.elapsed() >= age);
+                is_old && marks.remove(&digest).is_some()
+            };
+            // Not under the lock, which every request takes. So somebody may have confined it anew, and written that down.
+            if forgotten {
                 let _ = fs::remove_file(self.path(&digest));
+                if let Some(upstream) = self.of(&digest) {
+                    let _ = self.write(store, &digest, upstream.as_ref());
+                }
             }
         }
     }
@@ -262,7 +268,8 @@ impl Cache {
     pub(super) fn prune_confined(&self) {
         // A file that the index does not know may be taken in yet.
         let is_here = |digest: &Digest| !matches!(self.store.find(digest), Ok(None));
-        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
+        self.confined
+            .prune(&self.store, |digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
     }
 }
 
@@ -319,9 +326,9 @@ mod tests {
             confined.insert(digest, Some(&name));
             confined.write(&store, &digest, Some(&name)).unwrap();
         }
-        confined.forget(LOOK, |_| false);
+        confined.forget(&store, LOOK, |_| false);
         assert!(confined.of(&gone).is_some(), "too young");
-        confined.forget(Duration::ZERO, |digest| *digest == here);
+        confined.forget(&store, Duration::ZERO, |digest| *digest == here);
         assert_eq!((confined.of(&here).is_some(), confined.of(&gone).is_some()), (true, false));
         assert!(confined.path(&here).exists() && !confined.path(&gone).exists());
     }

@@ -108,7 +108,7 @@ impl Records {
     /// Removes the lists of what refers to a manifest, whatever they were filtered by, and what is known of the tags about
     /// it that there are not. Blocks.
     pub(super) fn forget_referrers(&self, scope: &Scope, digest: &Digest) {
-        let begins = format!("{}-{}", digest.algorithm().name(), digest.hex());
+        let begins = digest.file_name();
         for folder in ["_referrers", "_absent"] {
             let Ok(entries) = std::fs::read_dir(self.folder(scope).join(folder)) else { continue };
             for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&begins)) {
@@ -132,7 +132,7 @@ impl Records {
     }
 
     fn digest_path(&self, scope: &Scope, folder: &str, digest: &Digest, suffix: &str) -> PathBuf {
-        self.folder(scope).join(folder).join(format!("{}-{}{suffix}.json", digest.algorithm().name(), digest.hex()))
+        self.folder(scope).join(folder).join(format!("{}{suffix}.json", digest.file_name()))
     }
 }
 

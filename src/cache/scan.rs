@@ -61,7 +61,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     }
     for entry in store.list(&store.quarantine_dir())? {
         let entry = entry?;
-        if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
+        if let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) {
             index.insert_quarantined(digest, store.look(&entry)?.len());
         }
     }
@@ -69,7 +69,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     for entry in store.list(&store.ingest_dir())? {
         let entry = entry?;
         // Everything else in there is being written at this moment.
-        if let Some(digest) = entry.file_name().to_str().and_then(Store::ingest_digest) {
+        if let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) {
             let trimmed = store.trim_ingest(&digest);
             if let Err(error) = &trimmed {
                 tracing::warn!(%digest, %error, "cannot give back what an unfinished download had set aside");

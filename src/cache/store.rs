@@ -20,7 +20,7 @@ use super::evict::MAX_HEAT;
 use super::index::Used;
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
-pub use folder::StoreError;
+pub use folder::{StoreError, VERSION};
 pub use ingest::{Ingest, Mismatch, Refused, Verified};
 pub use scatter::Scatter;
 
@@ -78,19 +78,12 @@ impl Store {
     }
 
     fn ingest_path(&self, digest: &Digest) -> PathBuf {
-        self.ingest_dir().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+        self.ingest_dir().join(digest.file_name())
     }
 
     /// Whether an earlier fill left something that can be resumed.
     pub fn has_ingest(&self, digest: &Digest) -> bool {
         self.ingest_path(digest).exists()
-    }
-
-    /// The digest of a resumable file in `ingest/`, from its name; `None` for temporary files.
-    pub fn ingest_digest(name: &str) -> Option<Digest> {
-        let (algorithm, hex) = name.split_once('-')?;
-        let algorithm = Algorithm::ALL.into_iter().find(|known| known.name() == algorithm)?;
-        Digest::from_parts(algorithm, hex).ok()
     }
 
     /// Opens a published file; its size is in bytes. `None` where there is none.
@@ -217,7 +210,7 @@ impl Store {
     }
 
     fn quarantine_path(&self, digest: &Digest) -> PathBuf {
-        self.quarantine_dir().join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+        self.quarantine_dir().join(digest.file_name())
     }
 
     /// Takes a file away from under `blobs/`; `false` where there is none.

@@ -14,7 +14,6 @@ use tokio::task::spawn_blocking;
 
 use super::index::seconds;
 use super::records::{ManifestRecord, TagRecord};
-use super::store::Store;
 use super::{Cache, read};
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 
@@ -142,7 +141,7 @@ impl Cache {
 
     fn survey_manifests(&self, scope: &Scope, folder: &Path, unread: &mut Unread) {
         for entry in self.listed(folder, unread) {
-            let digest = entry.file_name().to_str().and_then(|name| Store::ingest_digest(name.strip_suffix(".json")?));
+            let digest = entry.file_name().to_str().and_then(|name| Digest::from_file_name(name.strip_suffix(".json")?));
             if let Some(digest) = digest {
                 let path = entry.path();
                 let record = unread.note(&path, self.record::<ManifestRecord>(&path)).flatten();

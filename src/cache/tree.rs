@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 
 use super::records::{ManifestRecord, ReferrersRecord, TagRecord};
-use super::store::StoreError;
+use super::store::{StoreError, VERSION};
 use crate::oci::{Digest, Repository, Scope, Tag, UpstreamName};
 
 /// A cache folder.
@@ -36,7 +36,7 @@ impl Tree {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let path = root.join("VERSION");
         match fs::read_to_string(&path) {
-            Ok(text) if text.trim() == "1" => Ok(Self { root: root.into() }),
+            Ok(text) if text.trim() == VERSION => Ok(Self { root: root.into() }),
             Ok(text) => Err(StoreError::Version { path: root.into(), found: text.trim().to_owned() }),
             Err(source) => Err(StoreError::Io { action: "read", path, source }),
         }
@@ -58,7 +58,7 @@ impl Tree {
 
     /// To which upstream content is confined ([`super::confined`]). `Some(None)`: to none that is known.
     pub fn confined(&self, digest: &Digest) -> Option<Option<UpstreamName>> {
-        let name = fs::read_to_string(self.root.join("private").join(file_name(digest))).ok()?;
+        let name = fs::read_to_string(self.root.join("private").join(digest.file_name())).ok()?;
         Some(name.trim().parse().ok())
     }
 
@@ -96,12 +96,12 @@ impl Tree {
 
     /// What a manifest was recorded as in a repository.
     pub fn manifest_record(&self, scope: &Scope, digest: &Digest) -> Option<ManifestRecord> {
-        self.record(scope, "_manifests", &file_name(digest))
+        self.record(scope, "_manifests", &digest.file_name())
     }
 
     /// The whole list of what refers to a manifest, as it was last seen.
     pub fn referrers(&self, scope: &Scope, digest: &Digest) -> Option<ReferrersRecord> {
-        self.record(scope, "_referrers", &file_name(digest))
+        self.record(scope, "_referrers", &digest.file_name())
     }
 
     fn record<T: DeserializeOwned>(&self, scope: &Scope, folder: &str, name: &str) -> Option<T> {
@@ -129,10 +129,6 @@ impl Tree {
         }
         Ok(())
     }
-}
-
-fn file_name(digest: &Digest) -> String {
-    format!("{}-{}", digest.algorithm().name(), digest.hex())
 }
 
 /// The names in a folder, in order; none where there is no such folder.

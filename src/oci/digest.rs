@@ -130,6 +130,18 @@ impl Digest {
         self.with_text(|text| text[self.algorithm.name().len() + 1..].to_owned())
     }
 
+    /// `sha256-<hex>`, for where no colon can stand: in names of files, and of tags about a manifest.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}", self.algorithm.name(), self.hex())
+    }
+
+    /// The digest that [`Self::file_name`] has written so; `None` for any other name.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let (algorithm, hex) = name.split_once('-')?;
+        let algorithm = Algorithm::ALL.into_iter().find(|known| known.name() == algorithm)?;
+        Self::from_parts(algorithm, hex).ok()
+    }
+
     /// Hands the text to `take` without an allocation and without the formatter: every answer carries it three times.
     pub fn with_text<T>(&self, take: impl FnOnce(&str) -> T) -> T {
         let mut text = [b':'; "sha512:".len() + 128];

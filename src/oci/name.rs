@@ -190,13 +190,23 @@ impl From<Digest> for Reference {
 }
 
 impl Tag {
+    /// The suffixes of the tags under which cosign keeps what belongs to a manifest.
+    pub const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
+
+    /// The tag under which cosign keeps something about a manifest, by one of [`Self::COSIGN`].
+    pub fn of_cosign(subject: &Digest, suffix: &str) -> Result<Self, NameError> {
+        format!("{}.{suffix}", subject.file_name()).parse()
+    }
+
     /// The manifest that a tag is about, where its name says so: `sha256-<hex>` (distribution-spec, *Referrers Tag
-    /// Schema*), and cosign's `….sig`, `….att` and `….sbom`. A tag has no room for the whole of a sha512.
+    /// Schema*), and cosign's. A tag has no room for the whole of a sha512.
     pub fn subject(&self) -> Option<Digest> {
-        let (algorithm, rest) = self.0.split_once('-')?;
-        let (hex, suffix) = rest.split_once('.').unwrap_or((rest, ""));
-        let is_about = rest.len() == hex.len() || matches!(suffix, "sig" | "att" | "sbom");
-        is_about.then(|| format!("{algorithm}:{hex}").parse().ok())?
+        let (name, suffix) = match self.0.split_once('.') {
+            Some((name, suffix)) => (name, Some(suffix)),
+            None => (&*self.0, None),
+        };
+        let is_about = suffix.is_none_or(|suffix| Self::COSIGN.contains(&suffix));
+        is_about.then(|| Digest::from_file_name(name)).flatten()
     }
 }
 

@@ -15,11 +15,10 @@ use serde::Serialize;
 
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document};
-use super::prefetch::{COSIGN, cosign_tag};
 use super::sign::SignError;
 use crate::cache::tree::{Tagged, Tree};
 use crate::config::Wish;
-use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, UpstreamName};
+use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, Tag, UpstreamName};
 use walk::{Walk, small};
 pub use write::replace;
 
@@ -165,8 +164,8 @@ fn docker_image(tree: &Tree, image: &ImageRef, digest: &Digest, platforms: &Plat
 /// What cosign keeps in tags of their own about these manifests.
 fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<String>) -> Vec<(ImageRef, Digest)> {
     let mut found = Vec::new();
-    for (subject, suffix) in subjects.iter().flat_map(|subject| COSIGN.map(|suffix| (subject, suffix))) {
-        let Ok(tag) = cosign_tag(subject, suffix) else { continue };
+    for (subject, suffix) in subjects.iter().flat_map(|subject| Tag::COSIGN.map(|suffix| (subject, suffix))) {
+        let Ok(tag) = Tag::of_cosign(subject, suffix) else { continue };
         let Some(digest) = tree.tag(scope, &tag) else { continue };
         let image = scope.image(tag);
         if !names.contains(&image.to_string()) {

@@ -18,8 +18,6 @@ use crate::pull::{Pull, PullError};
 
 /// Images looked at at one time; their blobs share [`Options::parallel`].
 const IMAGES: usize = 4;
-/// Suffixes of the tags under which cosign keeps what belongs to a digest.
-pub(super) const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
 
 /// What is fetched of each image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,8 +307,8 @@ impl Job {
         for child in &list.manifests {
             self.manifest(scope, child.digest, None, found).await?;
         }
-        for suffix in COSIGN {
-            let Ok(tag) = cosign_tag(subject, suffix) else { continue };
+        for suffix in Tag::COSIGN {
+            let Ok(tag) = Tag::of_cosign(subject, suffix) else { continue };
             match self.pull.refresh(scope, &tag).await {
                 Ok(digest) => self.manifest(scope, digest, None, found).await?,
                 Err(error) if error.is_not_found() => {}
@@ -319,11 +317,6 @@ impl Job {
         }
         Ok(())
     }
-}
-
-/// The tag under which cosign keeps something about a digest.
-pub(super) fn cosign_tag(subject: &Digest, suffix: &str) -> Result<Tag, crate::oci::name::NameError> {
-    format!("{}-{}.{suffix}", subject.algorithm().name(), subject.hex()).parse()
 }
 
 #[derive(Default)]

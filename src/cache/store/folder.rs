@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::faults::Faults;
 use super::{Store, scatter};
-use crate::oci::Algorithm;
+use crate::oci::{Algorithm, Digest};
 
 /// The layout this program reads and writes; stands in the file `VERSION`.
-const VERSION: &str = "1";
+pub const VERSION: &str = "1";
 
 /// Why a cache folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -114,8 +114,8 @@ impl Store {
             let name = entry.file_name();
             // The list of a file is as resumable as the file.
             let kept = name.to_str().is_some_and(|name| match scatter::listed(name) {
-                Some(file) => Self::ingest_digest(file).is_some() && self.ingest_dir().join(file).exists(),
-                None => Self::ingest_digest(name).is_some(),
+                Some(file) => Digest::from_file_name(file).is_some() && self.ingest_dir().join(file).exists(),
+                None => Digest::from_file_name(name).is_some(),
             });
             if !kept {
                 fs::remove_file(entry.path())?;
