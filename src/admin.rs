@@ -138,7 +138,7 @@ impl Admin {
             let error = format!("{path}: there is no such path; docs/API.md has those that there are");
             (StatusCode::NOT_FOUND, json!({ "error": error }))
         });
-        let mut response = typed("application/json", document.to_string().into());
+        let mut response = typed("application/json", Full::from(document.to_string()));
         *response.status_mut() = status;
         response
     }
@@ -167,9 +167,9 @@ impl Admin {
             "/readyz" => text(StatusCode::OK, if self.cache.is_scanned() { "ready\n" } else { "ready; indexing the cache\n" }),
             "/metrics" => {
                 self.measure();
-                typed("text/plain; version=0.0.4; charset=utf-8", self.metrics.render().into())
+                typed("text/plain; version=0.0.4; charset=utf-8", Full::from(self.metrics.render()))
             }
-            "/" => typed("text/html; charset=utf-8", Bytes::from_static(include_bytes!("admin/index.html"))),
+            "/" => typed("text/html; charset=utf-8", Full::new(Bytes::from_static(include_bytes!("admin/index.html")))),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "there are /healthz, /readyz, /metrics, the status page at / and the API of docs/API.md under /api/v1/\n",
@@ -198,7 +198,7 @@ async fn whole(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, Strin
 
 /// Ends the connection, too: who may not ask here keeps no place.
 fn refusal(refused: Refused) -> Response<Full<Bytes>> {
-    let mut response = typed("application/json", json!({ "error": refused.to_string() }).to_string().into());
+    let mut response = typed("application/json", Full::from(json!({ "error": refused.to_string() }).to_string()));
     *response.status_mut() = refused.status();
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -209,13 +209,14 @@ fn refusal(refused: Refused) -> Response<Full<Bytes>> {
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = typed("text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()));
+    let mut response = typed("text/plain; charset=utf-8", Full::from(body));
     *response.status_mut() = status;
     response
 }
 
-fn typed(content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+/// Every answer is made here: none of it is kept, guessed at or framed by a browser.
+fn typed<B>(content_type: &'static str, body: B) -> Response<B> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

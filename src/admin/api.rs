@@ -191,7 +191,6 @@ impl Api {
 
     fn verification(&self) -> Reply {
         let mut document = json!(self.verification.progress());
-        self.cache.measure();
         let (bytes, objects) = self.cache.disk_totals();
         document["of_objects"] = json!(objects);
         document["of_bytes"] = json!(bytes);

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, Incoming};
@@ -106,9 +106,7 @@ impl Transfer {
         let pull = self.pull.clone();
         // Goes on without its client: what was ordered is wanted.
         tokio::spawn(async move { prefetch(pull, wishes, order.options, sender).await });
-        let mut response = Response::new(Lines(events).boxed_unsync());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-        response
+        super::typed("application/x-ndjson", Lines(events).boxed_unsync())
     }
 
     async fn import(&self, request: Request<Incoming>) -> Answer {
@@ -229,9 +227,8 @@ fn status(error: &ImportError) -> StatusCode {
 
 fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
+    let mut response = super::typed("application/json", Full::from(body).boxed_unsync());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -97,7 +97,11 @@ async fn the_page_is_for_itself_alone() {
     for rule in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"] {
         assert!(policy.contains(rule), "{policy}");
     }
-    assert_eq!((page.header("cache-control"), page.header("x-content-type-options")), (Some("no-store"), Some("nosniff")));
+    let (served, cache) = (ask(&mirror, "GET", "/api/v1/served", &[]).await, ask(&mirror, "GET", "/api/v1/cache", &[]).await);
+    for answer in [&page, &served, &cache] {
+        let headers = (answer.header("cache-control"), answer.header("x-content-type-options"));
+        assert_eq!(headers, (Some("no-store"), Some("nosniff")), "{:?}", answer.head);
+    }
     let text = page.text();
     assert!(text.contains("Authorization") && text.contains("type=\"password\""));
     for kept in ["localStorage", "sessionStorage", "document.cookie", "location.search", "innerHTML", "//cdn", "src="] {
