@@ -11,6 +11,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::cache_status::ServedFrom;
+use super::error::Said;
+use super::resolve::How;
 use super::respond::Answer;
 use super::visibility::{Asker, Key};
 use super::what::What;
@@ -178,15 +180,19 @@ impl Pull {
         let asked = self.clock.now();
         let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, page.as_deref());
         let answer = self.patiently(scope, asker, answer).await?;
-        let page = match answer {
-            Some(referrers) => Page { body: referrers.bytes, next: referrers.next, filters_applied: referrers.filters_applied },
+        let (page, stale) = match answer {
+            Some(referrers) => {
+                let filters_applied = referrers.filters_applied;
+                (Page { body: referrers.bytes, next: referrers.next, filters_applied }, false)
+            }
             None => self.referrers_by_tag(scope, asker, digest, query).await?,
         };
         // An upstream that filters nothing has sent the whole list.
         let filter = query.filter().filter(|_| page.filters_applied.is_some());
         // A list of several pages is only whole with its upstream; and to one of whom nothing is known the upstream may
-        // have shown less than to others.
+        // have shown less than to others. Nor is what a stale tag says the upstream's word of now.
         if asker.is_verified()
+            && !stale
             && query.rest.is_empty()
             && page.next.is_none()
             && let Ok(body) = String::from_utf8(page.body.to_vec())
@@ -200,29 +206,35 @@ impl Pull {
         Ok(page)
     }
 
-    /// The index that clients push under a tag made of the digest, where there is no referrers API.
+    /// The index that clients push under a tag made of the digest, where there is no referrers API; and whether that is stale.
     async fn referrers_by_tag(
         self: &Arc<Self>,
         scope: &Scope,
         asker: &Asker,
         digest: &Digest,
         query: &ReferrersQuery,
-    ) -> Result<Page, PullError> {
-        let manifests = match self.index_by_tag(scope, asker, digest).await {
-            Ok(index) => index,
-            Err(error) if error.is_not_found() => Vec::new(),
+    ) -> Result<(Page, bool), PullError> {
+        let (manifests, stale) = match self.index_by_tag(scope, asker, digest).await {
+            Ok(found) => found,
+            Err(PullError::NotFound { said: Said::Stale(_), .. }) => (Vec::new(), true),
+            Err(error) if error.is_not_found() => (Vec::new(), false),
             Err(error) => return Err(error),
         };
         let matches = |entry: &Value| query.wants(entry["artifactType"].as_str());
         let manifests: Vec<Value> = manifests.into_iter().filter(matches).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests });
         let filters_applied = (!query.artifact_types.is_empty()).then(|| "artifactType".to_owned());
-        Ok(Page { body: index.to_string().into(), next: None, filters_applied })
+        Ok((Page { body: index.to_string().into(), next: None, filters_applied }, stale))
     }
 
-    /// The entries of that index. None if the tag stands for something else: to some registries (GitLab) it is another way to
+    /// The entries of that index, and whether the tag is stale. None if the tag stands for something else: to some registries (GitLab) it is another way to
     /// write the digest, and gives the manifest itself.
-    async fn index_by_tag(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Vec<Value>, PullError> {
+    async fn index_by_tag(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        digest: &Digest,
+    ) -> Result<(Vec<Value>, bool), PullError> {
         // The encoded part is cut at 64 characters.
         let hex = digest.hex();
         let tag = format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)]);
@@ -230,17 +242,18 @@ impl Pull {
         // The tag may be here already.
         let asker = self.verified(scope, asker, &tag).await?;
         let resolved = self.resolve(scope, &asker, &tag, false).await?;
+        let stale = matches!(resolved.how, How::Stale(_));
         if resolved.digest == *digest {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), stale));
         }
         let held = match self.held(scope, &resolved.digest).await {
             Some(held) => held,
             None => self.fetch_manifest(scope, &asker, &resolved.digest).await?.held,
         };
         if held.media_type != MediaType::OCI_INDEX {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), stale));
         }
         let mut index: Value = serde_json::from_slice(&held.bytes).map_err(|_| PullError::Internal)?;
-        Ok(index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default())
+        Ok((index["manifests"].as_array_mut().map(std::mem::take).unwrap_or_default(), stale))
     }
 }

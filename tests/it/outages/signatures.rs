@@ -1,6 +1,12 @@
 //! What clients look for that check signatures, which mostly is not there: as much of a cached image as its layers.
 
+use std::time::Duration;
+
+use roadstead::oci::Wanted;
+use roadstead::oci::route::ReferrersQuery;
+
 use super::reason;
+use super::simulated::{Sim, pass, still};
 use crate::support::client::Response;
 use crate::support::image::{Blob, Image, Index};
 use crate::support::mirror::{Mirror, Settings};
@@ -126,4 +132,30 @@ async fn absences_belong_to_a_manifest_of_their_repository() {
     up.down().await;
     assert_stale(&mirror.get(&elsewhere(".sig")).await, "by way of an index");
     assert_eq!(mirror.get(&elsewhere(".att")).await.status(), 503, "never asked there");
+}
+
+/// Where referrers are made of a tag: what that said before an outage is no answer of now, and is not believed as one afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_made_of_a_stale_tag_is_not_kept() {
+    let _still = still();
+    let up = Upstream::start().await;
+    let (image, first, second) = (Image::small(1), Image::small(2), Image::small(3));
+    up.push_image(REPOSITORY, "latest", &image);
+    let tag = format!("sha256-{}", image.manifest.digest.hex());
+    up.push_index(REPOSITORY, &tag, &Index::oci(vec![first.clone()]));
+    let mirror = Sim::with(&up, |_| {}).await;
+    let listed = async || {
+        let got = mirror.get(REPOSITORY, Wanted::Referrers(image.manifest.digest, ReferrersQuery::default())).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let list: serde_json::Value = serde_json::from_str(&got.text()).unwrap();
+        list["manifests"].as_array().unwrap().len()
+    };
+    assert_eq!(listed().await, 1);
+    pass(Duration::from_secs(61)).await;
+    up.on("/v2/*/manifests/*").always(Act::status(500));
+    assert_eq!(listed().await, 1);
+    up.on("/v2/*/manifests/*").clear();
+    up.push_index(REPOSITORY, &tag, &Index::oci(vec![first, second]));
+    pass(Duration::from_secs(31)).await;
+    assert_eq!(listed().await, 2);
 }
