@@ -5,6 +5,8 @@
 //! the credentials; whoever may not is asked for an anonymous token (I9). Called by [`super::request`] for requests to
 //! the upstream's own address, and, without credentials, for those to a redirect's target.
 
+mod asked;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -15,6 +17,7 @@ use std::time::Instant;
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
+use self::asked::{asked_for, asks_for_more, named_scopes, pull_scope, scopes};
 use super::accounts::Account;
 use super::challenge::{self, Challenge};
 use super::client::{Client, authority};
@@ -391,37 +394,4 @@ impl Auth {
         let wanted = asked_for(client, target, challenge, scopes(challenge, repository))?;
         Ok(Some(self.tokens.get(client, &wanted).await?.authorization))
     }
-}
-
-/// A challenge names a scope that the token was not asked for with: listing tags may need another one than pulling.
-fn asks_for_more(challenge: &Challenge, wanted: &Wanted) -> bool {
-    let asked = challenge.parameter("scope").unwrap_or_default();
-    asked.split_whitespace().any(|scope| !wanted.scopes.iter().any(|held| held == scope))
-}
-
-/// What a Bearer challenge of `host` asks for; anonymously, until a credential is put in that the realm may see.
-fn asked_for(client: &Client, host: &Url, challenge: &Challenge, scopes: Vec<String>) -> Result<Wanted, UpstreamError> {
-    let realm = realm::parse(host, challenge.parameter("realm").unwrap_or_default())
-        .map_err(|error| client.error(host, Reason::Invalid(error.to_string())))?;
-    let service = challenge.parameter("service").map(ToOwned::to_owned);
-    Ok(Wanted { realm, service, scopes, credential: None, not_before: None })
-}
-
-/// The scopes of a challenge, else the one that pulling needs.
-fn scopes(challenge: &Challenge, repository: &Repository) -> Vec<String> {
-    let scopes = named_scopes(challenge);
-    if scopes.is_empty() { vec![pull_scope(repository.as_str())] } else { scopes }
-}
-
-/// The scopes that a challenge names, sorted and without repetitions.
-fn named_scopes(challenge: &Challenge) -> Vec<String> {
-    let asked = challenge.parameter("scope").unwrap_or_default();
-    let mut scopes: Vec<String> = asked.split_whitespace().map(ToOwned::to_owned).collect();
-    scopes.sort();
-    scopes.dedup();
-    scopes
-}
-
-fn pull_scope(repository: &str) -> String {
-    format!("repository:{repository}:pull")
 }
