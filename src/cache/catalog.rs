@@ -285,7 +285,8 @@ impl Catalog {
         Some(image.parts.iter().map(part).collect())
     }
 
-    /// Everything below a manifest, itself first, each once; of an index only `platforms`.
+    /// Everything below a manifest, itself first, each once; of an index only `platforms`, and attestations, which are small
+    /// and do not say here which of the images they are about.
     pub fn closure(&self, root: &Digest, platforms: &Platforms) -> Vec<Part> {
         let known = self.index.known(root);
         let Some(known) = known else { return Vec::new() };
@@ -294,7 +295,8 @@ impl Catalog {
         let mut at = 0;
         while at < all.len() {
             if all[at].is_manifest {
-                let wanted = |part: &Part| part.platform.as_ref().is_none_or(|platform| platforms.wants(platform));
+                let wants = |platform: &Platform| platform.is_unknown() || platforms.wants(platform);
+                let wanted = |part: &Part| part.platform.as_ref().is_none_or(|platform| wants(platform));
                 let digest = all[at].digest;
                 all.extend(self.parts(&digest).into_iter().flatten().filter(wanted).filter(|part| seen.insert(part.digest)));
             }

@@ -147,11 +147,13 @@ async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), 12_000, Vec::new());
     let cache = start(&config);
-    let images = [publish(&cache, "team/app", 1).await, publish(&cache, "team/app", 2).await];
-    let entries = images.iter().zip(["amd64", "arm64"]).map(|((manifest, _), architecture)| {
+    let images =
+        [publish(&cache, "team/app", 1).await, publish(&cache, "team/app", 2).await, publish(&cache, "team/app", 3).await];
+    let platforms = [("linux", "amd64"), ("linux", "arm64"), ("unknown", "unknown")];
+    let entries = images.iter().zip(platforms).map(|((manifest, _), (os, architecture))| {
         let size = cache.known(manifest).unwrap().size;
         format!(
-            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{manifest}","size":{size},"platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{manifest}","size":{size},"platform":{{"os":"{os}","architecture":"{architecture}"}}}}"#
         )
     });
     let text = format!(
@@ -169,8 +171,8 @@ async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
         assert!(cache.disk_totals().0 <= 12_000);
     }
     let here = |digest: &Digest| cache.known(digest).is_some_and(|known| known.present);
-    let [(other, other_layer), (wanted, layer)] = images;
-    assert_eq!([index, wanted, layer].map(|digest| here(&digest)), [true; 3]);
+    let [(other, other_layer), (wanted, layer), (attestation, statement)] = images;
+    assert_eq!([index, wanted, layer, attestation, statement].map(|digest| here(&digest)), [true; 5]);
     assert_eq!([other, other_layer].map(|digest| here(&digest)), [false; 2]);
     // What is pinned and what is not do not fit together: it is the pin that stays.
     assert!(cache.reserve(11_000).await.is_err());
