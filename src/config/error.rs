@@ -37,9 +37,9 @@ pub enum ConfigError {
     },
     /// Other machines reach the mirror, everybody may pull, and an upstream is not for everybody.
     #[error(
-        "[upstream.{upstream:?}]: other machines reach {address}, access.open lets all of them pull, and this upstream is read with \
-         credentials: write rules ([[access.rule]]) in the place of open = true, or visibility = \"public\" here if everybody may \
-         have what the credentials can read, or visibility = \"caller\""
+        "[upstream.{upstream:?}]: other machines reach {address}, access.open lets all of them pull, and this upstream is read as \
+         somebody (credentials, client_cert): write rules ([[access.rule]]) in the place of open = true, or visibility = \"public\" \
+         here if everybody may have what that one can read, or visibility = \"caller\""
     )]
     ExposedUpstream {
         /// The address, as configured.
