@@ -81,6 +81,11 @@ impl Fill {
     fn was_misled(&self) {
         self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::misled);
     }
+
+    /// The bytes are right, all of them.
+    fn was_not_misled(&self) {
+        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::was_right);
+    }
 }
 
 /// Why a fill ended without its blob. Cloned to all its readers.

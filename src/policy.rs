@@ -44,7 +44,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a client waits to begin a download when it has begun as many as it may.
 const FILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The rules of one mirror. They change while it runs ([`Policy::replace`], [`Policy::watch`]): a request sees the old
+/// The rules of one mirror. They change while it runs ([`Policy::take`], [`Policy::watch`]): a request sees the old
 /// ones or the new ones.
 #[derive(Debug)]
 pub struct Policy {
@@ -55,6 +55,10 @@ pub struct Policy {
     clock: Clock,
     metrics: Arc<Metrics>,
 }
+
+/// Rules that are not in force yet.
+#[derive(Debug)]
+pub struct Ready(Arc<Rules>);
 
 /// What can be replaced.
 #[derive(Clone, Debug)]
@@ -115,16 +119,20 @@ impl Policy {
         })
     }
 
-    /// Puts other rules into force, for requests that begin from now on. Tokens stay good while the key is the same.
-    /// `config` has every upstream that is served, as it is served: one that it has not is refused.
-    pub fn replace(&self, config: &Config) -> Result<(), NoKey> {
+    /// Makes other rules, for [`Self::take`]. Tokens stay good while the key is the same. `config` has every upstream that is
+    /// served, as it is served: one that it has not is refused.
+    pub fn ready(&self, config: &Config) -> Result<Ready, NoKey> {
         let now = self.rules.load();
         let tokens = match now.access.token_key == config.access.token_key {
             true => now.tokens.clone(),
             false => Arc::new(Tokens::new(config.access.token_key.as_ref())?),
         };
-        self.rules.store(Arc::new(Rules::of(config, tokens)));
-        Ok(())
+        Ok(Ready(Arc::new(Rules::of(config, tokens))))
+    }
+
+    /// Puts other rules into force, for requests that begin from now on.
+    pub fn take(&self, Ready(rules): Ready) {
+        self.rules.store(rules);
     }
 
     /// Reads the password file again whenever it changes; one that is wrong is told and not used. Runs until dropped.

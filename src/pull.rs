@@ -164,14 +164,26 @@ impl Pull {
         self.wanted.save(self.cache.store());
     }
 
-    /// Takes other upstreams from the next request on. What has begun with those of before ends with them.
-    pub fn replace_sites(&self, sites: Sites) {
+    /// Takes other upstreams from the next request on. What has begun with those of before ends with them. `anew`: some are
+    /// asked elsewhere or otherwise; so who comes now waits for no answer of theirs, downloads apart, and what they said that
+    /// they have not is not believed any more.
+    pub fn replace_sites(&self, sites: Sites, anew: bool) {
         self.sites.store(Arc::new(sites));
+        if !anew {
+            return;
+        }
+        self.revalidations.renew();
+        self.manifests.renew();
+        self.probes.renew();
+        self.tag_lists.renew();
+        self.referrers.renew();
+        self.negative.forget();
+        self.visibility.forget();
     }
 
     /// What a permit is for is there, unless it was taken out of the configuration a moment ago.
     fn site(&self, scope: &Scope) -> Result<Arc<Site>, PullError> {
-        self.site_of(&scope.upstream).ok_or(PullError::Internal)
+        self.site_of(&scope.upstream).ok_or_else(|| PullError::Removed(scope.clone()))
     }
 
     fn site_of(&self, upstream: &UpstreamName) -> Option<Arc<Site>> {

@@ -46,6 +46,7 @@ mod token;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub struct Upstream {
     ranges: Arc<Mutex<Ranges>>,
     /// True: nothing is asked.
     offline: watch::Sender<bool>,
+    /// True: it is no upstream of the mirror any more, or another one has its place. It has no gauges.
+    retired: Arc<AtomicBool>,
 }
 
 impl Upstream {
@@ -114,7 +117,23 @@ impl Upstream {
     ///
     /// Reads certificate files: while serving, call it off the reactor (I11).
     pub fn new(name: UpstreamName, config: &config::Upstream, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
-        Self::within(name, config, metrics, Matcher::from_env(), Env::of_process())
+        let offline = watch::Sender::new(config.offline);
+        Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)
+    }
+
+    /// The same registry, reached otherwise from now on. Both have one switch, and one queue where its limits are the same: what
+    /// has begun with this one is not beyond the reach of an operator, and counts. Reads files, as [`Self::new`] does.
+    pub fn succeeded_by(&self, config: &config::Upstream) -> Result<Self, TlsError> {
+        let (name, metrics, offline) = (self.name.clone(), self.metrics.clone(), self.offline.clone());
+        let mut new = Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)?;
+        let limits = |config: &config::Upstream| (config.max_connections, config.max_fills, config.max_queue);
+        if limits(&self.config) == limits(config) {
+            new.queue = Arc::clone(&self.queue);
+        }
+        if self.config.max_bandwidth == config.max_bandwidth {
+            new.pace.clone_from(&self.pace);
+        }
+        Ok(new)
     }
 
     /// The same, in an environment: its proxies and its variables.
@@ -124,12 +143,12 @@ impl Upstream {
         metrics: Arc<Metrics>,
         proxies: Matcher,
         env: Env,
+        offline: watch::Sender<bool>,
     ) -> Result<Self, TlsError> {
         let tls = Tls::of(config)?;
         metrics.begin_upstream(name.as_str(), config.visibility == config::Visibility::Caller);
         let cloud_tls = if config.credentials.is_cloud() { Tls::anonymous()? } else { tls.clone() };
         let proxies = Arc::new(proxies);
-        let offline = watch::Sender::new(config.offline);
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
             let connector = Connector::new(guard, Arc::clone(&proxies), tls.clone(), config.connect_timeout);
@@ -153,7 +172,8 @@ impl Upstream {
         let queue = Queue::new(Limits { layers, all, waiting: config.max_queue });
         let pace = config.max_bandwidth.map(|rate| Arc::new(Pace::new(rate)));
         let (config, spared, ranges) = (Arc::new(config.clone()), Arc::default(), Arc::default());
-        Ok(Self { name, metrics, config, origins, queue, pace, spared, ranges, offline })
+        let retired = Arc::default();
+        Ok(Self { name, metrics, config, origins, queue, pace, spared, ranges, offline, retired })
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
@@ -174,6 +194,7 @@ impl Upstream {
             spared: Arc::clone(&self.spared),
             ranges: Arc::clone(&self.ranges),
             offline: self.offline.clone(),
+            retired: Arc::clone(&self.retired),
         }
     }
 
@@ -387,7 +408,7 @@ impl Upstream {
         let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
         origin.health().told_quota(answer.account, quota);
         // The mirror's own, which this one need not be.
-        let Some(quota) = self.quota() else { return };
+        let Some(quota) = self.quota().filter(|_| !self.retired.load(Ordering::Acquire)) else { return };
         let labels = [self.name.as_str()];
         self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));
         if let Some(limit) = quota.limit {

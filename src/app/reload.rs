@@ -43,8 +43,13 @@ impl Running {
         let (upstreams, config, metrics) = (held.upstreams.clone(), merged.clone(), self.metrics.clone());
         let remade = spawn_blocking(move || upstreams.remade(&config, &metrics)).await??;
         self.reload_tls(&merged).await?;
-        self.policy.replace(&merged)?;
-        held.upstreams = self.take_upstreams(remade, &merged).await;
+        // Whose content is whose before who may pull it: rules that open must not open what is about to be closed.
+        let rules = self.policy.ready(&merged)?;
+        held.upstreams = self.take_upstreams(remade, &merged);
+        self.policy.take(rules);
+        // What is here of one that has become private, and came before that.
+        let cache = self.cache.clone();
+        spawn_blocking(move || cache.confine_known()).await?;
         let waiting = waiting(&merged, &wanted);
         if !waiting.is_empty() {
             tracing::warn!(changed = waiting.join(", "), "these have changed, and take effect after a restart");
@@ -53,13 +58,11 @@ impl Running {
         Ok(())
     }
 
-    /// From the next request on other upstreams are asked. What has become private is marked so before that.
-    async fn take_upstreams(&self, remade: Remade, config: &Config) -> Upstreams {
+    /// From the next request on other upstreams are asked.
+    fn take_upstreams(&self, remade: Remade, config: &Config) -> Upstreams {
         let Remade { upstreams, gone, switched } = remade;
         self.cache.confined.set_private(upstreams.private());
-        let cache = self.cache.clone();
-        let _ = spawn_blocking(move || cache.confine_known()).await;
-        self.pull.replace_sites(upstreams.sites());
+        self.pull.replace_sites(upstreams.sites(), !gone.is_empty());
         self.server.replace_directory(upstreams.directory(&config.server.default_upstream));
         switched.iter().for_each(|(upstream, offline)| upstream.set_offline(*offline));
         for upstream in gone {

@@ -37,7 +37,7 @@ pub(super) struct Remade {
     pub upstreams: Upstreams,
     /// Those that are none of them any more.
     pub gone: Vec<Arc<Upstream>>,
-    /// Those that stay, and of which the configuration says something new about whether they are asked.
+    /// Those of which the configuration says something new about whether they are asked.
     pub switched: Vec<(Arc<Upstream>, bool)>,
 }
 
@@ -51,20 +51,16 @@ impl Upstreams {
             let files = files(&wanted);
             let held = self.0.get(name);
             let stays = held.filter(|held| held.files == files && is_reached_alike(&held.config, &wanted));
-            // What an operator has switched stays so, unless the configuration says something new.
-            let changed = held.is_none_or(|held| held.config.offline != wanted.offline);
+            let made_anew = || match held {
+                Some(held) => held.upstream.succeeded_by(&wanted),
+                None => Upstream::new(name.clone(), &wanted, metrics.clone()),
+            };
             let upstream = match stays {
                 Some(stays) => stays.upstream.clone(),
-                None => {
-                    let new = Upstream::new(name.clone(), &wanted, metrics.clone())
-                        .map_err(|source| SetupError { upstream: name.clone(), source })?;
-                    if let Some(held) = held.filter(|_| !changed) {
-                        new.set_offline(held.upstream.is_offline());
-                    }
-                    Arc::new(new)
-                }
+                None => Arc::new(made_anew().map_err(|source| SetupError { upstream: name.clone(), source })?),
             };
-            if stays.is_some() && changed {
+            // What an operator has switched stays so, unless the configuration says something new.
+            if held.is_some_and(|held| held.config.offline != wanted.offline) {
                 switched.push((upstream.clone(), wanted.offline));
             }
             made.insert(name.clone(), Made { upstream, config: wanted, files });

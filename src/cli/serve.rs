@@ -118,7 +118,11 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
     let stop = loop {
         match signals.next().await {
             Request::Stop(stop) => break stop,
-            Request::Reload => reload(options, &running).await,
+            // A file that does not answer holds up no stop.
+            Request::Reload => tokio::select! {
+                () = reload(options, &running) => {}
+                stop = signals.stop() => break stop,
+            },
         }
     };
     tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");

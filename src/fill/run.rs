@@ -182,6 +182,7 @@ impl Run {
             // An earlier process had received all of it and was ended before it could publish.
             self.fill.begin(file, Some(len), Extents::prefix(len));
         }
+        self.fill.was_not_misled();
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
         let cache = self.fills.cache.clone();

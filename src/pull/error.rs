@@ -35,6 +35,9 @@ pub enum PullError {
         /// When the upstream said so.
         said: Said,
     },
+    /// The upstream was taken out of the configuration while this request was under way.
+    #[error("this mirror has no upstream {upstream} any more: it was taken out of the configuration a moment ago", upstream = .0.upstream)]
+    Removed(Scope),
     /// The mirror is offline, and it is not cached.
     #[error("{what} of {scope} is not in the cache, and the mirror is offline for {upstream} (cache.offline, upstream.*.offline or /api/v1/offline){}", fetch_it(.scope, .what), upstream = .scope.upstream)]
     Offline {
@@ -163,7 +166,9 @@ impl PullError {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) => false,
+            Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) | Self::Removed(_) => {
+                false
+            }
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
@@ -188,6 +193,7 @@ impl PullError {
         match self {
             Self::NotFound { .. } => "not_found",
             Self::Offline { .. } => "offline",
+            Self::Removed(_) => "removed",
             Self::LoginNeeded { .. } => "login_needed",
             Self::Unverified { .. } => "unverified",
             Self::TooManyRefusals { .. } => "too_many_refusals",
@@ -229,6 +235,7 @@ impl PullError {
             Self::NotFound { said: Said::Stale(_), .. } => Outcome::Stale,
             Self::NotFound { .. } => Outcome::Negative,
             Self::Offline { .. } => Outcome::Offline,
+            Self::Removed(_) => Outcome::Invalid,
             Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
             Self::Unverified { cause, .. } => cause.outcome(),
             Self::Upstream(error) => match error.class() {
@@ -253,6 +260,7 @@ impl PullError {
             // An empty list would be a lie, and there is no 404 for referrers.
             Self::Offline { .. } if kind == Kind::Referrers => ErrorCode::Unavailable,
             Self::NotFound { .. } | Self::Offline { .. } => unknown,
+            Self::Removed(_) => ErrorCode::NameUnknown,
             Self::LoginNeeded { .. } => ErrorCode::Unauthorized,
             Self::Upstream(error) if error.refuses_login() => ErrorCode::Unauthorized,
             Self::Unverified { .. } => ErrorCode::Unavailable,

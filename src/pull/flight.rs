@@ -25,6 +25,11 @@ impl<K, V> Flights<K, V> {
     pub fn new() -> Arc<Self> {
         Arc::new(Self { flying: Mutex::default(), runtime: Handle::current() })
     }
+
+    /// Who comes from now on begins anew: what is under way asks somebody who is not to be asked any more.
+    pub fn renew(&self) {
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// What came of a flight.
@@ -72,7 +77,7 @@ where
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
         // Boxed: the task would have room for it twice.
-        let (work, leave) = (Box::pin(work()), Leave { flights: self.clone(), key });
+        let (work, leave) = (Box::pin(work()), Leave { flights: self.clone(), key, result: result.clone() });
         self.runtime.spawn(hop::carried(async move {
             let value = work.await;
             // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
@@ -87,11 +92,16 @@ where
 struct Leave<K: Eq + Hash, V> {
     flights: Arc<Flights<K, V>>,
     key: K,
+    result: watch::Receiver<Option<V>>,
 }
 
 impl<K: Eq + Hash, V> Drop for Leave<K, V> {
     fn drop(&mut self) {
-        self.flights.flying.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut flying = self.flights.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        // After a renewal it may be another one's.
+        if flying.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
+            flying.remove(&self.key);
+        }
     }
 }
 
@@ -123,6 +133,27 @@ mod tests {
             assert_eq!(other.await.unwrap(), Some((1, true)));
         }
         assert_eq!(ask(flights.clone(), runs).await, Some((2, false)));
+        assert!(flights.flying.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_after_a_renewal_begins_anew() {
+        let flights = Flights::new();
+        let ask = |flights: Arc<Flights<u8, u64>>, seconds: u64| async move {
+            let work = || async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                seconds
+            };
+            flights.join(1, work).await.map(|landed| (landed.value, landed.joined))
+        };
+        let slow = tokio::spawn(ask(flights.clone(), 5));
+        tokio::task::yield_now().await;
+        flights.renew();
+        let new = tokio::spawn(ask(flights.clone(), 10));
+        tokio::task::yield_now().await;
+        assert_eq!(slow.await.unwrap(), Some((5, false)), "it goes on for those who wait for it");
+        assert_eq!(ask(flights.clone(), 1).await, Some((10, true)), "and took nobody else's place");
+        assert_eq!(new.await.unwrap(), Some((10, false)));
         assert!(flights.flying.lock().unwrap().is_empty());
     }
 

@@ -28,6 +28,11 @@ impl Negative {
         Self(Cache::new(REMEMBERED))
     }
 
+    /// Nobody has said anything.
+    pub fn forget(&self) {
+        self.0.invalidate_all();
+    }
+
     /// Whether the upstream said so recently enough.
     fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &What) -> bool {
         self.0.get(&(scope.clone(), what.clone(), asker.key())).is_some_and(|until| Instant::now() < until)

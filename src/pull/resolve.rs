@@ -123,7 +123,12 @@ impl Pull {
             let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), true);
             self.revalidations.begin((scope.clone(), tag.clone(), asker.key()), check);
         };
-        let (within, record) = match (Course::of(plan, record.as_deref(), &site.upstream), record) {
+        // A silence after a 429 is one account's: whoever asks by a login of their own has one of their own.
+        let upstream = match plan {
+            Plan::Behind | Plan::Check(_) => self.upstream(scope, asker)?,
+            Plan::Fresh | Plan::Need => site.upstream.clone(),
+        };
+        let (within, record) = match (Course::of(plan, record.as_deref(), &upstream), record) {
             (Course::Fresh, Some(record)) => return Ok(fresh(&record)),
             (Course::Stale { why, reason, behind }, Some(record)) => {
                 if behind {

@@ -64,6 +64,14 @@ impl Visibility {
         }
     }
 
+    /// Nobody has said anything.
+    pub fn forget(&self) {
+        self.verdicts.invalidate_all();
+        self.words.invalidate_all();
+        self.checks.renew();
+        self.questions.renew();
+    }
+
     /// The upstream said, in answer to whomever, that a repository holds this.
     pub fn heard(&self, scope: &Scope, digest: &Digest) {
         self.words.insert((scope.clone(), *digest), ());

@@ -117,6 +117,11 @@ impl Giver {
     pub fn misled(&self) {
         self.0.misled(Temper::Layer);
     }
+
+    /// What it sent is what it was asked for.
+    pub fn was_right(&self) {
+        self.0.was_right(Temper::Layer);
+    }
 }
 
 impl PartialEq for Giver {

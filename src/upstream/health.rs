@@ -41,6 +41,14 @@ pub(super) enum Temper {
 impl Temper {
     pub(super) const ALL: [Self; 3] = [Self::Check, Self::Pull, Self::Layer];
 
+    /// Those of which the same holds where something false is sent: what answers for a manifest answers for its HEAD.
+    fn alike(self) -> &'static [Self] {
+        match self {
+            Self::Check | Self::Pull => &[Self::Check, Self::Pull],
+            Self::Layer => &[Self::Layer],
+        }
+    }
+
     /// In a word, for people.
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -119,11 +127,13 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its place in the order of addresses for a kind of request, the best first.
-    pub(super) fn rank(&self, temper: Temper) -> u8 {
+    /// Its place in the order of addresses for a kind of request, the best first; of those that have misled, the one whose
+    /// last lie is the oldest.
+    pub(super) fn rank(&self, temper: Temper) -> (u8, Option<Instant>) {
         let (now, state) = (Instant::now(), self.state());
-        let has_misled = state.misled[temper as usize].is_some_and(|at| now < at + MISLED);
-        state.breakers(temper, None).map(|breaker| breaker.rank(now)).max().unwrap_or_default().max(has_misled.into())
+        let misled = state.misled[temper as usize].filter(|at| now < *at + MISLED);
+        let rank = state.breakers(temper, None).map(|breaker| breaker.rank(now)).max().unwrap_or_default();
+        (rank.max(misled.is_some().into()), misled)
     }
 
     /// How it is asked for a kind of request.
@@ -203,7 +213,18 @@ impl Health {
 
     /// It answered, with something that cannot be right: other addresses are tried before it for a while.
     pub(super) fn misled(&self, temper: Temper) {
-        self.state().misled[temper as usize] = Some(Instant::now());
+        let mut state = self.state();
+        for temper in temper.alike() {
+            state.misled[*temper as usize] = Some(Instant::now());
+        }
+    }
+
+    /// What it sent was right after all.
+    pub(super) fn was_right(&self, temper: Temper) {
+        let mut state = self.state();
+        for temper in temper.alike() {
+            state.misled[*temper as usize] = None;
+        }
     }
 
     /// Whether HEAD is of use here.

@@ -80,13 +80,22 @@ impl Upstream {
             StatusCode::FORBIDDEN => answer.redirected,
             _ => false,
         };
-        let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
+        let mut useless = 0;
+        let (origin, answer) = loop {
+            let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
+            let headers = answer.response.headers();
+            let is_page = answer.response.status().is_success() && is_page(content_type(headers).as_deref());
+            let is_other =
+                matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
+            if !(is_page || is_other) || !self.asks_another(origin, Temper::Check, &mut useless, None) {
+                break (origin, answer);
+            }
+        };
         let headers = answer.response.headers();
         let claimed = claimed(headers);
         let digest = match (claimed, reference) {
             _ if !answer.response.status().is_success() => None,
             (Some(claimed), Reference::Digest(asked)) if claimed != *asked => {
-                origin.health().misled(Temper::Check);
                 let problem = format!("asked for {asked}, it says it has {claimed}");
                 return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
             }
@@ -145,22 +154,27 @@ impl Upstream {
                 Reference::Digest(asked) => fetched.is_other_than(asked),
                 Reference::Tag(_) => fetched.is_other_than(&fetched.digest),
             });
+            // Whatever bytes have a digest of their own: what a tag stands for has to be a manifest.
+            let is_none = matches!(reference, Reference::Tag(_)) && fetched.as_ref().is_ok_and(|fetched| !fetched.is_sound());
             if is_other {
                 self.metrics.digest_mismatches_total.with_label_values(&[self.name.as_str()]).inc();
             }
             let class = fetched.as_ref().err().map(UpstreamError::class);
-            let is_useless = is_other || class == Some(Class::Invalid);
+            let is_useless = is_other || is_none || class == Some(Class::Invalid);
             if is_useless && self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
                 earlier = Some(fetched);
                 continue;
             }
             // The same address, or one like it, may do better the next time: bytes went astray on the way.
             let is_glitch = is_other || class == Some(Class::Broken);
+            if fetched.is_ok() && !is_useless {
+                origin.health().was_right(Temper::Pull);
+            }
             let pause = jittered(PAUSE);
             if !is_glitch || repeated || started.elapsed() + pause > self.config.response_timeout {
                 return fetched;
             }
-            repeated = true;
+            (repeated, useless) = (true, 0);
             origin.health().avoid(Temper::Pull);
             tracing::debug!(upstream = %self.name, address = origin.host(), error = fetched.as_ref().err().map(tracing::field::display),
                 "a manifest did not come whole; asking again");

@@ -2,6 +2,7 @@
 //! background work, metrics and the admin interface.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -99,6 +100,7 @@ impl Upstream {
 
     /// It is no upstream of the mirror any more: it has no gauges. What was begun with it ends as ever.
     pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
         let upstream = self.name.as_str();
         for origin in &self.origins {
             let _ = self.metrics.upstream_breaker.remove_label_values(&[upstream, &origin.host()]);
@@ -117,6 +119,9 @@ impl Upstream {
 
     /// Brings the gauges up to date.
     pub fn measure(&self) {
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
         let upstream = self.name.as_str();
         for origin in &self.origins {
             let open = match worst(origin).1 {

@@ -71,7 +71,8 @@ fn within(config: &config::Upstream, proxies: Matcher, variables: &[(&str, &str)
     let variables: HashMap<String, String> =
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let env = Env::new(move |name| variables.get(name).cloned());
-    Upstream::within("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), proxies, env).unwrap()
+    let offline = watch::Sender::new(config.offline);
+    Upstream::within("registry.example".parse().unwrap(), config, Arc::new(Metrics::new()), proxies, env, offline).unwrap()
 }
 
 fn build(config: &config::Upstream) -> Upstream {

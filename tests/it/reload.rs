@@ -2,7 +2,7 @@
 //! (`access/reload.rs`, `tls/reload.rs`).
 
 use crate::outages::offline::switch;
-use crate::support::client::End;
+use crate::support::client::{self, End};
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::{Mirror, Settings};
 use crate::support::upstream::{Act, Auth, Upstream, blob_path, manifest_path};
@@ -200,4 +200,93 @@ async fn roots_are_read_again() {
     std::fs::write(&root, up.root()).unwrap();
     mirror.reload(|_| {}).await.unwrap();
     assert_eq!(&*mirror.get(&path).await.body, &*image.manifest.bytes);
+}
+
+/// Who asks after the change waits for no answer of the old upstream, and what that had not is asked for anew.
+#[tokio::test]
+async fn what_the_old_one_said_or_will_say_does_not_count() {
+    let (old, new) = (Upstream::start().await, Upstream::start().await);
+    let image = Image::small(1);
+    new.push_image(ALPINE, "latest", &image);
+    new.push_image(ALPINE, "1", &image);
+    let mut mirror = Mirror::with(&old, |settings| {
+        settings.set("freshness", "negative", "1h");
+    })
+    .await;
+    let (latest, one) = (manifest_path(ALPINE, "latest"), manifest_path(ALPINE, "1"));
+    assert_eq!(mirror.get(&one).await.status(), 404);
+    let gate = old.gate_head(&format!("HEAD {latest}"));
+    let address = mirror.address();
+    let waiting = tokio::spawn({
+        let latest = latest.clone();
+        async move { client::get(address, &latest, &[]).await.status() }
+    });
+    gate.arrived(1).await;
+    mirror
+        .reload(|settings| {
+            settings.add("docker.io", &new);
+        })
+        .await
+        .unwrap();
+    for path in [&latest, &one] {
+        assert_eq!(&*mirror.get(path).await.body, &*image.manifest.bytes, "{path}");
+    }
+    gate.open();
+    assert_eq!(waiting.await.unwrap(), 404, "it had asked the old one");
+}
+
+/// A request that was under way when its upstream was taken out is told so; and of what is gone no figure stays.
+#[tokio::test]
+async fn an_upstream_that_goes_in_the_middle_of_a_request() {
+    let (hub, gone) = (Upstream::start().await, Upstream::start().await);
+    gone.push_image("acme/app", "1", &Image::small(1));
+    let path = manifest_path("acme/app", "1");
+    gone.on(&path).then(Act::honest().header("ratelimit-remaining", "76;w=21600"));
+    let gate = gone.gate_head(&format!("HEAD {path}"));
+    let mut mirror = Mirror::with(&hub, |settings| {
+        settings.add("gone.example", &gone);
+    })
+    .await;
+    let address = mirror.address();
+    let waiting = tokio::spawn(async move {
+        let path = manifest_path("gone.example/acme/app", "1");
+        client::get(address, &path, &[]).await
+    });
+    gate.arrived(1).await;
+    mirror
+        .reload(|settings| {
+            settings.forget("gone.example");
+        })
+        .await
+        .unwrap();
+    gate.open();
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status(), &*answer.error_code()), (404, "NAME_UNKNOWN"), "{}", answer.text());
+    let text = mirror.admin("/metrics").await.text();
+    assert!(!text.contains("ratelimit_remaining{upstream=\"gone.example\"}"), "{text}");
+}
+
+/// The switch is for all that was begun, also with the upstream as it was before.
+#[tokio::test]
+async fn the_switch_reaches_what_began_before() {
+    let up = Upstream::start().await;
+    let blob = Blob::random(1, 3 << 20);
+    up.push_blob(ALPINE, &blob);
+    let path = blob_path(ALPINE, &blob);
+    let gate = up.gate(&format!("GET {path}"));
+    gate.pass(1 << 20);
+    let mut mirror = Mirror::of(&up).await;
+    let mut download = mirror.open(&path).await;
+    assert_eq!(download.read(1000).await, &blob.bytes[..1000]);
+    mirror
+        .reload(|settings| {
+            settings.hub("parallel", 2);
+        })
+        .await
+        .unwrap();
+    switch(&mirror, true).await;
+    assert!(download.rest().await.end.is_broken(), "not one packet more");
+    switch(&mirror, false).await;
+    gate.open();
+    mirror.pull_blob(ALPINE, &blob).await;
 }

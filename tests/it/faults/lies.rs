@@ -285,3 +285,48 @@ async fn where_one_address_lies_another_is_asked() {
     paged.pull(REPOSITORY, "latest", &image).await;
     assert_eq!(mismatches(&paged).await, 0.0);
 }
+
+/// Addresses of which one lies and the other has erred once: the one whose lie is the oldest is asked first, and is trusted again.
+#[tokio::test]
+async fn one_glitch_does_not_put_an_address_behind_one_that_lies() {
+    let (liar, good) = (Upstream::start().await, Upstream::start().await);
+    let images: Vec<Image> = (0..4).map(Image::small).collect();
+    for (number, image) in images.iter().enumerate() {
+        for up in [&liar, &good] {
+            up.push_image(REPOSITORY, &number.to_string(), image);
+        }
+    }
+    liar.on("GET /v2/*").always(Act::html());
+    good.on("GET /v2/*/manifests/*").then(Act::honest().corrupt());
+    let mirror = Mirror::with(&liar, |settings| {
+        short(settings);
+        settings.hub("url", vec![liar.url(), good.url()]);
+    })
+    .await;
+    for (number, image) in images.iter().enumerate().skip(1) {
+        let answer = mirror.get(&manifest_path(REPOSITORY, number)).await;
+        assert_eq!(&*answer.body, &*image.manifest.bytes, "{number}: {}", answer.status());
+    }
+    assert!(liar.count("GET *") <= 2, "{}", liar.count("GET *"));
+}
+
+/// What is no manifest is none, whatever its type says; and a page in the place of a HEAD is no reason to pull.
+#[tokio::test]
+async fn a_sign_in_page_at_one_address_costs_the_other_no_pull() {
+    for act in [Act::html(), Act::honest().body(r#"{"code":302,"msg":"please sign in"}"#)] {
+        let (first, second) = (Upstream::start().await, Upstream::start().await);
+        let image = Image::small(1);
+        second.push_image(REPOSITORY, "latest", &image);
+        first.push_image(REPOSITORY, "latest", &Image::small(2));
+        first.on("/v2/*").always(act.header("Docker-Content-Digest", ""));
+        let mirror = Mirror::with(&first, |settings| {
+            short(settings);
+            settings.hub("url", vec![first.url(), second.url()]).set("freshness", "fresh_for", "0s");
+        })
+        .await;
+        for _ in 0..4 {
+            assert_eq!(&*mirror.get(&manifest_path(REPOSITORY, "latest")).await.body, &*image.manifest.bytes);
+        }
+        assert!(second.count("GET /v2/*/manifests/*") <= 2, "{}", second.count("GET /v2/*/manifests/*"));
+    }
+}
