@@ -180,7 +180,8 @@ async fn a_manifest_that_did_not_come_whole_is_asked_for_once_more() {
     }
     // Of two addresses the other one is asked.
     let (broken, good) = (always(manifest_reply().truncated(10)).await, always(manifest_reply()).await);
-    build(&config(&[&broken, &good])).manifest(&repository("a/b"), &tag("latest")).await.unwrap();
+    let asked = Reference::Digest(digest_of(MANIFEST.as_bytes()));
+    build(&config(&[&broken, &good])).manifest(&repository("a/b"), &asked).await.unwrap();
     assert_eq!((broken.seen().len(), good.seen().len()), (1, 1));
     // One that takes too long to break off has used the request's time up.
     let slow = always(manifest_reply().stalled(10)).await;
