@@ -6,6 +6,7 @@ mod bundles;
 mod logins;
 mod outages;
 mod shared;
+mod several;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -10,7 +10,7 @@ use crate::support::upstream::{Upstream, blob_path, manifest_path};
 use crate::support::within;
 
 /// A tar of an image layout, its index first.
-fn bundle(images: &[(String, Image)]) -> Vec<u8> {
+pub(super) fn bundle(images: &[(String, Image)]) -> Vec<u8> {
     let entry = |(name, image): &(String, Image)| {
         let mut entry = image.manifest.descriptor();
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
@@ -31,7 +31,7 @@ fn bundle(images: &[(String, Image)]) -> Vec<u8> {
 }
 
 /// Sends so much of a bundle.
-async fn send(mirror: &Mirror, bundle: &[u8], bytes: usize) -> Connection {
+pub(super) async fn send(mirror: &Mirror, bundle: &[u8], bytes: usize) -> Connection {
     let mut connection = Connection::open(mirror.admin_address()).await;
     let length = bundle.len().to_string();
     connection.send("POST", "/api/v1/import", &[("Content-Length", length.as_str())]).await;
