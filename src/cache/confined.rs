@@ -333,8 +333,7 @@ impl Cache {
     pub(super) fn prune_confined(&self) {
         // A file that the index does not know may be taken in yet.
         let is_here = |digest: &Digest| !matches!(self.store.find(digest), Ok(None));
-        self.confined
-            .prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
+        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
     }
 }
 

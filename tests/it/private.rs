@@ -5,8 +5,8 @@
 mod bundles;
 mod logins;
 mod outages;
-mod shared;
 mod several;
+mod shared;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

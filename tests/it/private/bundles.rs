@@ -25,8 +25,11 @@ pub(super) fn bundle(images: &[(String, Image)]) -> Vec<u8> {
         archive.append_data(&mut header, path, bytes).unwrap();
     };
     append("index.json", index.to_string().as_bytes());
+    let mut seen = std::collections::HashSet::new();
     let blobs = images.iter().flat_map(|(_, image)| image.blobs().chain([&image.manifest]));
-    blobs.for_each(|blob: &Blob| append(&format!("blobs/sha256/{}", blob.digest.hex()), &blob.bytes));
+    blobs
+        .filter(|blob| seen.insert(blob.digest))
+        .for_each(|blob: &Blob| append(&format!("blobs/sha256/{}", blob.digest.hex()), &blob.bytes));
     archive.into_inner().unwrap()
 }
 
