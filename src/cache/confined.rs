@@ -1,17 +1,18 @@
 //! What came through upstreams that are not everybody's.
 //!
 //! Content lies under its digest, whoever it came from, and a digest is no secret. So what comes through such an
-//! upstream is confined to it before it is here: a small file `private/<algorithm>-<hex>` holds the upstream's name until
-//! another upstream says that it has the content, too. What a bundle brings before it is known which of its images needs it
-//! is nobody's until then: its file is empty. All of them are in memory; a mirror of public registries has none, and pays
-//! one look at a flag. Who may see confined content is not decided here. Called by `pull` and `transfer`.
+//! upstream is confined to it before it is here: a small file `private/<algorithm>-<hex>` holds the upstream's name. Another
+//! such upstream that says that it has the content, too, is added, one name a line; one that is everybody's ends it. What
+//! a bundle brings before it is known which of its images needs it is nobody's until then: its file is empty. All of them are
+//! in memory; a mirror of public registries has none, and pays one look at a flag. Who may see confined content is not
+//! decided here. Called by `pull` and `transfer`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fs, io, slice};
 
 use tokio::task::spawn_blocking;
 
@@ -22,13 +23,38 @@ use crate::oci::{Digest, UpstreamName};
 /// How often, and for how long after it was confined at the least, it is looked whether content is still here.
 const LOOK: Duration = Duration::from_secs(3600);
 
+/// The upstreams that content is confined to, in order. None: it is not known yet, or the file does not say it any more. Then
+/// it is nobody's. Cheap to clone.
+pub type Holders = Arc<[UpstreamName]>;
+
 #[derive(Clone, Debug)]
 struct Mark {
-    /// `None`: it is not known yet, or the file does not say it any more. Then it is nobody's.
-    upstream: Option<UpstreamName>,
+    holders: Holders,
     since: Instant,
-    /// The file is there, so that the next process knows, too.
+    /// The file says the same, so that the next process knows, too.
     written: bool,
+}
+
+impl Mark {
+    /// Whether it says something new.
+    fn add(&mut self, upstreams: &[UpstreamName]) -> bool {
+        if upstreams.iter().all(|upstream| self.holders.contains(upstream)) {
+            return false;
+        }
+        let all: BTreeSet<_> = self.holders.iter().chain(upstreams).cloned().collect();
+        (self.holders, self.written) = (all.into_iter().collect(), false);
+        true
+    }
+}
+
+/// What the file of a mark says: one name a line.
+pub(super) fn parse(text: &str) -> Holders {
+    let names: BTreeSet<UpstreamName> = text.lines().filter_map(|name| name.trim().parse().ok()).collect();
+    names.into_iter().collect()
+}
+
+fn text(holders: &Holders) -> String {
+    holders.iter().map(UpstreamName::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// All confined content of a cache.
@@ -40,6 +66,9 @@ pub struct Confined {
     /// The upstreams that are not everybody's.
     private: RwLock<BTreeSet<UpstreamName>>,
     marks: RwLock<HashMap<Digest, Mark>>,
+    /// Who changes a file has it: what was read from the marks is what is written, and the last to write knows the most.
+    /// Taken before `marks`, and never while that is held, which every request takes.
+    files: Mutex<()>,
     looked: Mutex<Instant>,
 }
 
@@ -57,11 +86,12 @@ impl Confined {
             let entry = entry?;
             let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) else { continue };
             // A file that was cut off by a power cut still says that the content is not everybody's.
-            let upstream = fs::read_to_string(entry.path()).ok().and_then(|name| name.trim().parse().ok());
-            marks.insert(digest, Mark { upstream, since, written: true });
+            let holders = fs::read_to_string(entry.path()).map(|text| parse(&text)).unwrap_or_default();
+            marks.insert(digest, Mark { holders, since, written: true });
         }
         let (active, private) = (AtomicBool::new(!marks.is_empty()), RwLock::default());
-        Ok(Self { folder, active, private, marks: RwLock::new(marks), looked: Mutex::new(since) })
+        let (marks, files) = (RwLock::new(marks), Mutex::default());
+        Ok(Self { folder, active, private, marks, files, looked: Mutex::new(since) })
     }
 
     /// Says which upstreams are not everybody's.
@@ -78,12 +108,12 @@ impl Confined {
         self.active.load(Ordering::Acquire)
     }
 
-    /// To which upstream content is confined. `Some(None)`: to none that is known any more.
-    pub fn of(&self, digest: &Digest) -> Option<Option<UpstreamName>> {
+    /// To which upstreams content is confined; `None`: it is everybody's.
+    pub fn of(&self, digest: &Digest) -> Option<Holders> {
         if !self.is_active() {
             return None;
         }
-        self.marks.read().unwrap_or_else(PoisonError::into_inner).get(digest).map(|mark| mark.upstream.clone())
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).get(digest).map(|mark| mark.holders.clone())
     }
 
     /// Whether an upstream is not everybody's.
@@ -101,18 +131,28 @@ impl Confined {
     }
 
     /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that. What is
-    /// confined to an upstream stays that one's; what is nobody's becomes `upstream`'s.
-    fn insert(&self, digest: Digest, upstream: Option<&UpstreamName>) -> bool {
+    /// confined to others stays theirs: that it may come is nobody's word. What is nobody's becomes `upstreams`'.
+    fn insert(&self, digest: Digest, upstreams: &[UpstreamName]) -> bool {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         let since = Instant::now();
-        let mark = marks.entry(digest).or_insert_with(|| Mark { upstream: None, since, written: false });
+        let mark = marks.entry(digest).or_insert_with(|| Mark { holders: Holders::default(), since, written: false });
         // It is about to come again: the next look must not find it gone.
         mark.since = since;
-        if mark.upstream.is_none() && upstream.is_some() {
-            (mark.upstream, mark.written) = (upstream.cloned(), false);
+        if mark.holders.is_empty() {
+            mark.add(upstreams);
         }
         self.active.store(true, Ordering::Release);
         !mark.written
+    }
+
+    /// These have it, too. Whether that is new, and still to be written. What is everybody's stays so.
+    fn add(&self, digest: &Digest, upstreams: &[UpstreamName]) -> bool {
+        let knows = |holders: &Holders| upstreams.iter().all(|upstream| holders.contains(upstream));
+        if self.of(digest).is_none_or(|holders| knows(&holders)) {
+            return false;
+        }
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        marks.get_mut(digest).is_some_and(|mark| mark.add(upstreams))
     }
 
     fn replace(&self, store: &Store, path: &Path, text: &str) -> io::Result<()> {
@@ -125,19 +165,33 @@ impl Confined {
         }
     }
 
-    /// Blocks. Several at one time write the same.
-    fn write(&self, store: &Store, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
-        let written = self.replace(store, &self.path(digest), upstream.map_or("", UpstreamName::as_str));
-        if written.is_ok()
-            && let Some(mark) = self.marks.write().unwrap_or_else(PoisonError::into_inner).get_mut(digest)
-        {
+    /// Blocks. Writes down what the mark says by now, unless somebody has.
+    fn write(&self, store: &Store, digest: &Digest) -> io::Result<()> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwritten = {
+            let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+            marks.get(digest).filter(|mark| !mark.written).map(|mark| mark.holders.clone())
+        };
+        let Some(holders) = unwritten else { return Ok(()) };
+        self.replace(store, &self.path(digest), &text(&holders))?;
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever was added in the meantime is waiting to write.
+        if let Some(mark) = marks.get_mut(digest).filter(|mark| mark.holders == holders) {
             mark.written = true;
         }
-        written
+        Ok(())
+    }
+
+    /// Blocks. Removes the file of what has no mark any more, and has not got one anew.
+    fn unwrite(&self, digest: &Digest) {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.of(digest).is_none() {
+            let _ = fs::remove_file(self.path(digest));
+        }
     }
 
     /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
-    fn prune(&self, store: &Store, is_here: impl Fn(&Digest) -> bool) {
+    fn prune(&self, is_here: impl Fn(&Digest) -> bool) {
         {
             let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
             if looked.elapsed() < LOOK {
@@ -145,10 +199,10 @@ impl Confined {
             }
             *looked = Instant::now();
         }
-        self.forget(store, LOOK, is_here);
+        self.forget(LOOK, is_here);
     }
 
-    fn forget(&self, store: &Store, age: Duration, is_here: impl Fn(&Digest) -> bool) {
+    fn forget(&self, age: Duration, is_here: impl Fn(&Digest) -> bool) {
         let old: Vec<Digest> = {
             let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
             marks.iter().filter(|(_, mark)| mark.since.elapsed() >= age).map(|(digest, _)| *digest).collect()
@@ -159,12 +213,8 @@ impl Confined {
                 let is_old = marks.get(&digest).is_some_and(|mark| mark.since.elapsed() >= age);
                 is_old && marks.remove(&digest).is_some()
             };
-            // Not under the lock, which every request takes. So somebody may have confined it anew, and written that down.
             if forgotten {
-                let _ = fs::remove_file(self.path(&digest));
-                if let Some(upstream) = self.of(&digest) {
-                    let _ = self.write(store, &digest, upstream.as_ref());
-                }
+                self.unwrite(&digest);
             }
         }
     }
@@ -174,40 +224,54 @@ impl Cache {
     /// Confines content to an upstream, before it comes through it. What is cached already keeps its mark, or its lack of
     /// one. After an error the caller must not keep the content. Cancel-safe.
     pub async fn confine(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
-        if !self.mark(digest, Some(upstream)) {
+        if !self.mark(digest, slice::from_ref(upstream)) {
             return Ok(());
         }
-        let (this, digest, upstream) = (self.clone(), *digest, upstream.clone());
-        let write = move || this.confined.write(&this.store, &digest, Some(&upstream));
-        spawn_blocking(write).await.map_err(io::Error::other)?
+        self.write_mark(digest).await
+    }
+
+    /// Another upstream that is not everybody's has the content, too, by its own word. What is everybody's stays so. After an
+    /// error that is in memory alone. Cancel-safe.
+    pub async fn admit(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
+        if !self.confined.add(digest, slice::from_ref(upstream)) {
+            return Ok(());
+        }
+        self.write_mark(digest).await
+    }
+
+    async fn write_mark(self: &Arc<Self>, digest: &Digest) -> io::Result<()> {
+        let (this, digest) = (self.clone(), *digest);
+        spawn_blocking(move || this.confined.write(&this.store, &digest)).await.map_err(io::Error::other)?
     }
 
     /// Blocks. As [`Cache::confine`], of a bundle's content. `None`: whose it is is not known yet, and [`Cache::settle`] says
     /// it.
     pub fn confine_brought(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
-        if !self.mark(digest, upstream) {
+        if !self.mark(digest, upstream.map_or(&[], slice::from_ref)) {
             return Ok(());
         }
-        self.confined.write(&self.store, digest, upstream)
+        self.confined.write(&self.store, digest)
     }
 
     /// Marks what is not here. Whether that must be written down before it comes.
-    fn mark(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> bool {
+    fn mark(&self, digest: &Digest, upstreams: &[UpstreamName]) -> bool {
         let here = self.index.contains(digest) || self.memory.get(digest).is_some();
-        !here && self.confined.insert(*digest, upstream)
+        !here && self.confined.insert(*digest, upstreams)
     }
 
-    /// Blocks. Says whose content is that an image of a bundle needs: a private upstream's, if it was nobody's until now; or
+    /// Blocks. Says whose content is that images of a bundle need: these private upstreams', besides whose it was; or
     /// everybody's (`None`), whosever it was.
-    pub fn settle(&self, digest: &Digest, upstream: Option<&UpstreamName>) -> io::Result<()> {
-        let Some(holder) = self.confined.of(digest) else { return Ok(()) };
-        match (upstream, holder) {
-            (Some(_), Some(_)) => Ok(()),
-            (Some(upstream), None) => {
-                self.confined.insert(*digest, Some(upstream));
-                self.confined.write(&self.store, digest, Some(upstream))
+    pub fn settle(&self, digest: &Digest, upstreams: Option<&[UpstreamName]>) -> io::Result<()> {
+        if self.confined.of(digest).is_none() {
+            return Ok(());
+        }
+        match upstreams {
+            Some(upstreams) => {
+                self.confined.add(digest, upstreams);
+                self.confined.write(&self.store, digest)
             }
-            (None, _) => {
+            None => {
+                let _files = self.confined.files.lock().unwrap_or_else(PoisonError::into_inner);
                 match fs::remove_file(self.confined.path(digest)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -219,7 +283,7 @@ impl Cache {
     }
 
     /// An upstream that is everybody's has the content, too.
-    pub async fn release(&self, digest: &Digest) {
+    pub async fn release(self: &Arc<Self>, digest: &Digest) {
         if self.confined.of(digest).is_none() {
             return;
         }
@@ -228,9 +292,9 @@ impl Cache {
             marks.remove(digest).is_some()
         };
         if removed {
-            let path = self.confined.path(digest);
+            let (this, digest) = (self.clone(), *digest);
             // If that fails the upstream is asked once more, in the next process's time.
-            let _ = spawn_blocking(move || fs::remove_file(path)).await;
+            let _ = spawn_blocking(move || this.confined.unwrite(&digest)).await;
         }
     }
 
@@ -246,11 +310,12 @@ impl Cache {
             let _ = self.survey_manifest(&scope, &digest, None);
         }
         let (mut failed, mut new) = (None, 0);
-        for (digest, upstream) in self.catalog.confined(|upstream| confined.is_private(upstream)) {
-            // A manifest that names what is nobody's is no proof of whose it is.
-            if confined.of(&digest) != Some(None) && confined.insert(digest, Some(&upstream)) {
+        for (digest, upstreams) in self.catalog.confined(|upstream| confined.is_private(upstream)) {
+            // A manifest that names what is nobody's is no proof of whose it is; nor that what is another's is this one's, too.
+            let is_nobodys = confined.of(&digest).is_some_and(|holders| holders.is_empty());
+            if !is_nobodys && confined.insert(digest, &upstreams) {
                 new += 1;
-                failed = confined.write(&self.store, &digest, Some(&upstream)).err().or(failed);
+                failed = confined.write(&self.store, &digest).err().or(failed);
             }
         }
         if new > 0 {
@@ -268,8 +333,7 @@ impl Cache {
     pub(super) fn prune_confined(&self) {
         // A file that the index does not know may be taken in yet.
         let is_here = |digest: &Digest| !matches!(self.store.find(digest), Ok(None));
-        self.confined
-            .prune(&self.store, |digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
+        self.confined.prune(|digest| self.index.contains(digest) || self.store.has_ingest(digest) || is_here(digest));
     }
 }
 
@@ -286,16 +350,62 @@ mod tests {
         let name: UpstreamName = "private.example:5000".parse().unwrap();
         let confined = Confined::load(&store).unwrap();
         assert!(!confined.is_active());
-        assert!(confined.insert(a, Some(&name)) && confined.insert(a, Some(&name)), "until it is written down");
-        confined.write(&store, &a, Some(&name)).unwrap();
-        assert!(!confined.insert(a, Some(&name)) && confined.insert(b, Some(&name)));
-        confined.write(&store, &b, Some(&name)).unwrap();
+        let names = slice::from_ref(&name);
+        assert!(confined.insert(a, names) && confined.insert(a, names), "until it is written down");
+        confined.write(&store, &a).unwrap();
+        assert!(!confined.insert(a, names) && confined.insert(b, names));
+        confined.write(&store, &b).unwrap();
         fs::write(confined.path(&b), b"").unwrap();
 
         let confined = Confined::load(&store).unwrap();
         assert!(confined.is_active());
-        assert_eq!((confined.of(&a), confined.of(&b)), (Some(Some(name)), Some(None)));
+        assert_eq!((confined.of(&a), confined.of(&b)), (Some([name].into()), Some(Holders::default())));
         assert_eq!(confined.of(&Digest::of(Algorithm::Sha256, b"c")), None);
+    }
+
+    #[test]
+    fn a_file_has_one_name_a_line() {
+        let (a, b): (UpstreamName, UpstreamName) = ("a.example".parse().unwrap(), "b.example:5000".parse().unwrap());
+        for (written, holders) in [
+            ("a.example", Holders::from([a.clone()])),
+            ("a.example\n", Holders::from([a.clone()])),
+            ("b.example:5000\na.example", Holders::from([a.clone(), b.clone()])),
+            ("", Holders::default()),
+            ("no name\n\0\0", Holders::default()),
+        ] {
+            assert_eq!(parse(written), holders, "{written:?}");
+            assert_eq!(parse(&text(&holders)), holders);
+        }
+        assert_eq!(text(&[a.clone()].into()), "a.example", "as it was when there could be one name only");
+        assert_eq!(text(&[a, b].into()), "a.example\nb.example:5000");
+    }
+
+    /// That something may come through an upstream adds it to nothing; its word does.
+    #[test]
+    fn upstreams_that_add_themselves_at_one_moment_are_all_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let names: Vec<UpstreamName> = (0..8).map(|n| format!("u{n}.example").parse().unwrap()).collect();
+        let confined = Confined::load(&store).unwrap();
+        for round in 0..50_u8 {
+            let digest = Digest::of(Algorithm::Sha256, &[round]);
+            assert!(!confined.add(&digest, &names), "it is everybody's");
+            confined.insert(digest, &names[..1]);
+            confined.write(&store, &digest).unwrap();
+            assert!(!confined.insert(digest, &names[1..2]) && confined.of(&digest) == Some(names[..1].into()));
+            let start = std::sync::Barrier::new(names.len() - 1);
+            std::thread::scope(|threads| {
+                for name in &names[1..] {
+                    threads.spawn(|| {
+                        start.wait();
+                        assert!(confined.add(&digest, slice::from_ref(name)));
+                        confined.write(&store, &digest).unwrap();
+                    });
+                }
+            });
+            assert!(!confined.add(&digest, &names));
+            assert_eq!(Confined::load(&store).unwrap().of(&digest).as_deref(), Some(&*names), "round {round}");
+        }
     }
 
     /// Content whose mark is in memory alone would be everybody's after a restart.
@@ -312,7 +422,7 @@ mod tests {
         }
         fs::remove_file(config.dir.join("private")).unwrap();
         cache.confine(&digest, &name).await.unwrap();
-        assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some(Some(name)));
+        assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some([name].into()));
     }
 
     #[test]
@@ -323,12 +433,12 @@ mod tests {
         let name: UpstreamName = "private.example".parse().unwrap();
         let confined = Confined::load(&store).unwrap();
         for digest in [here, gone] {
-            confined.insert(digest, Some(&name));
-            confined.write(&store, &digest, Some(&name)).unwrap();
+            confined.insert(digest, slice::from_ref(&name));
+            confined.write(&store, &digest).unwrap();
         }
-        confined.forget(&store, LOOK, |_| false);
+        confined.forget(LOOK, |_| false);
         assert!(confined.of(&gone).is_some(), "too young");
-        confined.forget(&store, Duration::ZERO, |digest| *digest == here);
+        confined.forget(Duration::ZERO, |digest| *digest == here);
         assert_eq!((confined.of(&here).is_some(), confined.of(&gone).is_some()), (true, false));
         assert!(confined.path(&here).exists() && !confined.path(&gone).exists());
     }

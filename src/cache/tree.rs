@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 
+use super::confined::{self, Holders};
 use super::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use super::store::{StoreError, VERSION};
 use crate::oci::{Digest, Repository, Scope, Tag, UpstreamName};
@@ -56,10 +57,9 @@ impl Tree {
         }
     }
 
-    /// To which upstream content is confined ([`super::confined`]). `Some(None)`: to none that is known.
-    pub fn confined(&self, digest: &Digest) -> Option<Option<UpstreamName>> {
-        let name = fs::read_to_string(self.root.join("private").join(digest.file_name())).ok()?;
-        Some(name.trim().parse().ok())
+    /// To which upstreams content is confined ([`super::confined`]); `None`: it is everybody's.
+    pub fn confined(&self, digest: &Digest) -> Option<Holders> {
+        fs::read_to_string(self.root.join("private").join(digest.file_name())).ok().map(|text| confined::parse(&text))
     }
 
     /// The size in bytes of a published file, and when it was last used (to the minute).

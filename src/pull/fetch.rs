@@ -63,7 +63,9 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
         }
-        Ok(self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held.bytes)
+        let bytes = self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held.bytes;
+        self.vouch_for_others(scope, Evidence::Manifest(Reference::Digest(*digest)), digest).await?;
+        Ok(bytes)
     }
 
     /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here
@@ -109,9 +111,19 @@ impl Pull {
         };
         reader.ended().await;
         if self.cache.has(digest).is_some() {
+            self.vouch_for_others(scope, Evidence::Blob(*digest), digest).await?;
             return Ok(true);
         }
         Err(PullError::Fill(FillError::from(std::io::Error::other("the blob was downloaded and could not be kept"))))
+    }
+
+    /// What has come is confined to others, as where theirs was the download that was joined: this upstream is asked for its own
+    /// word, without which it would be closed to this one's repositories later.
+    async fn vouch_for_others(self: &Arc<Self>, scope: &Scope, evidence: Evidence, digest: &Digest) -> Result<(), PullError> {
+        match self.cache.confined.of(digest) {
+            Some(holders) if !holders.contains(&scope.upstream) => self.vouch(scope, &Asker::Mirror, evidence).await,
+            _ => Ok(()),
+        }
     }
 
     /// All tags of a repository, as the upstream lists them.

@@ -195,6 +195,9 @@ impl Pull {
             self.cache.release(digest).await;
         } else if self.confine(scope, digest).await.is_err() {
             return Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory });
+        } else {
+            // It may have been others' before.
+            self.admit(scope, digest).await;
         }
         if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");

@@ -5,6 +5,7 @@
 mod bundles;
 mod logins;
 mod outages;
+mod several;
 mod shared;
 
 use base64::Engine as _;

@@ -1,6 +1,6 @@
 //! Which repository holds what, for content that is not everybody's.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Catalog, Repo};
 use crate::cache::evict::Id;
@@ -38,8 +38,8 @@ impl Catalog {
         unread.map(|(repo, id)| (repo.scope.clone(), state.objects.digest(id))).collect()
     }
 
-    /// What only repositories of upstreams that are `private` refer to, each with one of them.
-    pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, UpstreamName)> {
+    /// What only repositories of upstreams that are `private` refer to, each with all of these.
+    pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, Vec<UpstreamName>)> {
         let inner = self.lock();
         let state = self.index.lock();
         let below = |repo: &Repo| {
@@ -54,7 +54,14 @@ impl Catalog {
         };
         let open: HashSet<Id> = inner.repos.values().filter(|repo| !private(&repo.scope.upstream)).flat_map(below).collect();
         let theirs = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
-        let theirs = theirs.flat_map(|repo| below(repo).into_iter().map(|id| (id, repo.scope.upstream.clone())));
-        theirs.filter(|(id, _)| !open.contains(id)).map(|(id, upstream)| (state.objects.digest(id), upstream)).collect()
+        let theirs = theirs.flat_map(|repo| below(repo).into_iter().map(|id| (id, &repo.scope.upstream)));
+        let mut holders: HashMap<Id, Vec<UpstreamName>> = HashMap::new();
+        for (id, upstream) in theirs.filter(|(id, _)| !open.contains(id)) {
+            let holders = holders.entry(id).or_default();
+            if !holders.contains(upstream) {
+                holders.push(upstream.clone());
+            }
+        }
+        holders.into_iter().map(|(id, upstreams)| (state.objects.digest(id), upstreams)).collect()
     }
 }

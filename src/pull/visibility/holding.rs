@@ -2,8 +2,8 @@
 //!
 //! Content lies under its digest, whoever it came from. Of an upstream that is not everybody's it is served under a
 //! repository only if a tag or manifest of that repository, which is here, refers to it, or the upstream says that the
-//! repository has it. What is confined to one upstream ([`crate::cache::confined`]) no other one opens without its own
-//! word; a public one that gives it opens it for all.
+//! repository has it. What is confined to some upstreams ([`crate::cache::confined`]) no other one opens without its own
+//! word, which is written down; a public one that gives it opens it for all.
 
 use std::io;
 use std::sync::Arc;
@@ -46,7 +46,12 @@ impl Pull {
         if is_open(site.visibility) && confined.is_none() {
             return Ok(());
         }
-        if self.visibility.words.contains_key(&(scope.clone(), digest)) || self.is_known_to_hold(scope, &digest) {
+        if self.visibility.words.contains_key(&(scope.clone(), digest)) {
+            // It may have come through another upstream since.
+            self.admit(scope, &digest).await;
+            return Ok(());
+        }
+        if self.is_known_to_hold(scope, &digest) {
             return Ok(());
         }
         Box::pin(self.ask_for_word(scope, asker, &evidence, digest)).await
@@ -66,8 +71,9 @@ impl Pull {
             async move {
                 ask(&*upstream?, &scope, &evidence).await?;
                 this.visibility.heard(&scope, &digest);
-                if this.is_open(&scope) {
-                    this.cache.release(&digest).await;
+                match this.is_open(&scope) {
+                    true => this.cache.release(&digest).await,
+                    false => this.admit(&scope, &digest).await,
                 }
                 Ok(())
             }
@@ -87,7 +93,7 @@ impl Pull {
     fn is_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
         let own = match self.cache.confined.of(digest) {
             None => true,
-            Some(upstream) => upstream.as_ref() == Some(&scope.upstream),
+            Some(holders) => holders.contains(&scope.upstream),
         };
         if !own || self.is_open(scope) {
             return false;
@@ -118,12 +124,23 @@ impl Pull {
         })
     }
 
+    /// The upstream said that it has this: it is its, too, also for the next process. Without that it is asked once more then.
+    pub(in crate::pull) async fn admit(&self, scope: &Scope, digest: &Digest) {
+        if self.is_open(scope) {
+            return;
+        }
+        if let Err(error) = self.cache.admit(digest, &scope.upstream).await {
+            tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot write down that this upstream has this content, too");
+        }
+    }
+
     /// This manifest, which was here already, is the repository's, too: the upstream said so, or it has been vouched for.
     pub(in crate::pull) async fn adopt(&self, scope: &Scope, digest: &Digest, media_type: &MediaType) {
         if self.is_open(scope) {
             return;
         }
         self.visibility.heard(scope, digest);
+        self.admit(scope, digest).await;
         if !self.cache.catalog.has_manifest(scope, digest) {
             let record = ManifestRecord { media_type: media_type.clone() };
             self.cache.set_manifest_record(scope, digest, &record).await;

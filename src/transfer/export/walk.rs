@@ -144,14 +144,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// An image of a public upstream has what that upstream has given, or has said to have: not what came through a private one
-    /// alone, whatever its manifest names. The other side believes the bundle.
+    /// An image has what its upstream has given, or has said to have: not what came through a private one alone, whatever its
+    /// manifest names. The other side believes the bundle.
     fn may_have(&self, scope: &Scope, digest: &Digest) -> Result<(), String> {
-        if self.private.is_empty() || self.private.contains(&scope.upstream) {
+        if self.private.is_empty() {
             return Ok(());
         }
         match self.tree.confined(digest) {
             None => Ok(()),
+            Some(holders) if self.private.contains(&scope.upstream) && holders.contains(&scope.upstream) => Ok(()),
             Some(_) => {
                 Err(format!("{digest} came through an upstream that is not everybody's, and {scope} has not said to have it"))
             }

@@ -5,7 +5,8 @@
 //! everything new is nobody's until all images have been looked through, and stays so if it never comes to that. Then what
 //! an image of a public upstream needs is everybody's, also where it was a private one's: layers are shared, and a site that
 //! can ask nobody has no other word than the bundle's. That it is true is for who exports it ([`super::super::export`]), and
-//! for the key that bundles are signed with. The rest is the private upstream's. Blocks.
+//! for the key that bundles are signed with. The rest is the private upstream's, or
+//! all of theirs whose images need it. Blocks.
 
 use std::collections::HashMap;
 use std::io;
@@ -61,16 +62,18 @@ impl Custody {
     }
 }
 
-/// Everything that the images of a bundle need, and the private upstream whose it is; `None`: it is everybody's.
+/// Everything that the images of a bundle need, and the private upstreams whose it is; `None`: it is everybody's.
 #[derive(Debug, Default)]
-pub(super) struct Kept(HashMap<Digest, Option<UpstreamName>>);
+pub(super) struct Kept(HashMap<Digest, Option<Vec<UpstreamName>>>);
 
 impl Kept {
-    /// An image needs this. `private`: its upstream, if it is not everybody's. Of several of these the first one counts.
+    /// An image needs this. `private`: its upstream, if it is not everybody's.
     pub fn insert(&mut self, digest: Digest, private: Option<&UpstreamName>) {
-        let holder = self.0.entry(digest).or_insert_with(|| private.cloned());
-        if private.is_none() {
-            *holder = None;
+        let holders = self.0.entry(digest).or_insert_with(|| Some(Vec::new()));
+        match (private, &mut *holders) {
+            (Some(upstream), Some(known)) if !known.contains(upstream) => known.push(upstream.clone()),
+            (Some(_), _) => {}
+            (None, _) => *holders = None,
         }
     }
 
@@ -79,9 +82,9 @@ impl Kept {
         self.0.contains_key(digest)
     }
 
-    /// The private upstream whose it is; `None`: it is everybody's.
+    /// A private upstream whose it is, until [`Kept::settle`] says all of them; `None`: it is everybody's.
     pub fn holder(&self, digest: &Digest) -> Option<&UpstreamName> {
-        self.0.get(digest)?.as_ref()
+        self.0.get(digest)?.as_ref()?.first()
     }
 
     /// Says whose all of it is.
@@ -89,6 +92,6 @@ impl Kept {
         if !cache.confined.is_active() {
             return Ok(());
         }
-        self.0.iter().try_for_each(|(digest, holder)| cache.settle(digest, holder.as_ref()))
+        self.0.iter().try_for_each(|(digest, holders)| cache.settle(digest, holders.as_deref()))
     }
 }

@@ -10,7 +10,7 @@ use crate::support::upstream::{Upstream, blob_path, manifest_path};
 use crate::support::within;
 
 /// A tar of an image layout, its index first.
-fn bundle(images: &[(String, Image)]) -> Vec<u8> {
+pub(super) fn bundle(images: &[(String, Image)]) -> Vec<u8> {
     let entry = |(name, image): &(String, Image)| {
         let mut entry = image.manifest.descriptor();
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
@@ -25,13 +25,16 @@ fn bundle(images: &[(String, Image)]) -> Vec<u8> {
         archive.append_data(&mut header, path, bytes).unwrap();
     };
     append("index.json", index.to_string().as_bytes());
+    let mut seen = std::collections::HashSet::new();
     let blobs = images.iter().flat_map(|(_, image)| image.blobs().chain([&image.manifest]));
-    blobs.for_each(|blob: &Blob| append(&format!("blobs/sha256/{}", blob.digest.hex()), &blob.bytes));
+    blobs
+        .filter(|blob| seen.insert(blob.digest))
+        .for_each(|blob: &Blob| append(&format!("blobs/sha256/{}", blob.digest.hex()), &blob.bytes));
     archive.into_inner().unwrap()
 }
 
 /// Sends so much of a bundle.
-async fn send(mirror: &Mirror, bundle: &[u8], bytes: usize) -> Connection {
+pub(super) async fn send(mirror: &Mirror, bundle: &[u8], bytes: usize) -> Connection {
     let mut connection = Connection::open(mirror.admin_address()).await;
     let length = bundle.len().to_string();
     connection.send("POST", "/api/v1/import", &[("Content-Length", length.as_str())]).await;

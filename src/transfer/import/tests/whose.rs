@@ -19,14 +19,19 @@ fn guarded() -> Site {
 }
 
 impl Site {
-    /// To whom content is confined, as the next process would know it, too.
-    fn of(&self, bytes: &[u8]) -> Option<Option<UpstreamName>> {
+    /// To whom content is confined (to none: it is nobody's), as the next process would know it, too.
+    fn of(&self, bytes: &[u8]) -> Option<Vec<UpstreamName>> {
         let digest = digest(bytes);
-        let known = self.cache.confined.of(&digest);
+        let known = self.cache.confined.of(&digest).map(|holders| holders.to_vec());
         let file = self.folder().join("private").join(format!("sha256-{}", digest.hex()));
-        let written = std::fs::read_to_string(file).ok().map(|name| name.parse().ok());
+        let written = std::fs::read_to_string(file).ok().map(|names| names.lines().map(|name| name.parse().unwrap()).collect());
         assert_eq!(known, written, "memory and disk say the same");
         known
+    }
+
+    /// Only on the disk, as an export sees it.
+    fn confine_to(&self, bytes: &[u8], text: &str) {
+        std::fs::write(self.folder().join("private").join(format!("sha256-{}", digest(bytes).hex())), text).unwrap();
     }
 
     fn has(&self, bytes: &[u8]) -> bool {
@@ -85,10 +90,10 @@ async fn an_import_that_breaks_off_leaves_nothing_open() {
         files
     };
     let cases = [
-        (one.clone(), Some(Some(private()))),
-        (index_last(&one), Some(None)),
-        (both.clone(), Some(None)),
-        (index_last(&public), Some(None)),
+        (one.clone(), Some(vec![private()])),
+        (index_last(&one), Some(vec![])),
+        (both.clone(), Some(vec![])),
+        (index_last(&public), Some(vec![])),
         (public, None),
     ];
     for (n, (files, expected)) in cases.into_iter().enumerate() {
@@ -129,11 +134,11 @@ async fn a_whole_bundle_says_whose_its_content_is() {
         let site = guarded();
         if interrupted {
             import_broken(&site, &whole).await;
-            assert_eq!((site.of(LAYER), site.of(OWN)), (Some(None), Some(None)));
+            assert_eq!((site.of(LAYER), site.of(OWN)), (Some(vec![]), Some(vec![])));
         }
         site.import(&whole).await.unwrap();
         for theirs in [LAYER, &secret] {
-            assert_eq!(site.of(theirs), Some(Some(private())), "{interrupted}: {}", String::from_utf8_lossy(theirs));
+            assert_eq!(site.of(theirs), Some(vec![private()]), "{interrupted}: {}", String::from_utf8_lossy(theirs));
         }
         for everybodys in [OWN, SHARED, CONFIG, &open] {
             assert!(site.has(everybodys));
@@ -153,7 +158,7 @@ async fn a_public_manifest_opens_nothing_that_a_bundle_brings() {
     site.cache.learn_manifest(&scope, &digest(&evil), &media_type).await;
     let secret = image(&[LAYER, SHARED]);
     site.import(&archive(&layout(&[(SECRET, &secret)], &[CONFIG, LAYER, SHARED]))).await.unwrap();
-    assert_eq!((site.of(LAYER), site.of(&evil)), (Some(Some(private())), None));
+    assert_eq!((site.of(LAYER), site.of(&evil)), (Some(vec![private()]), None));
 }
 
 /// The order of bundles does not matter: a public image is whole for everybody, also where it is a delta against a private one.
@@ -164,14 +169,14 @@ async fn what_images_share_is_everybodys_whichever_comes_first() {
     for carried in [vec![CONFIG, SHARED, OWN], vec![OWN]] {
         let site = guarded();
         site.import(&secret).await.unwrap();
-        assert_eq!(site.of(SHARED), Some(Some(private())));
+        assert_eq!(site.of(SHARED), Some(vec![private()]));
         site.import(&archive(&layout(&[(NAME, &open)], &carried))).await.unwrap();
-        assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(Some(private()))));
+        assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(vec![private()])));
     }
     let site = guarded();
     site.import(&archive(&layout(&[(NAME, &open)], &[CONFIG, SHARED, OWN]))).await.unwrap();
     site.import(&secret).await.unwrap();
-    assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(Some(private()))));
+    assert_eq!((site.of(SHARED), site.of(LAYER)), (None, Some(vec![private()])));
 }
 
 /// The other side of that: no bundle has an image of a public upstream that names what came through a private one alone.
@@ -183,7 +188,7 @@ async fn an_export_takes_no_public_manifests_word() {
     site.import(&archive(&layout(&[(NAME, &evil)], &[OWN]))).await.unwrap();
     // As if a pull had brought the manifest.
     site.cache.confine_brought(&digest(LAYER), None).unwrap();
-    std::fs::write(site.folder().join("private").join(format!("sha256-{}", digest(LAYER).hex())), "priv.example").unwrap();
+    site.confine_to(LAYER, "priv.example");
     let plan = |wish: &str| export::plan(&site.tree, &[wish.parse().unwrap()], None, &[], &BTreeSet::from([private()]));
     let error = plan(NAME).unwrap_err().to_string();
     assert!(
@@ -191,4 +196,41 @@ async fn an_export_takes_no_public_manifests_word() {
         "{error}"
     );
     assert_eq!(plan(SECRET).unwrap().lock.len(), 1);
+}
+
+fn other() -> UpstreamName {
+    "other.example".parse().unwrap()
+}
+
+/// What images of two private upstreams need is both's, in one bundle or two, and nothing else of one is the other's.
+#[tokio::test]
+async fn what_images_of_two_private_upstreams_share_is_both_s() {
+    let (first, second) = (image(&[LAYER, SHARED]), image(&[SHARED, OWN]));
+    let (one, two) = ((SECRET, &*first), ("other.example/team/svc:1", &*second));
+    let both = archive(&layout(&[one, two], &[CONFIG, LAYER, SHARED, OWN]));
+    let each = [archive(&layout(&[one], &[CONFIG, LAYER, SHARED])), archive(&layout(&[two], &[CONFIG, SHARED, OWN]))];
+    for bundles in [vec![both], each.to_vec(), each.into_iter().rev().collect()] {
+        let site = site(1 << 20);
+        site.cache.confined.set_private([private(), other()]);
+        for bundle in &bundles {
+            site.import(bundle).await.unwrap();
+        }
+        for shared in [SHARED, CONFIG] {
+            assert_eq!(site.of(shared), Some(vec![other(), private()]), "{}", bundles.len());
+        }
+        for (own, upstream) in [(LAYER, private()), (&*first, private()), (OWN, other()), (&*second, other())] {
+            assert_eq!(site.of(own), Some(vec![upstream]), "{}: {}", bundles.len(), String::from_utf8_lossy(own));
+        }
+        let private = BTreeSet::from([private(), other()]);
+        let wishes = [SECRET, "other.example/team/svc:1"].map(|wish| wish.parse().unwrap());
+        assert_eq!(export::plan(&site.tree, &wishes, None, &[], &private).unwrap().lock.len(), 2);
+        // As before the other one was known to have it: the bundle would say so for it.
+        site.confine_to(SHARED, "priv.example");
+        assert_eq!(export::plan(&site.tree, &wishes[..1], None, &[], &private).unwrap().lock.len(), 1);
+        let error = export::plan(&site.tree, &wishes[1..], None, &[], &private).unwrap_err().to_string();
+        assert!(error.contains("other.example/team/svc has not said to have it"), "{error}");
+        // A public image of a later bundle makes it everybody's all the same.
+        site.import(&archive(&layout(&[(NAME, &second)], &[]))).await.unwrap();
+        assert_eq!((site.of(SHARED), site.of(OWN), site.of(LAYER)), (None, None, Some(vec!["priv.example".parse().unwrap()])));
+    }
 }
