@@ -13,6 +13,7 @@ use crate::config::Amount;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Scope};
 
+mod meanwhile;
 mod nested;
 mod whole;
 mod whose;
