@@ -57,8 +57,16 @@ struct List {
 pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Options) -> Result<Plan, ImportError> {
     let built = docker::manifests(cache, staged, bundle)?;
     let (roots, referrers) = roots(bundle, &built, options)?;
-    let mut walk =
-        Walk { cache, staged, built: &built, seen: HashSet::new(), manifests: Vec::new(), private: None, kept: Kept::default() };
+    let mut walk = Walk {
+        cache,
+        staged,
+        built: &built,
+        seen: HashSet::new(),
+        sizes: HashMap::new(),
+        manifests: Vec::new(),
+        private: None,
+        kept: Kept::default(),
+    };
     let (mut images, mut lists, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for root in roots {
         walk.enter(&root.image.scope);
@@ -261,6 +269,8 @@ struct Walk<'a> {
     /// Manifests of the image, or list, at hand that were looked through, or are. An index may list one as often as it
     /// likes, and itself be listed so.
     seen: HashSet<Digest>,
+    /// Of what the cache keeps, which looks at a file each time it is asked.
+    sizes: HashMap<Digest, u64>,
     /// What that has, children first.
     manifests: Manifests,
     /// The upstream of what is walked through, if it is not everybody's.
@@ -383,8 +393,13 @@ impl Walk<'_> {
         }
     }
 
-    fn size(&self, digest: &Digest) -> Option<u64> {
+    fn size(&mut self, digest: &Digest) -> Option<u64> {
         let built = self.built.manifests.get(digest).map(|bytes| bytes.len() as u64);
-        built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.keeps(digest))
+        if let Some(size) = built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.sizes.get(digest).copied()) {
+            return Some(size);
+        }
+        let kept = self.cache.keeps(digest)?;
+        self.sizes.insert(*digest, kept);
+        Some(kept)
     }
 }

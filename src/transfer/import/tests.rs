@@ -294,6 +294,23 @@ async fn what_was_removed_by_hand_comes_out_of_the_bundle_again() {
     }
 }
 
+/// Small files are found damaged when they are read: here that is before the bundle's own are passed over.
+#[tokio::test]
+async fn what_is_damaged_comes_out_of_the_bundle_again() {
+    let site = site(1 << 20);
+    let bundle = archive(&good());
+    site.import(&bundle).await.unwrap();
+    for (before, damaged) in [digest(LAYER), digest(CONFIG), digest(&manifest())].into_iter().enumerate() {
+        let path = site.tree.path(&damaged);
+        let mut wrong = std::fs::read(&path).unwrap();
+        wrong[3] ^= 1;
+        std::fs::write(&path, wrong).unwrap();
+        assert_eq!(site.import(&bundle).await.unwrap().new_blobs, 1);
+        assert_eq!(digest(&std::fs::read(&path).unwrap()), damaged);
+        assert_eq!(std::fs::read_dir(site.folder().join("quarantine")).unwrap().count(), before + 1);
+    }
+}
+
 /// Neither in an archive nor in a folder, where links and what is there already are looked at, too.
 #[tokio::test]
 async fn what_is_damaged_does_not_leave_the_site() {
