@@ -11,6 +11,7 @@ mod custody;
 mod docker;
 mod images;
 mod staged;
+mod turn;
 mod writers;
 
 use std::io;
@@ -25,6 +26,7 @@ use super::sign::{SignError, Verifier};
 use super::tar::{Input, TarError};
 use crate::cache::{Cache, NoRoom};
 use crate::oci::{Digest, ImageRef, Platforms, UpstreamName};
+pub use turn::{Imports, Turn};
 
 /// How long a refused import waits for the catalog.
 const SURVEY: Duration = Duration::from_secs(60);
@@ -60,6 +62,9 @@ pub enum ImportError {
     /// The cache's disk, or the way to the bundle, failed.
     #[error("cannot import: {0}")]
     Io(#[from] io::Error),
+    /// Before its first tag was set.
+    #[error("the mirror stops; none of the bundle's images is here: import it again, which goes on from there")]
+    Stopping,
     /// Everything was taken in, and the cache's disk failed when the tags were written down.
     #[error(
         "everything in it was taken in, but the cache's disk failed where names are written down: {source}. These are \
@@ -81,7 +86,7 @@ impl ImportError {
             Self::Tar(TarError::Io(error)) => {
                 error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
             }
-            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Unwritten { .. } => false,
+            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Stopping | Self::Unwritten { .. } => false,
             _ => true,
         }
     }
@@ -118,8 +123,8 @@ pub struct Imported {
 }
 
 /// Imports one bundle: all of it, or nothing. Not cancel-safe: dropped half-way, it leaves some of the tags set. Who may go
-/// before its end awaits it in a task of its own.
-pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
+/// before its end awaits it in a task of its own, and whoever stops waits for its `turn`.
+pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options, turn: &Turn) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
     let started = Instant::now();
     let this = cache.clone();
@@ -132,7 +137,7 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) 
     let outcome = match plan {
         Ok(plan) => {
             let plan = Arc::new(plan);
-            images::publish(&cache, &staged, plan.clone()).await.map(|report| (report, plan))
+            images::publish(&cache, &staged, plan.clone(), turn).await.map(|report| (report, plan))
         }
         Err(error) => Err(error),
     };

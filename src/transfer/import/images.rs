@@ -13,7 +13,7 @@ use super::super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_co
 use super::archive::{Bundle, full, no_room};
 use super::custody::Kept;
 use super::staged::{Staged, small};
-use super::{ImportError, Imported, Options, Report, docker};
+use super::{ImportError, Imported, Options, Report, Turn, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use crate::clock::Clock;
@@ -93,7 +93,12 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
 
 /// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
 /// has; the tags and the lists of referrers, which are what is seen of it, last. An error before that leaves every tag as it was.
-pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: Arc<Plan>) -> Result<Report, ImportError> {
+pub(super) async fn publish(
+    cache: &Arc<Cache>,
+    staged: &Arc<Staged>,
+    plan: Arc<Plan>,
+    turn: &Turn,
+) -> Result<Report, ImportError> {
     for (digest, _) in plan.manifests().map(|(_, manifest)| manifest) {
         store_manifest(cache, staged, &plan, *digest).await?;
     }
@@ -105,6 +110,7 @@ pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: Arc<
     }
     let clock = Clock::new();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
+    turn.publish()?;
     // From here on there is no way back: the rest is done whatever fails, and told.
     let mut unwritten = Unwritten::default();
     for (root, _, platforms) in &plan.images {

@@ -45,7 +45,7 @@ impl Site {
 
     async fn import_with(&self, bundle: &[u8], options: Options) -> Result<Report, ImportError> {
         let input = super::super::input::detect(io::Cursor::new(bundle.to_vec())).unwrap();
-        import(self.cache.clone(), input, options).await
+        import(self.cache.clone(), input, options, &Turn::default()).await
     }
 
     /// The folder of the cache.

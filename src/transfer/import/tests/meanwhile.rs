@@ -45,7 +45,7 @@ async fn a_refused_bundle_takes_nothing_from_others() {
         let cache = site.cache.clone();
         let running = tokio::spawn(async move {
             let input = spawn_blocking(move || super::super::super::input::detect(halting).unwrap()).await.unwrap();
-            import(cache, input, Options::default()).await
+            import(cache, input, Options::default(), &Turn::default()).await
         });
         while site.files().len() < 3 || ![CONFIG, LAYER, b"stray"].iter().all(|blob| site.files().contains(&digest(blob).hex())) {
             tokio::time::sleep(Duration::from_millis(5)).await;
