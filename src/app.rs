@@ -35,8 +35,9 @@ use crate::oci::UpstreamName;
 use crate::policy::{NoKey, Policy};
 use crate::pull::Pull;
 use crate::server::{Handler, Server};
+use crate::transfer::import::Imports;
 
-/// How long fills may take to come to a resumable end.
+/// How long fills may take to come to a resumable end, and an import that has begun to set its tags to come to its own.
 const FILLS_END: Duration = Duration::from_secs(10);
 
 /// Why a mirror could not start.
@@ -92,6 +93,7 @@ pub struct Running {
     /// Run to the end of the process; aborted when this is dropped.
     _background: Vec<Task>,
     fills: Arc<Fills>,
+    imports: Arc<Imports>,
     cache: Arc<Cache>,
     pull: Arc<Pull>,
     policy: Arc<Policy>,
@@ -230,7 +232,8 @@ impl Mirror {
         ];
         let api = Api::new(cache.clone(), pull.clone());
         let switchboard = Switchboard::new(pull.clone());
-        let transfer = Transfer::new(pull.clone(), &config);
+        let imports = Arc::new(Imports::default());
+        let transfer = Transfer::new(pull.clone(), &config, imports.clone());
         let interface =
             Admin::new(metrics.clone(), cache.clone(), api, switchboard, transfer, &config.admin, stopping.subscribe());
         let interface_tls = |listener: &Listener| admin_tls.clone().filter(|_| listener.tls);
@@ -254,6 +257,7 @@ impl Mirror {
             servers,
             _background: background,
             fills,
+            imports,
             cache,
             pull,
             policy,
@@ -282,8 +286,8 @@ impl Running {
         self.admin.as_ref().and_then(|(place, _)| place.address())
     }
 
-    /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end,
-    /// recency and names are written down.
+    /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end, an import that
+    /// has begun to set its tags to its own, recency and names are written down.
     pub async fn shutdown(self) {
         self.shutdown_unless(std::future::pending::<()>()).await;
     }
@@ -306,7 +310,7 @@ impl Running {
             server.ended().await;
         }
         self.server.finish().await;
-        self.fills.stop(FILLS_END).await;
+        tokio::join!(self.fills.stop(FILLS_END), self.imports.stop(FILLS_END));
         let pull = self.pull.clone();
         let _ = spawn_blocking(move || pull.save_wanted()).await;
         self.cache.close().await;

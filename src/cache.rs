@@ -262,13 +262,6 @@ impl Cache {
         &self.store
     }
 
-    /// Blocks. Takes back objects of an import that was refused.
-    pub fn take_back(&self, digests: &[Digest]) {
-        digests.iter().for_each(|digest| {
-            self.remove(digest, "refused");
-        });
-    }
-
     /// Bytes and number of the files on disk, reservations included.
     pub fn disk_totals(&self) -> (u64, usize) {
         self.index.totals()

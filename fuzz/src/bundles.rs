@@ -46,7 +46,7 @@ pub fn import(data: &[u8]) {
     let archive = if kind % 2 == 1 { data.to_vec() } else { built(data) };
     let site = site();
     if let Ok(opened) = input::detect(Cursor::new(archive)) {
-        let _ = site.runtime.block_on(import::import(site.cache.clone(), opened, Options::default()));
+        let _ = site.runtime.block_on(import::import(site.cache.clone(), opened, Options::default(), &import::Turn::default()));
     }
     if let Ok(text) = std::str::from_utf8(data)
         && let Some(clean) = tar::clean(text)

@@ -16,7 +16,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, Incoming};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::BODY_TIMEOUT;
@@ -25,7 +25,7 @@ use crate::cache::tree::Tree;
 use crate::config::{Config, Wish};
 use crate::oci::{ImageRef, PlatformError};
 use crate::pull::Pull;
-use crate::transfer::import::{self, ImportError};
+use crate::transfer::import::{self, ImportError, Imports};
 use crate::transfer::input;
 use crate::transfer::prefetch::{Event, Order, prefetch};
 use crate::transfer::sign::Verifier;
@@ -44,8 +44,7 @@ pub struct Transfer {
     verify_key: Option<PathBuf>,
     /// What no upstream is configured for can be imported: it is served all the same after a restart.
     any_upstream: bool,
-    /// One import at a time: each one takes the disk.
-    importing: Arc<Mutex<()>>,
+    imports: Arc<Imports>,
 }
 
 /// An image of a mirror, as `GET /api/v1/served` lists it.
@@ -60,14 +59,14 @@ pub struct Listed {
 }
 
 impl Transfer {
-    /// Transfers into the cache of `pull`.
-    pub fn new(pull: Arc<Pull>, config: &Config) -> Self {
+    /// Transfers into the cache of `pull`. Whoever stops the mirror stops its `imports`.
+    pub fn new(pull: Arc<Pull>, config: &Config, imports: Arc<Imports>) -> Self {
         Self {
             pull,
             dir: config.cache.dir.clone(),
             verify_key: config.import.verify_key.clone(),
             any_upstream: config.cache.offline,
-            importing: Arc::default(),
+            imports,
         }
     }
 
@@ -110,7 +109,7 @@ impl Transfer {
     }
 
     async fn import(&self, request: Request<Incoming>) -> Answer {
-        let Ok(alone) = self.importing.clone().try_lock_owned() else {
+        let Some(turn) = self.imports.turn() else {
             return problem(StatusCode::CONFLICT, "another import is running; wait for its end");
         };
         let options = match self.options(request.uri().query().unwrap_or_default()).await {
@@ -150,7 +149,7 @@ impl Transfer {
         let import = tokio::spawn(async move {
             let opened = spawn_blocking(move || input::detect(body)).await.map_err(io::Error::other).flatten();
             let imported = match opened {
-                Ok(input) => import::import(cache, input, options).await,
+                Ok(input) => import::import(cache, input, options, &turn).await,
                 Err(error) => Err(error.into()),
             };
             match &imported {
@@ -163,7 +162,7 @@ impl Transfer {
                 ),
                 Err(error) => tracing::warn!(%error, "a bundle was not imported"),
             }
-            drop(alone);
+            drop(turn);
             imported
         });
         let imported = import.await;
@@ -220,6 +219,7 @@ fn status(error: &ImportError) -> StatusCode {
         ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_)) | ImportError::Unwritten { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
+        ImportError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         ImportError::NoRoom(NoRoom::Full { .. }) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }

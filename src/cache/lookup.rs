@@ -166,13 +166,17 @@ impl Cache {
     }
 
     /// As [`Self::has`], for whoever is about to rely on it for long: the file is looked at, which somebody may have removed, and
-    /// hashed where the index does not know it. Blocks.
+    /// hashed where the index does not know it, or where it is small: whoever reads such a file hashes it, and would find out
+    /// then, when what could have replaced it is gone. Blocks.
     pub fn keeps(&self, digest: &Digest) -> Option<u64> {
         if !self.index.contains(digest) && !self.index.is_condemned(digest) {
             self.check(digest);
         }
-        let (_, size) = self.open_sound(digest)?;
+        let (file, meta) = self.open_known(digest)?;
+        if meta.len() <= SMALL && self.check_file(digest, &file, &meta) != Verdict::Sound {
+            return None;
+        }
         self.index.touch(digest);
-        Some(size)
+        Some(meta.len())
     }
 }

@@ -233,6 +233,20 @@ impl Cache {
         removed
     }
 
+    /// Blocks. Takes back what an import has `published`, in that order, and what is of no use to it after all. As with a purge
+    /// that stays which others rely on by now: what a pin protects, a tag names, or a manifest needs that is here. Only when
+    /// the catalog has seen the whole tree it is known what that is.
+    pub fn take_back(&self, published: &[Digest]) {
+        // Indexes and manifests come after what they need: they have gone before it is asked for that.
+        for digest in published.iter().rev() {
+            let is_pinned = self.index.known(digest).is_some_and(|known| known.pinned);
+            let is_needed = || self.catalog.unshared(&[*digest], &HashSet::new()).is_empty();
+            if !is_pinned && !self.catalog.is_tagged(digest, &HashSet::new()) && !is_needed() {
+                self.remove(digest, "refused");
+            }
+        }
+    }
+
     /// Blocks. Removes an object from both tiers; its size, if it was here.
     pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
         self.memory.forget(digest);

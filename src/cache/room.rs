@@ -20,6 +20,9 @@ use crate::oci::{Digest, Scope};
 /// Victims in a row that would have freed nothing, after which there is no room.
 const USELESS: u32 = 64;
 
+/// Victims of one claim that could not be unlinked, after which it fails.
+const STUCK: u32 = 16;
+
 /// How often, and how long after each other, it is looked for space that is on its way.
 const LOOKS: u32 = 25;
 const LOOK_AFTER: Duration = Duration::from_millis(10);
@@ -50,14 +53,14 @@ impl Cache {
 
     /// Blocks. As [`Cache::make_room`], and tells what it evicts. `None`: the space is on its way, as far as is known.
     pub(super) fn room(&self, bytes: u64, class: Class, gone: &mut dyn FnMut(&Victim)) -> Result<Option<Reservation>, NoRoom> {
-        let mut useless = 0;
+        let (mut useless, mut stuck) = (0, 0);
         loop {
             let space = self.store.space()?;
             let claim = self.index.claim(bytes, class, space, self.owed.now(space.free, Instant::now()));
             let evicted = match claim {
                 Claim::Granted(reservation) => return Ok(Some(reservation)),
-                Claim::Evict(victim) => self.evict(victim)?.then_some(victim),
-                Claim::Free(victim) if useless < USELESS => self.evict_if_free(victim)?,
+                Claim::Evict(victim) => self.try_evict(victim, &mut stuck)?.then_some(victim),
+                Claim::Free(victim) if useless < USELESS => self.evict_if_free(victim, &mut stuck)?,
                 Claim::Free(victim) => {
                     self.index.stayed(victim);
                     return Err(self.full(bytes, space));
@@ -79,6 +82,17 @@ impl Cache {
         }
     }
 
+    /// As [`Cache::evict`]. One that cannot be unlinked stays, until its turn comes again, and others go in its place: an error
+    /// only after [`STUCK`] of those.
+    fn try_evict(&self, victim: Victim, stuck: &mut u32) -> io::Result<bool> {
+        self.evict(victim).or_else(|error| {
+            let path = self.store.path(victim.place, &victim.digest);
+            tracing::error!(path = %path.display(), %error, "a file of the cache cannot be removed to make room");
+            *stuck += 1;
+            if *stuck < STUCK { Ok(false) } else { Err(error) }
+        })
+    }
+
     fn full(&self, wanted: u64, space: Space) -> NoRoom {
         let Limits { max_size, min_free } = self.index.limits();
         NoRoom::Full { wanted, max_size, min_free, free: space.free }
@@ -86,7 +100,7 @@ impl Cache {
 
     /// Evicts a victim for the sake of the file system's free space, if its space is free then. `None`: somebody reads it, or
     /// it has another name, as what an export has linked; it stays.
-    fn evict_if_free(&self, victim: Victim) -> io::Result<Option<Victim>> {
+    fn evict_if_free(&self, victim: Victim, stuck: &mut u32) -> io::Result<Option<Victim>> {
         if victim.place == Place::Blobs {
             self.memory.forget_file(&victim.digest);
             let links = self.store.links(&victim.digest);
@@ -102,7 +116,7 @@ impl Cache {
                 return Err(error);
             }
         };
-        let evicted = self.evict(victim)?;
+        let evicted = self.try_evict(victim, stuck)?;
         if evicted {
             self.owed.unlinked(victim.size, before, self.store.space()?.free, Instant::now());
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::OFlags;
 
 use super::evict::MAX_HEAT;
-use super::index::Used;
+use super::index::{Place, Used};
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
 pub use folder::{StoreError, VERSION};
@@ -75,6 +75,15 @@ impl Store {
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.blobs(digest.algorithm()).join(digest.hex())
+    }
+
+    /// Where what lies in a place has its file.
+    pub fn path(&self, place: Place, digest: &Digest) -> PathBuf {
+        match place {
+            Place::Blobs => self.blob_path(digest),
+            Place::Ingest => self.ingest_path(digest),
+            Place::Quarantine => self.quarantine_path(digest),
+        }
     }
 
     fn ingest_path(&self, digest: &Digest) -> PathBuf {

@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::site::{Site, SiteArgs, block_on, size};
 use super::{print, progress};
 use crate::oci::{ImageRef, Platforms};
-use crate::transfer::import::{self, Options, Report};
+use crate::transfer::import::{self, Options, Report, Turn};
 use crate::transfer::input;
 use crate::transfer::sign::Verifier;
 
@@ -78,7 +78,7 @@ impl Import {
                     for files in &bundles {
                         let opened = progress::open(files).with_context(|| label(files));
                         let imported = match opened {
-                            Ok(opened) => import::import(workshop.cache.clone(), opened, options.clone())
+                            Ok(opened) => import::import(workshop.cache.clone(), opened, options.clone(), &Turn::default())
                                 .await
                                 .with_context(|| label(files)),
                             Err(error) => Err(error),

@@ -10,6 +10,9 @@ use crate::oci::{Digest, Manifest, MediaType, Platform, Platforms};
 /// BuildKit's word for "this child describes that one": attestations have no platform of their own.
 const ABOUT: &str = "vnd.docker.reference.digest";
 
+/// Manifests that one image may have, itself and those below it. No real one comes near.
+pub const MAX_MANIFESTS: usize = 10_000;
+
 /// A reference to content, as it stands in an index or manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,7 +3,7 @@
 //! One pass over the archive: each blob is hashed while it is written, and published once its digest has matched
 //! (I1) and it is written down whose it is ([`custody`]); manifests wait in an unlinked file until everything they need is
 //! there. Then those are stored, children before parents, and when all of it is there the tags are set. A bundle that turns
-//! out to be bad leaves nothing behind: what was published for it is taken back. Memory holds a digest per blob, never content. Blocks, but for
+//! out to be bad leaves nothing behind: what was published for it is taken back, but for what others rely on by then. Memory holds a digest per blob, never content. Blocks, but for
 //! [`import`], which hops to the blocking pool.
 
 mod archive;
@@ -11,19 +11,25 @@ mod custody;
 mod docker;
 mod images;
 mod staged;
+mod turn;
 mod writers;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::sign::{SignError, Verifier};
 use super::tar::{Input, TarError};
 use crate::cache::{Cache, NoRoom};
 use crate::oci::{Digest, ImageRef, Platforms, UpstreamName};
+pub use turn::{Imports, Turn};
+
+/// How long a refused import waits for the catalog.
+const SURVEY: Duration = Duration::from_secs(60);
 
 /// What may be imported.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +62,9 @@ pub enum ImportError {
     /// The cache's disk, or the way to the bundle, failed.
     #[error("cannot import: {0}")]
     Io(#[from] io::Error),
+    /// Before its first tag was set.
+    #[error("the mirror stops; none of the bundle's images is here: import it again, which goes on from there")]
+    Stopping,
     /// Everything was taken in, and the cache's disk failed when the tags were written down.
     #[error(
         "everything in it was taken in, but the cache's disk failed where names are written down: {source}. These are \
@@ -77,7 +86,7 @@ impl ImportError {
             Self::Tar(TarError::Io(error)) => {
                 error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
             }
-            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Unwritten { .. } => false,
+            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Stopping | Self::Unwritten { .. } => false,
             _ => true,
         }
     }
@@ -114,8 +123,8 @@ pub struct Imported {
 }
 
 /// Imports one bundle: all of it, or nothing. Not cancel-safe: dropped half-way, it leaves some of the tags set. Who may go
-/// before its end awaits it in a task of its own.
-pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) -> Result<Report, ImportError> {
+/// before its end awaits it in a task of its own, and whoever stops waits for its `turn`.
+pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options, turn: &Turn) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
     let started = Instant::now();
     let this = cache.clone();
@@ -128,27 +137,37 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options) 
     let outcome = match plan {
         Ok(plan) => {
             let plan = Arc::new(plan);
-            images::publish(&cache, &staged, plan.clone()).await.map(|report| (report, plan))
+            images::publish(&cache, &staged, plan.clone(), turn).await.map(|report| (report, plan))
         }
         Err(error) => Err(error),
     };
-    let (this, published) = (cache.clone(), staged.published());
+    let published = staged.published();
     match outcome {
         Ok((mut report, plan)) => {
             // What no image needs has no business in the cache.
             let stray: Vec<Digest> = published.into_iter().filter(|digest| !plan.kept.contains(digest)).collect();
-            let _ = spawn_blocking(move || this.take_back(&stray)).await;
+            take_back(&cache, stray).await;
             report.milliseconds = started.elapsed().as_millis() as u64;
             cache.flush().await;
             Ok(report)
         }
         Err(error) => {
             if error.blames_bundle() {
-                let _ = spawn_blocking(move || this.take_back(&published)).await;
+                take_back(&cache, published).await;
             }
             Err(error)
         }
     }
+}
+
+/// Takes back what has no business in the cache, unless others rely on it. Before the catalog is complete that is not known;
+/// where that takes too long, eviction has to do.
+async fn take_back(cache: &Arc<Cache>, digests: Vec<Digest>) {
+    if digests.is_empty() || timeout(SURVEY, cache.until_surveyed()).await.is_err() {
+        return;
+    }
+    let this = cache.clone();
+    let _ = spawn_blocking(move || this.take_back(&digests)).await;
 }
 
 #[cfg(test)]

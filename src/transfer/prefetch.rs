@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::document::{Descriptor, Document, platform_of_config};
+use super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 use crate::config::{Globs, Wish};
 use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, Tag};
 use crate::pull::{Pull, PullError};
@@ -282,8 +282,8 @@ impl Job {
                 self.check_config(scope, config, wanted).await?;
             }
             document.blobs.iter().for_each(|blob| found.blob(blob));
-            if found.manifests.len() > 10_000 {
-                return Err("it has more than 10000 manifests".into());
+            if found.manifests.len() > MAX_MANIFESTS {
+                return Err(format!("it has more than {MAX_MANIFESTS} manifests"));
             }
         }
         Ok(())

@@ -270,3 +270,26 @@ async fn i8_a_leftover_counts_whatever_fails() {
     assert!(!file.exists());
     assert_eq!(cache.disk_totals().0, 0);
 }
+
+/// A file that cannot be unlinked: others go instead. Where that is so of all of them there is an end.
+#[tokio::test]
+async fn a_victim_that_cannot_go_costs_nobody_his_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path(), 3 * (SMALL + 1));
+    let stick = |n: u8| {
+        let path = path(dir.path(), &large(n).0);
+        fs::remove_file(&path).unwrap();
+        // A folder is not unlinked, also by root.
+        fs::create_dir(path).unwrap();
+    };
+    for n in 0..3 {
+        cache.put(large(n).0, large(n).1).await.unwrap();
+    }
+    stick(0);
+    cache.put(large(3).0, large(3).1).await.unwrap();
+    assert!(cache.has(&large(0).0).is_some() && cache.has(&large(1).0).is_none(), "the next one went");
+    stick(2);
+    stick(3);
+    let error = cache.reserve(SMALL + 1).await.unwrap_err();
+    assert!(matches!(error, NoRoom::Disk(_)), "{error}");
+}

@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use crate::cache::tree::Tree;
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, MediaType, Platforms, Scope, UpstreamName};
 use crate::transfer::bundle;
-use crate::transfer::document::{Descriptor, Document, platform_of_config};
+use crate::transfer::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 
 /// Goes through images from the top, and notes every blob once, parents after their children.
 pub(super) struct Walk<'a> {
@@ -16,14 +16,16 @@ pub(super) struct Walk<'a> {
     private: &'a BTreeSet<UpstreamName>,
     pub seen: HashSet<Digest>,
     pub blobs: Vec<(Digest, u64)>,
-    /// Manifests of the last image: what may have referrers.
+    /// Manifests of the last image, each once: what may have referrers.
     pub subjects: Vec<Digest>,
+    /// The same, to be looked up: an index may list one as often as it likes, and itself be listed so.
+    visited: HashSet<Digest>,
 }
 
 impl<'a> Walk<'a> {
     /// `private`: the upstreams whose content is not everybody's.
     pub fn new(tree: &'a Tree, private: &'a BTreeSet<UpstreamName>) -> Self {
-        Self { tree, private, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new() }
+        Self { tree, private, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new(), visited: HashSet::new() }
     }
 
     /// An image and all it needs: its descriptor, and which platforms of it.
@@ -33,7 +35,7 @@ impl<'a> Walk<'a> {
         digest: &Digest,
         platforms: Option<&Platforms>,
     ) -> Result<(Descriptor, Platforms), String> {
-        self.subjects.clear();
+        self.forget();
         match platforms {
             Some(platforms) => {
                 let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, platforms, 0, added))?;
@@ -52,7 +54,7 @@ impl<'a> Walk<'a> {
         let mut here = Vec::new();
         for platform in document.platforms().0 {
             let one = Platforms(vec![platform.clone()]);
-            self.subjects.clear();
+            self.forget();
             if self.attempt(|walk, added| walk.manifest(&image.scope, digest, &one, 0, added)).is_ok() {
                 here.push(platform);
             }
@@ -62,17 +64,26 @@ impl<'a> Walk<'a> {
         if here.is_all() {
             return None;
         }
-        self.subjects.clear();
+        self.forget();
         let descriptor = self.attempt(|walk, added| walk.manifest(&image.scope, digest, &here, 0, added)).ok()?;
         Some((descriptor, here))
     }
 
+    /// Another image begins.
+    fn forget(&mut self) {
+        self.subjects.clear();
+        self.visited.clear();
+    }
+
     /// Takes back what `walk` noted if it fails.
     fn attempt<T>(&mut self, walk: impl FnOnce(&mut Self, &mut Vec<Digest>) -> Result<T, String>) -> Result<T, String> {
-        let (mark, mut added) = (self.blobs.len(), Vec::new());
+        let (mark, before, mut added) = (self.blobs.len(), self.subjects.len(), Vec::new());
         let walked = walk(self, &mut added);
         if walked.is_err() {
             self.blobs.truncate(mark);
+            for manifest in self.subjects.drain(before..) {
+                self.visited.remove(&manifest);
+            }
             for digest in &added {
                 self.seen.remove(digest);
             }
@@ -101,11 +112,16 @@ impl<'a> Walk<'a> {
         if depth > 3 {
             return Err(format!("manifest {digest} is nested too deep"));
         }
-        self.subjects.push(*digest);
+        if self.visited.insert(*digest) {
+            self.subjects.push(*digest);
+        }
+        if self.subjects.len() > MAX_MANIFESTS {
+            return Err(format!("it has more than {MAX_MANIFESTS} manifests"));
+        }
         for child in document.wanted(platforms) {
             // An index may list things that are no manifests.
             match child.media_type.is_manifest() {
-                true => drop(self.manifest(scope, &child.digest, &Platforms::default(), depth + 1, added)?),
+                true => self.below(scope, &child.digest, depth + 1, added)?,
                 false => self.blob(scope, child, added)?,
             }
         }
@@ -129,6 +145,14 @@ impl<'a> Walk<'a> {
             artifact_type: None,
             annotations: BTreeMap::new(),
         })
+    }
+
+    /// A manifest that another one lists, if it was not visited yet.
+    fn below(&mut self, scope: &Scope, digest: &Digest, depth: u32, added: &mut Vec<Digest>) -> Result<(), String> {
+        if self.visited.contains(digest) {
+            return Ok(());
+        }
+        self.manifest(scope, digest, &Platforms::default(), depth, added).map(drop)
     }
 
     fn blob(&mut self, scope: &Scope, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
@@ -169,16 +193,14 @@ impl<'a> Walk<'a> {
     /// The lists of what refers to the last image's manifests, as far as they and all in them are here.
     pub fn referrers(&mut self, scope: &Scope) -> Vec<Descriptor> {
         let subjects = std::mem::take(&mut self.subjects);
+        self.visited.clear();
         let mut lists = Vec::new();
         for subject in subjects {
             let Some(record) = self.tree.referrers(scope, &subject) else { continue };
             let Ok(document) = Document::parse(record.body.as_bytes(), Some(MediaType::OCI_INDEX.as_str())) else { continue };
             let children = &document.manifests;
-            let whole = self.attempt(|walk, added| {
-                children
-                    .iter()
-                    .try_for_each(|child| walk.manifest(scope, &child.digest, &Platforms::default(), 1, added).map(drop))
-            });
+            let whole =
+                self.attempt(|walk, added| children.iter().try_for_each(|child| walk.below(scope, &child.digest, 1, added)));
             if children.is_empty() || whole.is_err() {
                 continue;
             }
@@ -190,7 +212,7 @@ impl<'a> Walk<'a> {
                 descriptor
             }));
         }
-        self.subjects.clear();
+        self.forget();
         lists
     }
 }

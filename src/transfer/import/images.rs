@@ -1,6 +1,6 @@
 //! From the content that was taken in to images that can be pulled.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::super::bundle;
-use super::super::document::{Descriptor, Document, platform_of_config};
+use super::super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 use super::archive::{Bundle, full, no_room};
 use super::custody::Kept;
 use super::staged::{Staged, small};
-use super::{ImportError, Imported, Options, Report, docker};
+use super::{ImportError, Imported, Options, Report, Turn, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use crate::clock::Clock;
@@ -38,7 +38,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Every manifest of every repository, children first.
-    fn manifests(&self) -> impl Iterator<Item = (&Scope, &(Digest, MediaType))> {
+    pub fn manifests(&self) -> impl Iterator<Item = (&Scope, &(Digest, MediaType))> {
         let images = self.images.iter().map(|(root, manifests, _)| (&root.image.scope, manifests));
         let all = images.chain(self.lists.iter().map(|list| (&list.scope, &list.manifests)));
         all.flat_map(|(scope, manifests)| manifests.iter().map(move |manifest| (scope, manifest)))
@@ -57,7 +57,16 @@ struct List {
 pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Options) -> Result<Plan, ImportError> {
     let built = docker::manifests(cache, staged, bundle)?;
     let (roots, referrers) = roots(bundle, &built, options)?;
-    let mut walk = Walk { cache, staged, built: &built, platforms: HashMap::new(), private: None, kept: Kept::default() };
+    let mut walk = Walk {
+        cache,
+        staged,
+        built: &built,
+        seen: HashSet::new(),
+        sizes: HashMap::new(),
+        manifests: Vec::new(),
+        private: None,
+        kept: Kept::default(),
+    };
     let (mut images, mut lists, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for root in roots {
         walk.enter(&root.image.scope);
@@ -69,9 +78,8 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
     }
     for ((scope, subject), entries) in referrers {
         walk.enter(&scope);
-        let walked: Result<Vec<_>, _> = entries.iter().map(|entry| walk.tree(&entry.digest, None, 1)).collect();
-        match walked {
-            Ok(walked) => lists.push(List { scope, subject, entries, manifests: walked.into_iter().flatten().collect() }),
+        match entries.iter().try_for_each(|entry| walk.below(&entry.digest, 1)) {
+            Ok(()) => lists.push(List { scope, subject, entries, manifests: walk.taken() }),
             Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {}: {problem}", scope.image(subject))),
             Err(error) => return Err(error),
         }
@@ -85,7 +93,12 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
 
 /// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
 /// has; the tags and the lists of referrers, which are what is seen of it, last. An error before that leaves every tag as it was.
-pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: Arc<Plan>) -> Result<Report, ImportError> {
+pub(super) async fn publish(
+    cache: &Arc<Cache>,
+    staged: &Arc<Staged>,
+    plan: Arc<Plan>,
+    turn: &Turn,
+) -> Result<Report, ImportError> {
     for (digest, _) in plan.manifests().map(|(_, manifest)| manifest) {
         store_manifest(cache, staged, &plan, *digest).await?;
     }
@@ -97,6 +110,7 @@ pub(super) async fn publish(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: Arc<
     }
     let clock = Clock::new();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
+    turn.publish()?;
     // From here on there is no way back: the rest is done whatever fails, and told.
     let mut unwritten = Unwritten::default();
     for (root, _, platforms) in &plan.images {
@@ -258,7 +272,13 @@ struct Walk<'a> {
     cache: &'a Cache,
     staged: &'a Staged,
     built: &'a docker::Built,
-    platforms: HashMap<Digest, Platforms>,
+    /// Manifests of the image, or list, at hand that were looked through, or are. An index may list one as often as it
+    /// likes, and itself be listed so.
+    seen: HashSet<Digest>,
+    /// Of what the cache keeps, which looks at a file each time it is asked.
+    sizes: HashMap<Digest, u64>,
+    /// What that has, children first.
+    manifests: Manifests,
     /// The upstream of what is walked through, if it is not everybody's.
     private: Option<UpstreamName>,
     /// Everything that an image needs.
@@ -267,23 +287,41 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// What is walked through from now on is this repository's.
+    /// Begins another image, or list, of a repository.
     fn enter(&mut self, scope: &Scope) {
+        self.seen.clear();
+        self.manifests.clear();
         self.private = self.cache.confined.is_private(&scope.upstream).then(|| scope.upstream.clone());
     }
 
     fn image(&mut self, root: &Root, options: &Options) -> Result<(Manifests, Platforms), ImportError> {
-        let manifests = self.tree(&root.digest, Some(root), 0)?;
-        let platforms = self.platforms.remove(&root.digest).unwrap_or_default();
+        let platforms = self.tree(&root.digest, Some(root), 0)?;
         let has = |wish: &Platform| platforms.0.iter().any(|here| wish.takes(here));
         if let Some(lacking) = options.platforms.0.iter().find(|wish| !has(wish)) {
             return Err(ImportError::Bad(format!("it is not for {lacking}, only for {platforms}")));
         }
-        Ok((manifests, platforms))
+        Ok((self.taken(), platforms))
     }
 
-    /// A manifest and all below it, checked to be here.
-    fn tree(&mut self, digest: &Digest, root: Option<&Root>, depth: u32) -> Result<Manifests, ImportError> {
+    fn taken(&mut self) -> Manifests {
+        std::mem::take(&mut self.manifests)
+    }
+
+    /// A manifest that another one lists, and all below it, if it was not looked through yet.
+    fn below(&mut self, digest: &Digest, depth: u32) -> Result<(), ImportError> {
+        if self.seen.contains(digest) {
+            return Ok(());
+        }
+        self.tree(digest, None, depth).map(drop)
+    }
+
+    /// A manifest and all below it, checked to be here; the platforms that it has.
+    fn tree(&mut self, digest: &Digest, root: Option<&Root>, depth: u32) -> Result<Platforms, ImportError> {
         let bad = |problem: String| Err(ImportError::Bad(problem));
+        self.seen.insert(*digest);
+        if self.seen.len() > MAX_MANIFESTS {
+            return bad(format!("it has more than {MAX_MANIFESTS} manifests"));
+        }
         if depth > 4 {
             return bad(format!("manifest {digest} is nested too deep"));
         }
@@ -304,13 +342,12 @@ impl Walk<'_> {
             ));
         }
         self.kept.insert(*digest, self.private.as_ref());
-        let mut manifests = Vec::new();
-        let mut here = Vec::new();
+        let (mut here, mut told, mut is_empty) = (Vec::new(), BTreeSet::new(), true);
         let chosen = root.and_then(|root| root.platforms.clone());
         let wanted = document.wanted(&chosen.clone().unwrap_or_default());
         for child in wanted {
             if !child.media_type.is_manifest() {
-                manifests.extend(self.blob(child)?);
+                is_empty &= !self.blob(child)?;
                 continue;
             }
             // Others leave out of an index what they did not copy; what they did copy must be whole.
@@ -318,14 +355,16 @@ impl Walk<'_> {
             if absent && chosen.is_none() {
                 continue;
             }
-            manifests.extend(self.tree(&child.digest, None, depth + 1)?);
-            here.extend(child.platform.clone().filter(|platform| !platform.is_unknown()));
+            self.below(&child.digest, depth + 1)?;
+            is_empty = false;
+            let platform = child.platform.clone().filter(|platform| !platform.is_unknown());
+            here.extend(platform.filter(|platform| told.insert(platform.clone())));
         }
-        if manifests.is_empty() && !document.manifests.is_empty() {
+        if is_empty && !document.manifests.is_empty() {
             return bad(format!("of the index {digest} no image is in the bundle"));
         }
         for blob in &document.blobs {
-            manifests.extend(self.blob(blob)?);
+            self.blob(blob)?;
         }
         if document.manifests.is_empty()
             && depth == 0
@@ -334,18 +373,21 @@ impl Walk<'_> {
             let config = small(self.cache, self.staged, &config.digest)?;
             here.extend(config.and_then(|config| platform_of_config(&config)));
         }
-        self.platforms.insert(*digest, Platforms(here));
-        manifests.push((*digest, document.media_type));
-        Ok(manifests)
+        self.manifests.push((*digest, document.media_type));
+        Ok(Platforms(here))
     }
 
-    /// Checks a blob to be here. An artifact may hold a manifest as a blob: that one still has to be published.
-    fn blob(&mut self, blob: &Descriptor) -> Result<Option<(Digest, MediaType)>, ImportError> {
+    /// Checks a blob to be here. An artifact may hold a manifest as a blob: that one still has to be published;
+    /// whether it is one.
+    fn blob(&mut self, blob: &Descriptor) -> Result<bool, ImportError> {
         match self.size(&blob.digest) {
             Some(size) if size == blob.size => {
                 self.kept.insert(blob.digest, self.private.as_ref());
                 let waits = self.staged.spooled_size(&blob.digest).is_some();
-                Ok(waits.then(|| (blob.digest, blob.media_type.clone())))
+                if waits {
+                    self.manifests.push((blob.digest, blob.media_type.clone()));
+                }
+                Ok(waits)
             }
             Some(size) => {
                 Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)))
@@ -357,8 +399,13 @@ impl Walk<'_> {
         }
     }
 
-    fn size(&self, digest: &Digest) -> Option<u64> {
+    fn size(&mut self, digest: &Digest) -> Option<u64> {
         let built = self.built.manifests.get(digest).map(|bytes| bytes.len() as u64);
-        built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.cache.keeps(digest))
+        if let Some(size) = built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.sizes.get(digest).copied()) {
+            return Some(size);
+        }
+        let kept = self.cache.keeps(digest)?;
+        self.sizes.insert(*digest, kept);
+        Some(kept)
     }
 }

@@ -84,7 +84,7 @@ impl Staged {
     }
 }
 
-/// A whole published or spooled small object.
+/// A whole published or spooled small object. A published one that is damaged is set apart: the next import brings it anew.
 pub fn small(cache: &Cache, staged: &Staged, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
     if let Some(bytes) = staged.spooled(digest)? {
         return Ok(Some(bytes));
@@ -95,5 +95,9 @@ pub fn small(cache: &Cache, staged: &Staged, digest: &Digest) -> io::Result<Opti
     }
     let mut bytes = Vec::new();
     file.take(MAX_MANIFEST).read_to_end(&mut bytes)?;
-    Ok((Digest::of(digest.algorithm(), &bytes) == *digest).then_some(bytes))
+    if Digest::of(digest.algorithm(), &bytes) != *digest {
+        cache.check(digest);
+        return Ok(None);
+    }
+    Ok(Some(bytes))
 }

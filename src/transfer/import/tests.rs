@@ -13,6 +13,8 @@ use crate::config::Amount;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Scope};
 
+mod meanwhile;
+mod nested;
 mod whole;
 mod whose;
 
@@ -43,7 +45,7 @@ impl Site {
 
     async fn import_with(&self, bundle: &[u8], options: Options) -> Result<Report, ImportError> {
         let input = super::super::input::detect(io::Cursor::new(bundle.to_vec())).unwrap();
-        import(self.cache.clone(), input, options).await
+        import(self.cache.clone(), input, options, &Turn::default()).await
     }
 
     /// The folder of the cache.
@@ -289,6 +291,23 @@ async fn what_was_removed_by_hand_comes_out_of_the_bundle_again() {
         std::fs::remove_file(site.tree.path(&removed)).unwrap();
         assert_eq!(site.import(&bundle).await.unwrap().new_blobs, 1);
         assert_eq!(site.files(), before);
+    }
+}
+
+/// Small files are found damaged when they are read: here that is before the bundle's own are passed over.
+#[tokio::test]
+async fn what_is_damaged_comes_out_of_the_bundle_again() {
+    let site = site(1 << 20);
+    let bundle = archive(&good());
+    site.import(&bundle).await.unwrap();
+    for (before, damaged) in [digest(LAYER), digest(CONFIG), digest(&manifest())].into_iter().enumerate() {
+        let path = site.tree.path(&damaged);
+        let mut wrong = std::fs::read(&path).unwrap();
+        wrong[3] ^= 1;
+        std::fs::write(&path, wrong).unwrap();
+        assert_eq!(site.import(&bundle).await.unwrap().new_blobs, 1);
+        assert_eq!(digest(&std::fs::read(&path).unwrap()), damaged);
+        assert_eq!(std::fs::read_dir(site.folder().join("quarantine")).unwrap().count(), before + 1);
     }
 }
 

@@ -1,11 +1,13 @@
 //! What comes in a bundle is as private as what comes through its upstream.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
 
 use super::{Private, SECRET, assert_nothing_of, get_as};
 use crate::support::client::Connection;
 use crate::support::image::{Blob, Image};
-use crate::support::mirror::Mirror;
+use crate::support::mirror::{Mirror, Process};
 use crate::support::upstream::{Upstream, blob_path, manifest_path};
 use crate::support::within;
 
@@ -34,8 +36,8 @@ pub(super) fn bundle(images: &[(String, Image)]) -> Vec<u8> {
 }
 
 /// Sends so much of a bundle.
-pub(super) async fn send(mirror: &Mirror, bundle: &[u8], bytes: usize) -> Connection {
-    let mut connection = Connection::open(mirror.admin_address()).await;
+pub(super) async fn send(admin: SocketAddr, bundle: &[u8], bytes: usize) -> Connection {
+    let mut connection = Connection::open(admin).await;
     let length = bundle.len().to_string();
     connection.send("POST", "/api/v1/import", &[("Content-Length", length.as_str())]).await;
     connection.send_raw(&bundle[..bytes]).await;
@@ -69,7 +71,7 @@ async fn a_bundle_is_confined_before_it_can_be_found() {
             assert_nothing_of(&answer, &this.secret, &format!("{when}: {repository}"));
         }
     };
-    let broken = send(&this.mirror, &whole, whole.len() - 1024).await;
+    let broken = send(this.mirror.admin_address(), &whole, whole.len() - 1024).await;
     becomes("the blobs", async || this.secret.blobs().all(|blob| this.mirror.files().has(blob))).await;
     closed(&this.mirror, "while it comes").await;
     drop(broken);
@@ -83,7 +85,7 @@ async fn a_bundle_is_confined_before_it_can_be_found() {
     closed(&mirror, "after a restart").await;
     assert!(mirror.files().has(layer), "the next one goes on from there");
     assert_eq!(mirror.get(&manifest_path("evil/image", "latest")).await.status(), 200);
-    let answer = send(&mirror, &whole, whole.len()).await.answer("POST").await.unwrap().rest().await;
+    let answer = send(mirror.admin_address(), &whole, whole.len()).await.answer("POST").await.unwrap().rest().await;
     assert_eq!(answer.status(), 200, "{}", answer.text());
     closed(&mirror, "when it is here").await;
     let mirror = mirror.restart().await;
@@ -100,7 +102,7 @@ async fn an_import_goes_on_without_its_client() {
     let mirror = Mirror::of(&up).await;
     let images: Vec<_> = (0..50).map(|n| (format!("docker.io/library/app{n}:1"), super::image(n))).collect();
     let whole = bundle(&images);
-    drop(send(&mirror, &whole, whole.len()).await);
+    drop(send(mirror.admin_address(), &whole, whole.len()).await);
     becomes("all images", async || {
         let listed = mirror.admin("/api/v1/images").await.json();
         listed["images"].as_array().is_some_and(|listed| listed.len() == images.len())
@@ -109,4 +111,25 @@ async fn an_import_goes_on_without_its_client() {
     let (name, image) = &images[images.len() - 1];
     mirror.pull(name.strip_suffix(":1").unwrap(), "1", image).await;
     assert_eq!(up.count("*/blobs/*"), 0);
+}
+
+/// SIGTERM waits for an import that has begun to set its tags; one that has not is ended, and told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_tears_no_import() {
+    let up = Upstream::start().await;
+    let images: Vec<_> = (0..300).map(|n| (format!("docker.io/library/app{n}:1"), Image::small(n))).collect();
+    let whole = bundle(&images);
+    for sent in [whole.len(), whole.len() - 1024] {
+        let mirror = Process::with(&up, |_| {}).await;
+        let _client = send(mirror.admin_address(), &whole, sent).await;
+        let listed = async || mirror.admin("/api/v1/images").await.json()["images"].as_array().map_or(0, Vec::len);
+        match sent == whole.len() {
+            true => becomes("the first tags", async || listed().await > 3).await,
+            false => becomes("most blobs", async || mirror.files().blobs().len() > 100).await,
+        }
+        let log = mirror.stop().await;
+        let is_whole = log.contains("a bundle was imported") && log.contains("images=300");
+        assert_eq!(is_whole, sent == whole.len(), "{log}");
+        assert_eq!(log.contains("an import is ended"), sent != whole.len(), "{log}");
+    }
 }

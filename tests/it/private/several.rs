@@ -51,7 +51,7 @@ async fn a_layer_that_bundles_bring_for_two_is_both_s() {
         })
         .await;
         for bundle in bundles {
-            let answer = send(&mirror, bundle, bundle.len()).await.answer("POST").await.unwrap().rest().await;
+            let answer = send(mirror.admin_address(), bundle, bundle.len()).await.answer("POST").await.unwrap().rest().await;
             assert_eq!(answer.status(), 200, "{}", answer.text());
         }
         assert_each_holds_its_own(&mirror, &images).await;

@@ -74,7 +74,7 @@ impl io::Read for Broken {
 async fn import_broken(site: &Site, bundle: &[u8]) {
     let cut = bundle[..bundle.len() - 1024].to_vec();
     let input = super::super::super::input::detect(Broken(io::Cursor::new(cut))).unwrap();
-    import(site.cache.clone(), input, Options::default()).await.unwrap_err();
+    import(site.cache.clone(), input, Options::default(), &turn::Turn::default()).await.unwrap_err();
 }
 
 /// All that an interrupted import leaves is confined: to the one upstream of its images, or to nobody.
