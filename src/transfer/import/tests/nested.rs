@@ -22,7 +22,8 @@ fn layout(manifests: Vec<Vec<u8>>) -> Vec<u8> {
 /// Three indexes, each of which lists the next one many times: looked through once each, when it comes and when it goes.
 #[tokio::test]
 async fn an_index_that_is_listed_often_is_looked_through_once() {
-    const TIMES: usize = 40;
+    // Looked through as often as it is listed, that would be 64 million times, and no end of this test.
+    const TIMES: usize = 400;
     let site = site(1 << 20);
     let image = manifest();
     let mut child = descriptor(MANIFEST, &image);
@@ -43,10 +44,8 @@ async fn an_index_that_is_listed_often_is_looked_through_once() {
     assert_eq!(walked.await.unwrap(), children_first);
 
     assert_eq!(site.import(&bundle).await.unwrap().images[0].digest, digest(&top));
-    let began = Instant::now();
     let plan = export::plan(&site.tree, &[], None, &[], &BTreeSet::new()).unwrap();
     assert_eq!(plan.blobs(), 6);
-    assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
