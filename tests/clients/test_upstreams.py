@@ -153,7 +153,7 @@ class Upstreams(ClientTest):
 
         code, text = check("good", credentials={"username": USER, "password": PASSWORD})
         self.assertEqual(code, 0, text)
-        for step in ("name 127.0.0.1", "TLS and HTTP work (401)", f"of {USER}", "the password is accepted", "HEAD library/rs-docker", "sha256:"):
+        for step in ("name 127.0.0.1", "TLS and HTTP work (401)", f"of {USER}", "the password is accepted", "HEAD docker.io/library/rs-docker", "sha256:"):
             self.assertIn(step, text)
         for word, keys, expected in (
             ("wrong", {"credentials": {"username": USER, "password": "a-wrong-one"}}, "check `credentials`"),
