@@ -134,27 +134,15 @@ async fn freshness_and_the_switch() {
     let offline = async |mirror: &Mirror| mirror.metric("roadstead_upstream_offline", &[("upstream", "docker.io")]).await;
     switch(&mirror, true).await;
     assert_eq!(offline(&mirror).await, 1.0);
-    mirror
-        .reload(|settings| {
-            settings.hub("parallel", 2);
-        })
-        .await
-        .unwrap();
-    assert_eq!(offline(&mirror).await, 1.0);
-    mirror
-        .reload(|settings| {
-            settings.hub("offline", true);
-        })
-        .await
-        .unwrap();
-    assert_eq!(offline(&mirror).await, 1.0);
-    mirror
-        .reload(|settings| {
-            settings.hub("offline", false);
-        })
-        .await
-        .unwrap();
-    assert_eq!(offline(&mirror).await, 0.0);
+    for (key, value, switched) in [("parallel", 2.into(), 1.0), ("offline", true.into(), 1.0), ("offline", false.into(), 0.0)] {
+        mirror
+            .reload(|settings| {
+                settings.hub(key, toml::Value::clone(&value));
+            })
+            .await
+            .unwrap();
+        assert_eq!(offline(&mirror).await, switched, "{key} = {value}");
+    }
 }
 
 /// From the moment on at which an upstream is private, a digest of it opens nothing elsewhere.
