@@ -47,3 +47,20 @@ async fn i9_a_client_certificate_is_for_the_upstream_alone() {
     assert_eq!(mirror.get(&paths[1]).await.status(), 503);
     assert_eq!((open.count("*"), curious.count("*")), (1, 0), "it is shown to nobody else");
 }
+
+/// A certificate runs out sooner than the mirror stops: the files of the new one are read without a change of the configuration.
+#[tokio::test]
+async fn a_renewed_client_certificate_is_shown_after_sighup() {
+    let (clients, others, folder) = (Authority::new("clients"), Authority::new("others"), Folder::new());
+    folder.write("mirror", &others.client("mirror"));
+    let up = Upstream::start_tls_for(&clients.pem()).await;
+    let image = Builder::new(1).layer(1000).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let mut mirror = Mirror::with(&up, papers(&folder, &[&up], true)).await;
+    let path = manifest_path(REPOSITORY, "latest");
+    assert_eq!((mirror.get(&path).await.status(), up.count("*")), (503, 0), "another authority's");
+
+    folder.write("mirror", &clients.client("mirror"));
+    mirror.reload(|_| {}).await.unwrap();
+    assert_eq!(&*mirror.get(&path).await.body, &*image.manifest.bytes);
+}
