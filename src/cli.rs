@@ -30,8 +30,8 @@ use crate::config::{Config, ConfigError};
 const LONG_ABOUT: &str = "\
 A pull-through caching mirror for container images.
 
-Docker, containerd, CRI-O, podman and buildkit pull through it: the first pull of anything goes to \
-the registry once, every later one is served from here, also while the registry cannot be reached.";
+Docker, containerd, CRI-O, podman and buildkit pull through it. The first pull of anything goes to \
+the registry once. The mirror serves every later pull itself, also while the registry cannot be reached.";
 
 const AFTER_HELP: &str = "\
 Getting started, without any configuration:
@@ -105,7 +105,7 @@ impl Cli {
 /// Which configuration.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The configuration, a TOML file. Without one the defaults hold; config.example.toml shows every key.
+    /// The configuration, a TOML file. Without it every key has its default; config.example.toml shows all of them
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -18,20 +18,20 @@ use crate::upstream::check_certificates;
 
 /// Check a configuration, and show what it amounts to
 ///
-/// Reads the file and whatever it names (password files, certificates, keys, environment variables), and contacts
-/// nobody unless it is told to. Prints "ok" and a summary, or every error with its file, line and column.
+/// Reads the file and whatever it names: password files, certificates, keys, environment variables. Contacts nobody
+/// without --online. Prints "ok" and a summary, or every error with its file, line and column.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 all is right, 1 the configuration is wrong or (--online) a step failed or (--as) something may not be pulled, 64 the command line is wrong."
+    after_help = "Exit codes: 0 all is right; 1 the configuration is wrong, (--online) a step failed, or (--as) an image may not be pulled; 64 the command line is wrong."
 )]
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// Walk each upstream, too: name, TLS, /v2/, credentials, token
+    /// Test each upstream as well: name, TLS, /v2/, credentials, token
     ///
-    /// With IMAGEs, a HEAD of each: "ghcr.io/owner/app:1", or "alpine" for Docker Hub's. Nothing is pulled, and
-    /// nothing counts against a quota of pulls. No secret is printed.
+    /// With IMAGEs, such as "ghcr.io/owner/app:1" or Docker Hub's "alpine", also ask for each of them by HEAD. Nothing
+    /// is pulled, nothing counts against a quota of pulls, and no secret is printed.
     #[arg(long, num_args = 0.., value_name = "IMAGE")]
     online: Option<Vec<ImageRef>>,
 
@@ -39,7 +39,7 @@ pub(super) struct Check {
     #[arg(long = "as", value_name = "WHO", requires = "images", conflicts_with = "online")]
     caller: Option<String>,
 
-    /// With --as: what would be pulled, as in "ghcr.io/owner/app:1"
+    /// With --as: the images that WHO would pull, such as "ghcr.io/owner/app:1"
     #[arg(value_name = "IMAGE", requires = "caller")]
     images: Vec<ImageRef>,
 }

@@ -15,17 +15,17 @@ use super::{ConfigFile, print};
 use crate::config::{Config, Listen, Upstream};
 use crate::oci::name::UpstreamName;
 
-/// Show how to point Docker, containerd, podman, CRI-O, buildkit, K3s, RKE2 and Talos at the mirror
+/// Print the configuration that points Docker, containerd, podman, CRI-O, buildkit, K3s, RKE2 or Talos at the mirror
 ///
-/// Prints configuration to paste, for every configured upstream. With the name of a client, the output is that client's
-/// file and nothing else (containerd has a file for each registry; comments name them); without one, all of them.
+/// The output covers every configured upstream and is ready to paste. With CLIENT, it is that client's file and nothing
+/// else; containerd has a file for each registry, which comments name. Without CLIENT, it is the files of all clients.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   roadstead clients
   roadstead clients docker
   roadstead clients --url http://mirror.internal:5000 containerd
-  roadstead clients --url http://mirror.internal:5000 podman > /etc/containers/registries.conf.d/50-roadstead.conf")]
+  roadstead clients podman > /etc/containers/registries.conf.d/50-roadstead.conf")]
 pub(super) struct Clients {
     #[command(flatten)]
     file: ConfigFile,
@@ -34,7 +34,7 @@ pub(super) struct Clients {
     #[arg(short, long, value_name = "URL")]
     url: Option<Url>,
 
-    /// The client
+    /// Print only this client's configuration
     client: Option<Client>,
 }
 
@@ -46,11 +46,11 @@ enum Client {
     Containerd,
     /// /etc/containers/registries.conf.d/50-roadstead.conf
     Podman,
-    /// The same, for Kubernetes nodes
+    /// The same file as for podman, for Kubernetes nodes
     Crio,
     /// /etc/buildkit/buildkitd.toml
     Buildkit,
-    /// /etc/rancher/k3s/registries.yaml, or rke2 for k3s in it
+    /// /etc/rancher/k3s/registries.yaml or /etc/rancher/rke2/registries.yaml
     K3s,
     /// A patch of Talos Linux's machine configuration
     Talos,

@@ -20,27 +20,30 @@ use crate::transfer::sign::Signer;
 
 /// Write images of the cache into a bundle: an OCI image layout
 ///
-/// Also skopeo, `ctr images import` and `podman load` read it. The same images give the same bytes. Beside the bundle
-/// stands its lock (BUNDLE.lock): what it contains, for --since. Reads the cache of a running mirror as well.
+/// skopeo, `ctr images import` and `podman load` read it, too. The same images give the same bytes. Writes a lock
+/// beside the bundle (BUNDLE.lock), which says what the bundle contains, for a later --since. The mirror may be running
+/// or stopped.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   roadstead export -o site.tar --all
   roadstead export -o site.tar --pinned
-  roadstead export -o site.tar.zst --since last.tar.zst.lock --sign site.key alpine:3.20 'registry.k8s.io/pause:3.*'
+  roadstead export -o new.tar.zst --since old.tar.zst.lock --sign site.key 'ghcr.io/acme/app:*'
   roadstead export -o site.tar --split 4GiB --all          site.tar.000, site.tar.001, …
   roadstead export -o - --all | ssh gapped roadstead import -
-Keys: openssl genpkey -algorithm ed25519 -out site.key; openssl pkey -in site.key -pubout -out site.pub")]
+Keys:
+  openssl genpkey -algorithm ed25519 -out site.key
+  openssl pkey -in site.key -pubout -out site.pub")]
 pub(super) struct Export {
     #[command(flatten)]
     folder: FolderArgs,
 
-    /// Where to: a file (compressed if it ends in .zst), a folder (there already, or written with a / at the end), or -
-    /// for standard output
+    /// Where to write: a file (compressed if its name ends in .zst), a folder (one that exists, or a name with a / at
+    /// the end), or - for standard output
     #[arg(short, long, value_name = "FILE|DIR|-")]
     output: PathBuf,
 
-    /// Images, and patterns of tags such as registry.k8s.io/pause:3.*
+    /// Images, or patterns of tags such as registry.k8s.io/pause:3.*
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "pinned"])]
     images: Vec<Wish>,
 
@@ -52,12 +55,12 @@ pub(super) struct Export {
     #[arg(long, conflicts_with_all = ["images", "all"])]
     pinned: bool,
 
-    /// Only these platforms (linux/amd64,linux/arm64), which every image must have; "all": all that an index names.
-    /// Without it: those that are in the cache whole
+    /// Only these platforms (linux/amd64,linux/arm64), which every image must have; "all": all that an index names. By
+    /// default, those that are complete in the cache
     #[arg(long, value_name = "PLATFORMS")]
     platform: Option<Platforms>,
 
-    /// An earlier bundle or its lock: what is in that is left out, because the other side has it
+    /// Leave out what this earlier bundle, or its lock, contains: the other side has it
     #[arg(long, value_name = "BUNDLE|LOCK")]
     since: Option<PathBuf>,
 

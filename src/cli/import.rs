@@ -23,8 +23,8 @@ use crate::transfer::sign::Verifier;
 /// Take bundles into the cache of a mirror, running or stopped
 ///
 /// Reads what `roadstead export` writes, `docker save` archives, and OCI layouts in a tar, plain or .zst. Every byte is
-/// verified before anything of it can be pulled; a bundle is imported whole, or not at all. Importing it again does no
-/// harm, and goes on where an interrupted import stopped. The parts of a split bundle are named together, in order.
+/// verified before anything of it can be pulled. A bundle is imported whole, or not at all. Importing it again does no
+/// harm, and goes on where an interrupted import stopped. Name the parts of a split bundle together, in order.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -32,18 +32,20 @@ Examples:
   roadstead import site.tar.*                      the parts of one bundle
   roadstead import --verify-key site.pub site.tar.zst
   docker save alpine:3.20 | roadstead import -
-Exit codes: 0 everything was imported, 1 something was refused, and nothing of it is in the cache; or the disk failed: then
-no tag has changed, or those are named that could not be written down.")]
+Exit codes:
+  0  everything was imported
+  1  a bundle was refused, and nothing of it is in the cache; or the disk failed: no tag has
+     changed, or the error names the tags that could not be written down")]
 pub(super) struct Import {
     #[command(flatten)]
     site: SiteArgs,
 
-    /// Bundles; - for standard input
+    /// The bundles; - for standard input
     #[arg(value_name = "BUNDLE", required = true)]
     bundles: Vec<PathBuf>,
 
-    /// Refuse what was not signed with the key that belongs to this one, a PEM file. A running mirror looks at its own
-    /// import.verify_key as well
+    /// Refuse bundles that are not signed with the private key of this public key, a PEM file. A running mirror checks
+    /// its own import.verify_key as well
     #[arg(long, value_name = "PUB")]
     verify_key: Option<PathBuf>,
 
@@ -51,7 +53,7 @@ pub(super) struct Import {
     #[arg(long, value_name = "PLATFORMS")]
     platform: Option<Platforms>,
 
-    /// The full name of the one image in an archive that does not say it
+    /// The full name of the image, if the archive has only one and does not name it
     #[arg(long, value_name = "IMAGE")]
     name: Option<ImageRef>,
 }

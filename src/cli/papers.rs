@@ -21,15 +21,15 @@ use crate::listen::tls::first_name;
 /// Files for TLS with the admin interface.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Papers {
-    /// With an admin interface at https://: believe the authorities in this PEM file, too
+    /// For an admin interface at https://: trust the authorities in this PEM file as well
     #[arg(long = "admin-ca", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// Show the admin interface this client certificate: a PEM file, with those that lead to its root
+    /// Show the admin interface this client certificate, a PEM file that includes the intermediates
     #[arg(long = "admin-cert", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
 
-    /// The key of that certificate, in PEM
+    /// The key of that certificate, a PEM file
     #[arg(long = "admin-key", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 

@@ -24,8 +24,8 @@ use crate::transfer::sources;
 
 /// Fill the cache with images before anybody asks for them
 ///
-/// Through the mirror that runs on this cache folder, or, where none does, by itself. What is here already is not
-/// downloaded again, and what was interrupted is resumed. Leaves quota_reserve of an upstream's quota to clients.
+/// If a mirror runs on this cache folder, that mirror fetches the images; else the command does. What is cached is not
+/// downloaded again, and interrupted downloads are resumed. Leaves quota_reserve of an upstream's quota to clients.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,23 +38,23 @@ pub(super) struct Prefetch {
     #[command(flatten)]
     site: SiteArgs,
 
-    /// Images, and patterns of tags
+    /// Images, or patterns of tags such as registry.k8s.io/pause:3.*
     #[arg(value_name = "IMAGE")]
     images: Vec<Wish>,
 
-    /// A list: one image or pattern a line, # begins a comment; - for standard input
+    /// A list with one image or pattern a line; # begins a comment; - for standard input
     #[arg(long, value_name = "FILE")]
     file: Vec<PathBuf>,
 
-    /// Every image that Kubernetes manifests name
+    /// Every image that these Kubernetes manifests name
     #[arg(long, value_name = "YAML", num_args = 1..)]
     from_manifests: Vec<PathBuf>,
 
-    /// Every image of a compose file, its variables taken from the environment
+    /// Every image of this compose file; its variables come from the environment
     #[arg(long, value_name = "YAML")]
     from_compose: Vec<PathBuf>,
 
-    /// Every tag that another mirror has served, or was filled with, lately: the address of its admin interface
+    /// Every tag that another mirror has lately served or been filled with; HOST:PORT is its admin interface
     #[arg(long, value_name = "http://HOST:PORT")]
     from_server: Option<Place>,
 
@@ -62,19 +62,19 @@ pub(super) struct Prefetch {
     #[arg(long, value_name = "FILE", requires = "from_server")]
     from_token_file: Option<PathBuf>,
 
-    /// With --from-server: how lately
+    /// With --from-server: what "lately" means
     #[arg(long, value_name = "TIME", default_value = "30days", value_parser = humantime::parse_duration)]
     served_within: std::time::Duration,
 
-    /// Of images for several platforms only these, which each must have (linux/amd64,linux/arm64). By default all
+    /// Only these platforms (linux/amd64,linux/arm64), which every image for several platforms must have
     #[arg(long, value_name = "PLATFORMS", default_value = "all")]
     platform: Platforms,
 
-    /// Also signatures, attestations and what else refers to the images
+    /// Also fetch signatures, attestations and whatever else refers to the images
     #[arg(long)]
     with_referrers: bool,
 
-    /// Blobs at one time
+    /// How many blobs to download at one time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: u16,
 }

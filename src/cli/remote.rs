@@ -23,7 +23,8 @@ pub(super) struct Remote {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The admin interface of the mirror, IP:PORT, https://HOST:PORT or unix:PATH; by default admin.listen of the configuration
+    /// The mirror's admin interface: IP:PORT, https://HOST:PORT or unix:PATH; by default admin.listen of the
+    /// configuration
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<Place>,
 
@@ -34,7 +35,7 @@ pub(super) struct Remote {
     #[command(flatten)]
     papers: Papers,
 
-    /// Print JSON, also on a terminal; it is printed anyway where the output is no terminal
+    /// Print JSON, even on a terminal. Output that is not to a terminal is always JSON
     #[arg(long)]
     json: bool,
 }

@@ -18,17 +18,19 @@ use crate::telemetry;
 
 /// Run the mirror
 ///
-/// Needs no configuration: without one it listens on 127.0.0.1:5000 (admin on 127.0.0.1:5001), caches up to 50 GiB in
+/// Needs no configuration. Without one it listens on 127.0.0.1:5000 (admin on 127.0.0.1:5001), caches up to 50 GiB in
 /// ./roadstead-cache, and mirrors docker.io, ghcr.io, quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com,
-/// public.ecr.aws and nvcr.io. It prints where it listens and how to point Docker at it; its log goes to standard error.
+/// public.ecr.aws and nvcr.io. Prints where it listens and how to point Docker at it; its log goes to standard error.
 ///
-/// SIGTERM or SIGINT stops it gracefully: no new connections, running answers finish within server.shutdown_timeout,
-/// unfinished downloads are resumed by the next start. A second signal ends it at once. SIGHUP reads the configuration
-/// again: access, upstreams, freshness, and server.tls and admin.tls change at once; what else has changed stays as it
-/// was, is named in the log and waits for a restart.
+/// SIGTERM or SIGINT stops it gracefully: it takes no new connections, and running answers finish within
+/// server.shutdown_timeout. The next start resumes unfinished downloads. A second signal ends it at once. SIGHUP reads
+/// the configuration again: access, upstreams, freshness, server.tls and admin.tls change at once. Other changes wait
+/// for a restart; the log names them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Environment: RUST_LOG overrides log.level; HTTP_PROXY, HTTPS_PROXY and NO_PROXY lead to the upstreams.
+Environment:
+  RUST_LOG                             overrides log.level
+  HTTP_PROXY, HTTPS_PROXY, NO_PROXY    set the way to the upstreams
 Examples:
   roadstead serve
   roadstead serve --config /etc/roadstead/config.toml
@@ -37,7 +39,7 @@ pub(super) struct Serve {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// Serve clients here: IP:PORT, plain:IP:PORT, unix:PATH, systemd or systemd:NAME; can be given more than once.
+    /// Serve clients here: IP:PORT, plain:IP:PORT, unix:PATH, systemd or systemd:NAME. Can be given more than once.
     /// Overrides server.listen
     #[arg(short, long, value_name = "ADDRESS", value_parser = address)]
     listen: Vec<Listen>,
@@ -50,7 +52,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Let everybody who reaches the mirror pull everything. Sets access.open; needed to serve other machines without rules
+    /// Let everybody who reaches the mirror pull everything: sets access.open. Needed to serve other machines without
+    /// rules
     #[arg(long)]
     open: bool,
 }

@@ -20,7 +20,7 @@ pub(super) struct FolderArgs {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The folder of the cache. Overrides cache.dir
+    /// The cache folder. Overrides cache.dir
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }
@@ -31,8 +31,8 @@ pub(super) struct SiteArgs {
     #[command(flatten)]
     folder: FolderArgs,
 
-    /// The admin interface of a running mirror, http://HOST:PORT, https://HOST:PORT or unix:PATH. Without it the cache folder is opened, and
-    /// where a mirror has that open, its admin.listen is asked
+    /// The admin interface of a running mirror: http://HOST:PORT, https://HOST:PORT or unix:PATH. By default the
+    /// command opens the cache folder; if a mirror has it open, the command asks that mirror by admin.listen
     #[arg(long, value_name = "ADDRESS")]
     server: Option<Place>,
 

@@ -18,9 +18,12 @@ pub(super) use verify::Verify;
 use super::remote::Remote;
 
 const REFERENCE: &str = "\
-REF is an image as docker pull takes it (alpine:3.20, ghcr.io/acme/app@sha256:…), a digest (sha256:…), or a pattern over
-UPSTREAM/REPOSITORY:TAG, in which * stays within one component and ** does not: 'ghcr.io/acme/**', 'alpine:3.*'. A short
-name is Docker Hub's.";
+REF is one of:
+  an image as docker pull takes it: alpine:3.20, ghcr.io/acme/app@sha256:…
+  a digest: sha256:…
+  a pattern over UPSTREAM/REPOSITORY:TAG: 'ghcr.io/acme/**', 'alpine:3.*'
+In a pattern, * stays within one component and ** does not.
+A short name is Docker Hub's.";
 
 /// List the images in the cache
 #[derive(Debug, Args)]
@@ -29,7 +32,7 @@ pub(super) struct List {
     /// Only these images
     #[arg(value_name = "REF")]
     reference: Option<String>,
-    /// At most so many
+    /// At most this many
     #[arg(long, default_value_t = 1000)]
     limit: u64,
     #[command(flatten)]

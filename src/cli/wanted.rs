@@ -14,8 +14,8 @@ use crate::pull::wanted::read_list;
 
 /// List what clients asked for and did not get
 ///
-/// The images of the last 30 days that no upstream could be asked for, most wanted first, without those that are here
-/// by now. Carry the list to where there is a connection: roadstead prefetch --file wanted.txt
+/// These are images of the last 30 days for which no upstream could be asked and that are still not in the cache, the
+/// most wanted first. Carry the list to where there is a connection: roadstead prefetch --file wanted.txt
 #[derive(Debug, Args)]
 pub(super) struct Wanted {
     #[command(flatten)]

@@ -13,9 +13,10 @@ use super::table::{ago, list, row, show, size, table, text};
 use crate::cli::remote::Remote;
 use crate::oci::{Platform, Platforms};
 
-/// Remove images, with all that no other image needs
+/// Remove images, with everything that no other image needs
 ///
-/// Pinned images, and layers that other images need, stay. Readers of what is removed keep it until they are done.
+/// Pinned images stay, and so do layers that other images need. Clients that are reading removed content can read it to
+/// its end.
 #[derive(Debug, Args)]
 #[command(after_help = REFERENCE)]
 pub(in crate::cli) struct Purge {
@@ -29,16 +30,16 @@ pub(in crate::cli) struct Purge {
     remote: Remote,
 }
 
-/// Keep an image, with all that it needs, whatever happens to the rest
+/// Keep an image, with everything that it needs, whatever happens to the rest
 ///
-/// A pinned tag is followed: what it stands for is kept. Nothing is downloaded by pinning.
+/// A pinned tag is followed: the mirror keeps what the tag stands for. Pinning downloads nothing.
 #[derive(Debug, Args)]
 #[command(after_help = REFERENCE)]
 pub(in crate::cli) struct Pin {
-    /// What to keep; without it, the pins are listed
+    /// What to keep. Without it, list the pins
     #[arg(value_name = "REF")]
     reference: Option<String>,
-    /// Of a multi-platform image only these, as linux/amd64
+    /// Only these platforms of a multi-platform image, such as linux/amd64
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
     #[command(flatten)]
@@ -49,20 +50,20 @@ pub(in crate::cli) struct Pin {
 #[derive(Debug, Args)]
 #[command(after_help = REFERENCE)]
 pub(in crate::cli) struct Unpin {
-    /// Whose pins
+    /// Remove the pins of these
     #[arg(value_name = "REF")]
     reference: String,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// Clean up: unfinished downloads, damaged files, what its quota has no more time for; and make room
+/// Remove unfinished downloads, damaged files and what a quota's unused_for has expired; make room with --free
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Gc {
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Evict until so many more bytes fit, as 10GiB
+    /// Evict until so many more bytes fit, such as 10GiB
     #[arg(long, value_name = "SIZE", default_value = "0B")]
     free: ByteSize,
     #[command(flatten)]

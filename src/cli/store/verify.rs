@@ -15,14 +15,14 @@ use crate::cache::verify::{Progress, Verification};
 use crate::cli::remote::Remote;
 use crate::metrics::Metrics;
 
-/// Hash all content again; set apart what is damaged
+/// Hash all content again, and set apart what is damaged
 ///
-/// Asks the running mirror, which downloads damaged content again. Where none runs, and none is named with --admin, the folder
-/// of the configuration is verified, and damaged content is downloaded at its next pull.
+/// Asks the running mirror, which downloads damaged content again. If none runs, and --admin names none, the command
+/// verifies the folder of the configuration itself; damaged content is then downloaded at its next pull.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 all content is right, 1 some was damaged, or could not be verified.")]
 pub(in crate::cli) struct Verify {
-    /// Bytes a second to read at most, as 50MiB; 0 for no limit
+    /// Read at most so many bytes a second, such as 50MiB; 0 for no limit
     #[arg(long, value_name = "SIZE", default_value = "0B")]
     rate: ByteSize,
     #[command(flatten)]
