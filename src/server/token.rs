@@ -109,13 +109,20 @@ fn words(scopes: &str) -> Vec<String> {
 }
 
 impl Wish {
-    /// Of which upstream the token is to pull: as the first scope tells that names a repository; without one, as `docker
+    /// Of which upstream the token is to pull: as the longest scope tells that names a repository; without one, as `docker
     /// login` asks, the one that `/v2/` itself is.
+    ///
+    /// containerd and buildkit send two, sorted: the repository as their request had it, whose upstream stood in `ns`, and the
+    /// scope of the challenge, which is the same with the upstream before it. By the shorter one the login would be taken to
+    /// be for another upstream, and sent there (I9).
     fn upstream(&self, handler: &Handler, host: Option<&str>) -> Option<UpstreamName> {
         let directory = handler.directory.load();
         let names = self.scopes.iter().filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));
-        let mut routes = names.map(|(name, _)| Route::parse(&format!("/v2/{name}/tags/list"), None, host, &directory));
-        let named = routes.find_map(Result::ok);
+        let routes = names.filter_map(|(name, _)| {
+            let route = Route::parse(&format!("/v2/{name}/tags/list"), None, host, &directory).ok()?;
+            Some((name.len(), route))
+        });
+        let named = routes.max_by_key(|(length, _)| *length).map(|(_, route)| route);
         named.or_else(|| Route::parse("/v2/", None, host, &directory).ok()).map(|route| route.upstream)
     }
 }

@@ -1,6 +1,6 @@
 //! Signing in before anything is asked for, as `docker login` does: `/v2/` and `/token` try the login at the upstream.
 
-use super::{Private, basic};
+use super::{Private, basic, get_as, image};
 use crate::support::client::Response;
 use crate::support::mirror::Mirror;
 use crate::support::upstream::{Accounts, Auth, Upstream};
@@ -107,4 +107,34 @@ async fn a_token_for_a_repository_needs_a_login_that_is_one() {
     assert_eq!(good.status(), 200, "{}", good.text());
     let wrong = this.mirror.get_with(path, &[("Authorization", &basic("alice", "wrong"))]).await;
     assert_eq!((wrong.status(), &*wrong.error_code()), (401, "UNAUTHORIZED"), "{}", wrong.text());
+}
+
+/// containerd names its registry in `ns`, and asks for a token by two scopes, sorted: its own, which names no upstream, and that
+/// of the challenge. The login is for the upstream of the challenge, and shown to no other (I9), whatever the repository's name.
+#[tokio::test]
+async fn a_login_goes_to_the_upstream_of_the_challenge_alone() {
+    for repository in ["acme/app", "zoo/app", "docker.io/team/app"] {
+        let this = Private::new(|settings| {
+            settings.hub("visibility", "caller");
+        })
+        .await;
+        let secret = image(9);
+        this.accounts.set("carol", "word", &[repository]);
+        this.up.push_image(repository, "latest", &secret);
+        let path = format!("/v2/{repository}/manifests/latest?ns=priv.example");
+        let refused = this.mirror.get(&path).await;
+        let challenge = refused.header("www-authenticate").unwrap();
+        let told = challenge.split_once("scope=\"").unwrap().1.trim_end_matches('"');
+        let mut scopes = [told.to_owned(), format!("repository:{repository}:pull")];
+        scopes.sort();
+        let asked = format!("/token?service=roadstead&scope={}&scope={}", scopes[0], scopes[1]);
+        let wrong = this.mirror.get_with(&asked, &[("Authorization", &basic("carol", "wrong"))]).await;
+        assert_eq!((wrong.status(), &*wrong.error_code()), (401, "UNAUTHORIZED"), "{repository}: {}", wrong.text());
+        let token = get_as(&this.mirror, "carol", &asked).await;
+        assert_eq!(token.status(), 200, "{repository}: {}", token.text());
+        let bearer = format!("Bearer {}", token.json()["token"].as_str().unwrap());
+        let manifest = this.mirror.get_with(&path, &[("Authorization", &bearer)]).await;
+        assert_eq!((manifest.status(), &*manifest.body), (200, &*secret.manifest.bytes), "{repository}: {}", manifest.text());
+        assert_eq!(this.hub.count("*"), 0, "{repository}: docker.io was shown the login");
+    }
 }
