@@ -201,7 +201,7 @@ impl<'a> Guide<'a> {
         text
     }
 
-    /// Of this K3s makes the files of containerd.
+    /// Of this K3s makes the files of containerd. It puts the registry itself at the end, but knows of it no more than the name.
     fn k3s(&self) -> String {
         let place = "/etc/rancher/k3s/registries.yaml (of RKE2: /etc/rancher/rke2/registries.yaml); then restart the service.";
         format!("# {place}\n{}", self.yaml_mirrors("", "endpoint"))
@@ -215,9 +215,11 @@ impl<'a> Guide<'a> {
 
     fn yaml_mirrors(&self, indent: &str, key: &str) -> String {
         let mut text = format!("{indent}mirrors:\n");
-        for (name, _) in self.upstreams() {
-            let name = name.as_str();
-            let _ = write!(text, "{indent}  {name:?}:\n{indent}    {key}:\n{indent}      - {:?}\n", self.base);
+        for (name, upstream) in self.upstreams() {
+            let _ = write!(text, "{indent}  {:?}:\n{indent}    {key}:\n", name.as_str());
+            for endpoint in [Some(self.base.clone()), elsewhere(name, upstream)].into_iter().flatten() {
+                let _ = writeln!(text, "{indent}      - {endpoint:?}");
+            }
         }
         text
     }
@@ -237,6 +239,17 @@ fn own_location(name: &UpstreamName, upstream: &Upstream) -> (String, bool) {
             (authority.to_owned(), url.scheme() == "http")
         }
         _ => (name.to_string(), false),
+    }
+}
+
+/// The registry itself as an endpoint, where it is not what a client would make of its name. A path is used as it stands.
+fn elsewhere(name: &UpstreamName, upstream: &Upstream) -> Option<String> {
+    let url = upstream.urls.first()?;
+    let host = if name.is_docker_hub() { "registry-1.docker.io" } else { name.as_str() };
+    let text = url.as_str().trim_end_matches('/');
+    match url.path() {
+        "/" => (text != format!("https://{host}")).then(|| text.to_owned()),
+        _ => Some(format!("{text}/v2")),
     }
 }
 

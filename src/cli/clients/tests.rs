@@ -147,7 +147,7 @@ fn the_address_is_scheme_host_and_port() {
 }
 
 #[test]
-fn k3s_and_talos_get_the_mirrors_of_their_containerd() {
+fn k3s_and_talos_get_the_mirrors_of_their_containerd_and_the_registries_that_are_not_where_their_name_says() {
     assert_eq!(
         file(&config(), MIRROR, Client::K3s).split_once('\n').unwrap().1,
         r#"mirrors:
@@ -157,9 +157,11 @@ fn k3s_and_talos_get_the_mirrors_of_their_containerd() {
   "registry.example:5000":
     endpoint:
       - "http://mirror.internal:5000"
+      - "http://registry.example:5000"
   "team.example":
     endpoint:
       - "http://mirror.internal:5000"
+      - "https://artifacts.example/docker/team/v2"
 "#
     );
     let talos = file(&config(), MIRROR, Client::Talos);
@@ -171,6 +173,11 @@ machine:
         endpoints:
           - "http://mirror.internal:5000"
       "registry.example:5000":
+        endpoints:
+          - "http://mirror.internal:5000"
+          - "http://registry.example:5000"
 "#;
     assert!(talos.contains(expected), "{talos}");
+    // Those that exist by default are where their names say.
+    assert_eq!(file(&Config::default(), MIRROR, Client::K3s).matches("- ").count(), Config::default().upstreams.len());
 }
