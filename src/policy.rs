@@ -32,7 +32,7 @@ pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
 pub use identity::network;
-pub use issue::{Issued, SERVICE, TOKEN_PATH};
+pub use issue::{Issued, SERVICE, TOKEN_PATH, TokenError};
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};
 pub use rules::Verdict;

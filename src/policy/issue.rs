@@ -25,6 +25,16 @@ pub struct Issued {
     pub lifetime: Duration,
 }
 
+/// What is wrong with a token (RFC 6750 § 3.1). A client that is told knows that it need not show it again: containerd, which
+/// sends a request six times otherwise, says "pull access denied" at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// It is over, was changed, or is another mirror's.
+    Invalid,
+    /// Its owner may not have this.
+    Insufficient,
+}
+
 impl Policy {
     /// A token for whoever signs in by `login`; without one, for a caller without a name, if anything is left to them.
     /// `upstream`: what it is wanted for, where that is clear.
@@ -57,8 +67,9 @@ impl Policy {
     }
 
     /// The challenge of a 401 (RFC 6750; distribution's token specification). `host`: as the client called the mirror.
-    /// `scope`: what it asked for. `None` if the mirror cannot say where tokens are.
-    pub fn challenge(&self, peer: &Peer, host: Option<&str>, scope: Option<&Scope>, why: Option<Why>) -> Option<String> {
+    /// `scope`: what it asked for. `error`: what is wrong with the token that it showed. `None` if the mirror cannot say where
+    /// tokens are.
+    pub fn challenge(&self, peer: &Peer, host: Option<&str>, scope: Option<&Scope>, error: Option<TokenError>) -> Option<String> {
         let rules = self.rules.load();
         let realm = match &rules.access.token_url {
             Some(url) => url.to_string(),
@@ -72,8 +83,10 @@ impl Policy {
         if let Some(scope) = scope {
             challenge.push_str(&format!(",scope=\"repository:{scope}:pull\""));
         }
-        if why == Some(Why::Token) {
-            challenge.push_str(",error=\"invalid_token\"");
+        match error {
+            None => {}
+            Some(TokenError::Invalid) => challenge.push_str(",error=\"invalid_token\""),
+            Some(TokenError::Insufficient) => challenge.push_str(",error=\"insufficient_scope\""),
         }
         Some(challenge)
     }

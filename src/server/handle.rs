@@ -15,7 +15,7 @@ use super::token;
 use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Repository, Route, Scope, Target, UpstreamName, Wanted};
-use crate::policy::{Caller, Identity, Peer, Policy, Refused, TOKEN_PATH, Why};
+use crate::policy::{Authorization, Caller, Identity, Peer, Policy, Refused, TOKEN_PATH, TokenError, Why};
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull, PullError};
 use crate::telemetry::RequestId;
@@ -180,7 +180,12 @@ impl Handler {
 
     /// Tells a client where to sign in: every answer of 401 goes through here (RFC 9110 §15.5.2).
     fn challenge<B>(&self, answer: &mut Answer, request: &Request<B>, peer: &Peer, scope: Option<&Scope>, why: Option<Why>) {
-        let challenge = self.policy.challenge(peer, host(request), scope, why);
+        let error = match Authorization::of(request.headers()) {
+            Authorization::Bearer(_) if why == Some(Why::Token) => Some(TokenError::Invalid),
+            Authorization::Bearer(_) if scope.is_some() => Some(TokenError::Insufficient),
+            Authorization::Bearer(_) | Authorization::Basic(_) | Authorization::None => None,
+        };
+        let challenge = self.policy.challenge(peer, host(request), scope, error);
         let challenge = challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
         answer.response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.unwrap_or(token::BASIC));
     }
