@@ -132,8 +132,9 @@ class Buildah(_Store):
 class Containerd:
     """A containerd of its own, driven by `ctr` with a folder of hosts.toml."""
 
-    def __init__(self, name, folder, hosts, namespace="tests"):
-        """`hosts` maps a registry to the body of one `[host."URL"]` table as `(url, override_path)`."""
+    def __init__(self, name, folder, hosts, namespace="tests", cri=None):
+        """`hosts` maps a registry to the body of one `[host."URL"]` table as `(url, override_path)`. `cri`: the tables of the
+        CRI plugin, which is off without them."""
         folder.mkdir(parents=True)
         self.root = folder / "root"
         self._socket = folder / "containerd.sock"
@@ -141,17 +142,23 @@ class Containerd:
         self._namespace = namespace
         for registry, (url, override) in hosts.items():
             self.set_host(registry, url, override)
-        config = folder / "config.toml"
-        config.write_text(f"""version = 2
+        self._name = name
+        self._config = folder / "config.toml"
+        disabled = ["io.containerd.internal.v1.opt"] + ([] if cri else ["io.containerd.grpc.v1.cri"])
+        self._config.write_text(f"""version = 2
 root = "{self.root}"
 state = "{folder / "state"}"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+disabled_plugins = {json.dumps(disabled)}
 [grpc]
 address = "{self._socket}"
 [plugins."io.containerd.metadata.v1.bolt"]
 content_sharing_policy = "isolated"
-""")  # isolated: what one namespace holds spares another no download
-        self.process = Process(name, ["containerd", "--config", config])
+{cri or ""}""")  # isolated: what one namespace holds spares another no download
+        self.start()
+
+    def start(self):
+        """Starts it, again after a kill, and waits until it answers."""
+        self.process = Process(self._name, ["containerd", "--config", self._config], env=_NO_WAY_OUT)
         wait_until(self._answers, "containerd answers", process=self.process)
 
     def set_host(self, registry, url, override_path=False, authority=None, header=None):
@@ -190,6 +197,9 @@ content_sharing_policy = "isolated"
         """The tag points at what was pushed, and the content store holds all of it, right by hash."""
         rows = [row.split() for row in self._ctr("images", "list", namespace=namespace).splitlines()]
         _expect("manifest", [row[2] for row in rows if row[0] == image.reference(registry)], [image.digest])
+        self._check_content(image, namespace)
+
+    def _check_content(self, image, namespace=None):
         listed = set(self._ctr("content", "list", "--quiet", namespace=namespace).split())
         wanted = {image.digest, image.for_host().digest, *image.for_host().blobs}
         if not wanted <= listed:

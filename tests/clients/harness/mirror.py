@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 
-from .process import Process, free_port, wait_until
+from .process import Process, free_port, run, wait_until
 
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -89,6 +89,17 @@ class Mirror:
         connection, answer = self.open(path, headers, method)
         with closing(connection):
             return answer.status, answer.headers, answer.read()
+
+    def clients(self, client):
+        """What `roadstead clients` prints for one: how to point it at this mirror."""
+        return run([self._binary, "clients", "--config", self._config, client])
+
+    def switch(self, offline):
+        """The switch: not one packet to an upstream while it is `offline`."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin_port}/api/v1/offline", method="POST",
+                                         data=json.dumps({"offline": offline}).encode(),
+                                         headers={"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=5).close()
 
     def metric(self, name, **labels):
         """The sum of a metric's samples over all that have these labels."""

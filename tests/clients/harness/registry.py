@@ -44,14 +44,27 @@ class Registry:
 
 def certificates(folder):
     """An authority, and a certificate for 127.0.0.1 that it signed: (authority, certificate, key)."""
-    def openssl(*words):
-        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+    _openssl("req", "-x509", *_NEW_KEY, "-days", 2, "-subj", "/CN=Roadstead tests", "-keyout", folder / "ca.key",
+             "-addext", "keyUsage=critical,keyCertSign", "-out", folder / "ca.pem")
+    return folder / "ca.pem", *_signed(folder, "tls", "upstream", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
 
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *new_key, "-days", 2, "-subj", "/CN=Roadstead tests", "-keyout", folder / "ca.key",
-            "-addext", "keyUsage=critical,keyCertSign", "-out", folder / "ca.pem")
-    openssl("req", *new_key, "-subj", "/CN=upstream", "-keyout", folder / "tls.key", "-out", folder / "tls.csr")
-    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
-    openssl("x509", "-req", "-in", folder / "tls.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial",
-            "-days", 2, "-extfile", folder / "extensions", "-out", folder / "tls.pem")
-    return folder / "ca.pem", folder / "tls.pem", folder / "tls.key"
+
+def client_certificate(folder, name):
+    """A certificate by which a client is `name`, signed by the authority that `certificates` made there: (certificate, key)."""
+    return _signed(folder, name, name, "extendedKeyUsage=clientAuth\n")
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+def _openssl(*words):
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+
+def _signed(folder, file, name, extensions):
+    certificate, key, request = (folder / f"{file}.{suffix}" for suffix in ("pem", "key", "csr"))
+    _openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    (folder / "extensions").write_text(extensions)
+    _openssl("x509", "-req", "-in", request, "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-CAcreateserial",
+             "-days", 2, "-extfile", folder / "extensions", "-out", certificate)
+    return certificate, key
