@@ -10,6 +10,7 @@ pub mod exit;
 mod export;
 mod files;
 mod import;
+mod notify;
 mod papers;
 mod prefetch;
 mod progress;

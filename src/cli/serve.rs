@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::Manager;
 use super::{ConfigFile, clients, files, print};
 use crate::app::{Mirror, Running};
 use crate::config::{Config, ConfigError, Listen};
@@ -110,6 +111,7 @@ impl Serve {
 async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during a long start is not lost.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let manager = Manager::from_env();
     let pulls_from_hub = clients::docker_mirror_path(&config);
 
     let running = tokio::select! {
@@ -117,17 +119,19 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
         stop = signals.stop() => return Ok(stop.at_once()),
     };
     print(&announcement(&running, pulls_from_hub.as_deref()))?;
+    manager.ready().await;
 
     let stop = loop {
         match signals.next().await {
             Request::Stop(stop) => break stop,
             // A file that does not answer holds up no stop.
             Request::Reload => tokio::select! {
-                () = reload(options, &running) => {}
+                () = reload(options, &running, &manager) => {}
                 stop = signals.stop() => break stop,
             },
         }
     };
+    manager.stopping().await;
     tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");
     match running.shutdown_unless(signals.stop()).await {
         None => Ok(ExitCode::SUCCESS),
@@ -139,8 +143,14 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
 }
 
 /// Reads the configuration again. Whatever is wrong with it, the mirror goes on as before.
-async fn reload(options: &Serve, running: &Running) {
+async fn reload(options: &Serve, running: &Running, manager: &Manager) {
     tracing::info!("SIGHUP: the configuration is read again");
+    manager.reloading().await;
+    take_again(options, running).await;
+    manager.ready().await;
+}
+
+async fn take_again(options: &Serve, running: &Running) {
     // Files are read (I11).
     let read = tokio::task::block_in_place(|| options.config());
     let config = match read {

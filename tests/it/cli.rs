@@ -4,6 +4,7 @@ mod check;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -257,6 +258,45 @@ fn verify_does_not_take_another_folder_for_the_mirror_that_is_named() {
     let (code, out, err) = run(&["verify", "--config", &config]);
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("\"damaged\""), "{out}");
+}
+
+/// As a unit of `Type=notify` is started: who is told "ready" can pull, after a start as after a reload.
+#[test]
+fn serve_tells_the_service_manager_how_far_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let told = || {
+        let mut state = [0; 256];
+        let length = manager.recv(&mut state).unwrap();
+        String::from_utf8(state[..length].to_vec()).unwrap()
+    };
+    let file = write(folder.path(), "admin.listen = \"off\"\n");
+    let mut child = command(&["serve", "--config", &file, "--listen", "127.0.0.1:0"])
+        .current_dir(folder.path())
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let mut serve = Serve { child, out, _folder: folder };
+    assert_eq!(told(), "READY=1");
+    let address = serve.line().strip_prefix("roadstead listens on http://").unwrap().to_owned();
+    std::net::TcpStream::connect(address).unwrap();
+    // A file that is wrong is read to its end, too: the mirror serves as before.
+    for text in ["admin.listen = \"off\"\n[freshness]\nfresh_for = \"5m\"\n", "wrong"] {
+        std::fs::write(&file, text).unwrap();
+        serve.signal(Signal::HUP);
+        let reloading = told();
+        let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(since.parse::<u64>().unwrap() > 0, "{reloading}");
+        assert_eq!(told(), "READY=1");
+    }
+    serve.signal(Signal::TERM);
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(serve.wait().code(), Some(0));
 }
 
 #[test]
