@@ -1,7 +1,9 @@
 //! A mirror as commands reach it: its folder if it is stopped, its admin interface if it runs.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -32,7 +34,8 @@ pub(super) struct SiteArgs {
     folder: FolderArgs,
 
     /// The admin interface of a running mirror: http://HOST:PORT, https://HOST:PORT or unix:PATH. By default the
-    /// command opens the cache folder; if a mirror has it open, the command asks that mirror by admin.listen
+    /// command opens the cache folder; if a mirror has it open, or it is another user's, the command asks
+    /// that mirror by admin.listen
     #[arg(long, value_name = "ADDRESS")]
     server: Option<Place>,
 
@@ -77,6 +80,18 @@ impl SiteArgs {
         if let Some(place) = &self.server {
             return Ok(Site::Running(Endpoint::new(place.clone(), token, papers)));
         }
+        let dir = config.cache.dir.clone();
+        if of_another(&dir) {
+            let told = || {
+                format!(
+                    "the cache in {} is another user's, so its mirror has to do this: start it (--server says where it is), or run this as that user",
+                    dir.display()
+                )
+            };
+            let endpoint = Endpoint::new(admin.with_context(told)?, token, papers);
+            endpoint.get("/healthz").await.with_context(told)?;
+            return Ok(Site::Running(endpoint));
+        }
         match Workshop::open(config, &Arc::new(Metrics::new())).await {
             Ok(workshop) => Ok(Site::Stopped(Box::new(workshop))),
             Err(StartError::Store(StoreError::Locked(dir))) => match admin {
@@ -88,6 +103,15 @@ impl SiteArgs {
             },
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Whether a cache was written by another user. What this process wrote there, as root could, that user's mirror could not
+/// change, and perhaps not read.
+fn of_another(dir: &Path) -> bool {
+    match fs::metadata(dir.join("VERSION")) {
+        Ok(version) => version.uid() != rustix::process::geteuid().as_raw(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 

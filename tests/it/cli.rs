@@ -4,6 +4,7 @@ mod check;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -297,6 +298,32 @@ fn serve_tells_the_service_manager_how_far_it_is() {
     serve.signal(Signal::TERM);
     assert_eq!(told(), "STOPPING=1");
     assert_eq!(serve.wait().code(), Some(0));
+}
+
+/// Root could write into any cache, and the mirror that has it could not change what root wrote: it would never see a tag move.
+#[test]
+fn nothing_is_written_into_the_cache_of_another_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = write(folder.path(), &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    // Whoever is not root cannot make it another's, but can close it to himself, as another's mostly is.
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(cache.join("VERSION"), Some(65532), None).unwrap();
+    } else {
+        std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    for command in [&["prefetch", "alpine:3.20"][..], &["import", "/dev/null"]] {
+        let (code, out, error) = run(&[command, &["--config", &config]].concat());
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{command:?}: {error}");
+        assert!(error.contains("is another user's") && error.contains("start it") && error.contains(&nobody), "{error}");
+    }
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let inside: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(inside, ["VERSION"]);
 }
 
 #[test]
