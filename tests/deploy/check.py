@@ -459,11 +459,6 @@ class Metrics(unittest.TestCase):
             excluded = re.search(metric + r'\{reason!~"([^"]*)"\}', alerts[alert])
             self.assertEqual(set(excluded[1].split("|")), wanted, alert)
 
-    @unittest.skipUnless(shutil.which("promtool"), "no promtool")
-    def test_promtool(self):
-        checked = subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml"], capture_output=True, text=True)
-        self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
-
 
 class Documents(unittest.TestCase):
     """What a reader copies from README.md and docs/ is at least of its grammar, and what is linked exists."""
