@@ -10,8 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::notify::Manager;
-use super::{ConfigFile, clients, files, print};
+use super::{ConfigFile, clients, files, notify, print};
 use crate::app::{Mirror, Running};
 use crate::config::{Config, ConfigError, Listen};
 use crate::listen::{Passed, Place};
@@ -111,7 +110,6 @@ impl Serve {
 async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Result<ExitCode> {
     // Before anything else, so that a signal during a long start is not lost.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let manager = Manager::from_env();
     let pulls_from_hub = clients::docker_mirror_path(&config);
 
     let running = tokio::select! {
@@ -119,19 +117,19 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
         stop = signals.stop() => return Ok(stop.at_once()),
     };
     print(&announcement(&running, pulls_from_hub.as_deref()))?;
-    manager.ready().await;
+    notify::ready();
 
     let stop = loop {
         match signals.next().await {
             Request::Stop(stop) => break stop,
             // A file that does not answer holds up no stop.
             Request::Reload => tokio::select! {
-                () = reload(options, &running, &manager) => {}
+                () = reload(options, &running) => {}
                 stop = signals.stop() => break stop,
             },
         }
     };
-    manager.stopping().await;
+    notify::stopping();
     tracing::info!(signal = stop.name(), "stopping; a second signal ends at once");
     match running.shutdown_unless(signals.stop()).await {
         None => Ok(ExitCode::SUCCESS),
@@ -143,11 +141,11 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
 }
 
 /// Reads the configuration again. Whatever is wrong with it, the mirror goes on as before.
-async fn reload(options: &Serve, running: &Running, manager: &Manager) {
+async fn reload(options: &Serve, running: &Running) {
     tracing::info!("SIGHUP: the configuration is read again");
-    manager.reloading().await;
+    notify::reloading();
     take_again(options, running).await;
-    manager.ready().await;
+    notify::ready();
 }
 
 async fn take_again(options: &Serve, running: &Running) {

@@ -271,7 +271,7 @@ fn serve_tells_the_service_manager_how_far_it_is() {
     let told = || {
         let mut state = [0; 256];
         let length = manager.recv(&mut state).unwrap();
-        String::from_utf8(state[..length].to_vec()).unwrap()
+        String::from_utf8(state[..length].to_vec()).unwrap().trim_end().to_owned()
     };
     let file = write(folder.path(), "admin.listen = \"off\"\n");
     let mut child = command(&["serve", "--config", &file, "--listen", "127.0.0.1:0"])
