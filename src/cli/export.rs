@@ -9,12 +9,12 @@ use clap::Args;
 
 use super::site::{FolderArgs, size};
 use super::{progress, tell};
-use crate::cache::pins::Pins;
+use crate::cache::pins::{Pin, Pins};
 use crate::cache::tree::Tree;
 use crate::config::{Visibility, Wish};
 use crate::oci::Platforms;
 use crate::transfer::bundle::{read_since, write_lock};
-use crate::transfer::export;
+use crate::transfer::export::{self, Wanted};
 use crate::transfer::output::Output;
 use crate::transfer::sign::Signer;
 
@@ -51,12 +51,12 @@ pub(super) struct Export {
     #[arg(long, conflicts_with = "images")]
     all: bool,
 
-    /// Every image that is pinned (roadstead pin)
+    /// Every image that is pinned (roadstead pin), of the platforms that it is pinned for
     #[arg(long, conflicts_with_all = ["images", "all"])]
     pinned: bool,
 
-    /// Only these platforms (linux/amd64,linux/arm64), which every image must have; "all": all that an index names. By
-    /// default, those that are complete in the cache
+    /// Only these platforms (linux/amd64,linux/arm64), which every image must have, whatever it is pinned for; "all": all
+    /// that an index names. By default, those that an image is pinned for, or that are complete in the cache
     #[arg(long, value_name = "PLATFORMS")]
     platform: Option<Platforms>,
 
@@ -80,13 +80,19 @@ pub(super) struct Export {
 impl Export {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.folder.config()?;
-        let wishes = if self.pinned { pinned(&config.cache.dir)? } else { self.images };
+        let mut wanted: Vec<Wanted> = match self.pinned {
+            true => pinned(&config.cache.dir)?,
+            false => self.images.into_iter().map(Wanted::from).collect(),
+        };
+        if self.platform.is_some() {
+            wanted.iter_mut().for_each(|wanted| wanted.platforms = None);
+        }
         let signer = self.sign.as_deref().map(Signer::from_file).transpose()?;
         let since = self.since.as_deref().map(read_since).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
         let tree = Tree::open(&config.cache.dir).with_context(|| format!("{} is no cache", config.cache.dir.display()))?;
         let private = config.upstreams.iter().filter(|(_, upstream)| upstream.visibility != Visibility::Public);
         let private = private.map(|(name, _)| name.clone()).collect();
-        let plan = export::plan(&tree, &wishes, self.platform.as_ref(), &since, &private)?;
+        let plan = export::plan(&tree, &wanted, self.platform.as_ref(), &since, &private)?;
 
         let to_pipe = self.output == Path::new("-");
         let to_folder = self.output.is_dir() || self.output.as_os_str().as_encoded_bytes().ends_with(b"/");
@@ -136,12 +142,16 @@ impl Export {
     }
 }
 
-/// The pinned images of a cache.
-fn pinned(dir: &Path) -> anyhow::Result<Vec<Wish>> {
+/// The pinned images of a cache, each with the platforms that its pin is for.
+fn pinned(dir: &Path) -> anyhow::Result<Vec<Wanted>> {
     let path = dir.join(Pins::FILE);
     let pins = Pins::open(path.clone()).with_context(|| format!("cannot read {}", path.display()))?.all();
     if pins.is_empty() {
         bail!("no image is pinned in {}; pin some with roadstead pin IMAGE", dir.display());
     }
-    Ok(pins.iter().map(|pin| Wish::One(pin.image.clone())).collect())
+    let wanted = |pin: &Pin| Wanted {
+        wish: Wish::One(pin.image.clone()),
+        platforms: Some(pin.platforms.clone()).filter(|platforms| !platforms.is_all()),
+    };
+    Ok(pins.iter().map(wanted).collect())
 }

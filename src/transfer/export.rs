@@ -44,6 +44,21 @@ pub enum ExportError {
     Io(#[from] io::Error),
 }
 
+/// Something that is to be exported.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which images.
+    pub wish: Wish,
+    /// Of those for several platforms only these, which each must have. `None`: as for all others.
+    pub platforms: Option<Platforms>,
+}
+
+impl From<Wish> for Wanted {
+    fn from(wish: Wish) -> Self {
+        Self { wish, platforms: None }
+    }
+}
+
 /// What goes into a bundle.
 #[derive(Debug)]
 pub struct Plan {
@@ -80,17 +95,17 @@ struct DockerImage {
     needs: Vec<Digest>,
 }
 
-/// Looks everything up. `wishes` empty: every tag of the cache. `since`: what the other side has.
-/// `platforms`: those that every image must have; `None` takes of each index what is here whole.
+/// Looks everything up. `wanted` empty: every tag of the cache. `since`: what the other side has.
+/// `platforms`: those that every image must have of which `wanted` does not say it; `None` takes of each index what is here whole.
 /// `private`: the upstreams whose content is not everybody's.
 pub fn plan(
     tree: &Tree,
-    wishes: &[Wish],
+    wanted: &[Wanted],
     platforms: Option<&Platforms>,
     since: &[Locked],
     private: &BTreeSet<UpstreamName>,
 ) -> Result<Plan, ExportError> {
-    let (images, mut missing) = choose(tree, wishes)?;
+    let (images, mut missing) = choose(tree, wanted)?;
     let mut had = Walk::new(tree, private);
     for locked in since {
         // What has been evicted here since is carried again: that costs bytes, and breaks nothing.
@@ -100,8 +115,10 @@ pub fn plan(
     let mut manifests = Vec::new();
     let mut lock = Vec::new();
     let mut docker = Vec::new();
-    let mut names: HashSet<String> = images.iter().map(|(image, _)| image.to_string()).collect();
-    for (image, digest) in images {
+    let mut names: HashSet<String> = images.iter().map(|chosen| chosen.image.to_string()).collect();
+    for Chosen { image, digest, own } in images {
+        let own = own.filter(|_| !is_for_one(tree, &digest));
+        let platforms = own.as_ref().or(platforms);
         match walk.image(&image, &digest, platforms) {
             Ok((mut descriptor, platforms)) => {
                 let name = image.to_string();
@@ -124,7 +141,7 @@ pub fn plan(
                 }
                 lock.push(Locked { image, digest, platforms });
             }
-            Err(problem) => missing.push(format!("{image}: {problem}; fetch it with: roadstead prefetch {image}")),
+            Err(problem) => missing.push(format!("{image}: {problem}; fetch it with: {}", fetching(&image, platforms))),
         }
     }
     if !missing.is_empty() {
@@ -138,6 +155,20 @@ pub fn plan(
     let annotations = BTreeMap::from([(bundle::VERSION.into(), "1".into()), (bundle::BYTES.into(), bytes.to_string())]);
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests, annotations };
     Ok(Plan { index, docker, blobs, lock, bytes, spared })
+}
+
+/// Whether it is an image of which there is no other for another platform.
+fn is_for_one(tree: &Tree, digest: &Digest) -> bool {
+    let document = small(tree, digest).ok().flatten().and_then(|bytes| Document::parse(&bytes, None).ok());
+    document.is_some_and(|document| document.platforms().is_all())
+}
+
+/// The command that brings an image into the cache.
+fn fetching(image: &ImageRef, platforms: Option<&Platforms>) -> String {
+    match platforms.filter(|platforms| !platforms.is_all()) {
+        Some(platforms) => format!("roadstead prefetch {image} --platform {platforms}"),
+        None => format!("roadstead prefetch {image}"),
+    }
 }
 
 /// An image in Docker's words: of one platform, with a tag.
@@ -175,41 +206,52 @@ fn signatures(tree: &Tree, scope: &Scope, subjects: &[Digest], names: &HashSet<S
     found
 }
 
-/// Images, and what each of them is.
-type Chosen = Vec<(ImageRef, Digest)>;
+/// An image, what it is, and its own platforms.
+struct Chosen {
+    image: ImageRef,
+    digest: Digest,
+    own: Option<Platforms>,
+}
 
 /// The images that were asked for, by name and once each, and what is not here.
-fn choose(tree: &Tree, wishes: &[Wish]) -> Result<(Chosen, Vec<String>), ExportError> {
+fn choose(tree: &Tree, wanted: &[Wanted]) -> Result<(Vec<Chosen>, Vec<String>), ExportError> {
     let mut images = BTreeMap::new();
     let mut missing = Vec::new();
     let all = tree.tags()?;
+    let mut take = |image: ImageRef, digest: Digest, own: Option<&Platforms>| {
+        images.insert(image.to_string(), Chosen { image, digest, own: own.cloned() });
+    };
     let image = |tagged: &Tagged| tagged.scope.image(tagged.tag.clone());
-    if wishes.is_empty() {
+    if wanted.is_empty() {
         // A tag whose manifest was evicted is a memory, not an image.
-        let here = all.iter().filter(|tagged| tree.find(&tagged.digest).is_some());
-        images.extend(here.map(|tagged| (image(tagged).to_string(), (image(tagged), tagged.digest))));
-        if images.is_empty() {
+        let mut here = all.iter().filter(|tagged| tree.find(&tagged.digest).is_some()).peekable();
+        if here.peek().is_none() {
             missing.push("the cache has no tag; fill it with: roadstead prefetch IMAGE…".into());
         }
+        here.for_each(|tagged| take(image(tagged), tagged.digest, None));
     }
-    for wish in wishes {
+    for Wanted { wish, platforms } in wanted {
         match wish {
             Wish::One(one) => {
                 let digest = match &one.reference {
                     Reference::Digest(digest) => Some(*digest),
                     Reference::Tag(tag) => tree.tag(&one.scope, tag),
                 };
-                images.extend(digest.map(|digest| (one.to_string(), (one.clone(), digest))));
-                if digest.is_none() {
-                    missing.push(format!("{one} is not in the cache; fetch it with: roadstead prefetch {one}"));
+                match digest {
+                    Some(digest) => take(one.clone(), digest, platforms.as_ref()),
+                    None => {
+                        let fetching = fetching(one, platforms.as_ref());
+                        missing.push(format!("{one} is not in the cache; fetch it with: {fetching}"));
+                    }
                 }
             }
             Wish::Tags(scope, tags) => {
-                let matching = || all.iter().filter(|tagged| tagged.scope == *scope && tags.is_match(tagged.tag.as_str()));
-                images.extend(matching().map(|tagged| (image(tagged).to_string(), (image(tagged), tagged.digest))));
-                if matching().next().is_none() {
+                let is_meant = |tagged: &&Tagged| tagged.scope == *scope && tags.is_match(tagged.tag.as_str());
+                let mut matching = all.iter().filter(is_meant).peekable();
+                if matching.peek().is_none() {
                     missing.push(format!("no tag in the cache matches {wish}; fetch them with: roadstead prefetch '{wish}'"));
                 }
+                matching.for_each(|tagged| take(image(tagged), tagged.digest, platforms.as_ref()));
             }
         }
     }

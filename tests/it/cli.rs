@@ -1,6 +1,7 @@
 //! The command line: what it prints, and the exit codes that `--help` promises.
 
 mod check;
+mod export;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;

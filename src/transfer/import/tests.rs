@@ -66,6 +66,10 @@ impl Site {
     }
 }
 
+fn wanted(wish: &str) -> export::Wanted {
+    wish.parse::<crate::config::Wish>().unwrap().into()
+}
+
 fn digest(bytes: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, bytes)
 }
@@ -275,8 +279,7 @@ async fn a_bundle_goes_round_and_a_delta_says_what_it_lacks() {
     assert!(two.import(&delta).await.unwrap().images[0].unchanged);
     let error = three.import(&delta).await.unwrap_err();
     assert!(error.to_string().contains("without --since"), "{error}");
-    let missing =
-        export::plan(&one.tree, &["docker.io/library/other:1".parse().unwrap()], None, &[], &BTreeSet::new()).unwrap_err();
+    let missing = export::plan(&one.tree, &[wanted("docker.io/library/other:1")], None, &[], &BTreeSet::new()).unwrap_err();
     assert!(missing.to_string().contains("roadstead prefetch docker.io/library/other:1"), "{missing}");
 }
 

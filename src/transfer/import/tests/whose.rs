@@ -189,7 +189,7 @@ async fn an_export_takes_no_public_manifests_word() {
     // As if a pull had brought the manifest.
     site.cache.confine_brought(&digest(LAYER), None).unwrap();
     site.confine_to(LAYER, "priv.example");
-    let plan = |wish: &str| export::plan(&site.tree, &[wish.parse().unwrap()], None, &[], &BTreeSet::from([private()]));
+    let plan = |wish: &str| export::plan(&site.tree, &[wanted(wish)], None, &[], &BTreeSet::from([private()]));
     let error = plan(NAME).unwrap_err().to_string();
     assert!(
         error.contains("came through an upstream that is not everybody's") && error.contains("roadstead prefetch"),
@@ -222,7 +222,7 @@ async fn what_images_of_two_private_upstreams_share_is_both_s() {
             assert_eq!(site.of(own), Some(vec![upstream]), "{}: {}", bundles.len(), String::from_utf8_lossy(own));
         }
         let private = BTreeSet::from([private(), other()]);
-        let wishes = [SECRET, "other.example/team/svc:1"].map(|wish| wish.parse().unwrap());
+        let wishes = [SECRET, "other.example/team/svc:1"].map(wanted);
         assert_eq!(export::plan(&site.tree, &wishes, None, &[], &private).unwrap().lock.len(), 2);
         // As before the other one was known to have it: the bundle would say so for it.
         site.confine_to(SHARED, "priv.example");
