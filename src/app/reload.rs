@@ -45,9 +45,11 @@ impl Running {
         self.reload_tls(&merged).await?;
         // Whose content is whose before who may pull it: rules that open must not open what is about to be closed.
         let rules = self.policy.ready(&merged)?;
+        let (cache, private) = (self.cache.clone(), remade.upstreams.private().collect::<Vec<_>>());
+        spawn_blocking(move || cache.confined.set_private(private)).await?;
         held.upstreams = self.take_upstreams(remade, &merged);
         self.policy.take(rules);
-        // What is here of one that has become private, and came before that.
+        // What is here of one that has become private, and came before that. What comes later looks for itself.
         let cache = self.cache.clone();
         spawn_blocking(move || cache.confine_known()).await?;
         let waiting = waiting(&merged, &wanted);
@@ -61,7 +63,6 @@ impl Running {
     /// From the next request on other upstreams are asked.
     fn take_upstreams(&self, remade: Remade, config: &Config) -> Upstreams {
         let Remade { upstreams, gone, switched } = remade;
-        self.cache.confined.set_private(upstreams.private());
         self.pull.replace_sites(upstreams.sites(), !gone.is_empty());
         self.server.replace_directory(upstreams.directory(&config.server.default_upstream));
         switched.iter().for_each(|(upstream, offline)| upstream.set_offline(*offline));

@@ -5,15 +5,21 @@
 //! such upstream that says that it has the content, too, is added, one name a line; one that is everybody's ends it. What
 //! a bundle brings before it is known which of its images needs it is nobody's until then: its file is empty. All of them are
 //! in memory; a mirror of public registries has none, and pays one look at a flag. Who may see confined content is not
-//! decided here. Called by `pull` and `transfer`.
+//! decided here. Called by `pull`, `fill` and `transfer`.
+//!
+//! An upstream may become private while content of it is on its way. What is published after that is confined all the same:
+//! whoever publishes looks once more whose it is, and no upstream becomes private between that look and the publishing
+//! ([`Confined::steady`]). What was published before is confined by what the catalog knows ([`Cache::confine_known`]), once it
+//! is set; whoever tells the catalog of a manifest that came over such a change does that again ([`Cache::confine_since`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use std::{fs, io, slice};
 
+use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
 
 use super::Cache;
@@ -64,7 +70,9 @@ pub struct Confined {
     /// There is something confined, or something that will be.
     active: AtomicBool,
     /// The upstreams that are not everybody's.
-    private: RwLock<BTreeSet<UpstreamName>>,
+    private: ArcSwap<BTreeSet<UpstreamName>>,
+    /// Held by those who publish, while `private` must not change; alone by who changes it.
+    steady: RwLock<()>,
     marks: RwLock<HashMap<Digest, Mark>>,
     /// Who changes a file has it: what was read from the marks is what is written, and the last to write knows the most.
     /// Taken before `marks`, and never while that is held, which every request takes.
@@ -89,18 +97,30 @@ impl Confined {
             let holders = fs::read_to_string(entry.path()).map(|text| parse(&text)).unwrap_or_default();
             marks.insert(digest, Mark { holders, since, written: true });
         }
-        let (active, private) = (AtomicBool::new(!marks.is_empty()), RwLock::default());
+        let (active, private, steady) = (AtomicBool::new(!marks.is_empty()), ArcSwap::default(), RwLock::default());
         let (marks, files) = (RwLock::new(marks), Mutex::default());
-        Ok(Self { folder, active, private, marks, files, looked: Mutex::new(since) })
+        Ok(Self { folder, active, private, steady, marks, files, looked: Mutex::new(since) })
     }
 
-    /// Says which upstreams are not everybody's.
+    /// Blocks, while somebody publishes. Says which upstreams are not everybody's: whatever is published from now on of theirs
+    /// is confined.
     pub fn set_private(&self, upstreams: impl IntoIterator<Item = UpstreamName>) {
         let upstreams: BTreeSet<_> = upstreams.into_iter().collect();
+        let _alone = self.steady.write().unwrap_or_else(PoisonError::into_inner);
         if !upstreams.is_empty() {
             self.active.store(true, Ordering::Release);
         }
-        *self.private.write().unwrap_or_else(PoisonError::into_inner) = upstreams;
+        self.private.store(Arc::new(upstreams));
+    }
+
+    /// The upstreams that are not everybody's.
+    pub fn private(&self) -> Arc<BTreeSet<UpstreamName>> {
+        self.private.load_full()
+    }
+
+    /// Blocks, while these upstreams are about to change. They do not before what is returned is dropped.
+    pub fn steady(&self) -> RwLockReadGuard<'_, ()> {
+        self.steady.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether anything can be confined at all: false for a mirror that has only public upstreams, and had no others.
@@ -118,12 +138,7 @@ impl Confined {
 
     /// Whether an upstream is not everybody's.
     pub fn is_private(&self, upstream: &UpstreamName) -> bool {
-        self.is_active() && self.private.read().unwrap_or_else(PoisonError::into_inner).contains(upstream)
-    }
-
-    /// Whether there is such an upstream.
-    pub fn has_private(&self) -> bool {
-        self.is_active() && !self.private.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.is_active() && self.private.load().contains(upstream)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -230,6 +245,26 @@ impl Cache {
         self.write_mark(digest).await
     }
 
+    /// Blocks. Content that came through `upstream` is about to be published: it is confined, if that has become private since
+    /// it was asked for. That is so until what is returned is dropped, which is when it can be found. After an error it must not
+    /// be published.
+    pub(super) fn confine_for_good(&self, digest: &Digest, upstream: &UpstreamName) -> io::Result<RwLockReadGuard<'_, ()>> {
+        let steady = self.confined.steady();
+        if self.confined.is_private(upstream) {
+            self.confine_brought(digest, Some(upstream))?;
+        }
+        Ok(steady)
+    }
+
+    /// Content is on its way through `upstream`, which somebody else has asked for it: it is confined, if that upstream has
+    /// become private since. After an error the caller must not join in. Cancel-safe.
+    pub async fn confine_underway(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
+        match self.confined.is_private(upstream) {
+            true => self.confine(digest, upstream).await,
+            false => Ok(()),
+        }
+    }
+
     /// Another upstream that is not everybody's has the content, too, by its own word. What is everybody's stays so. After an
     /// error that is in memory alone. Cancel-safe.
     pub async fn admit(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
@@ -282,14 +317,15 @@ impl Cache {
         }
     }
 
-    /// An upstream that is everybody's has the content, too.
-    pub async fn release(self: &Arc<Self>, digest: &Digest) {
+    /// An upstream that is everybody's has the content, too. One that has become private since it was asked opens nothing.
+    pub async fn release(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) {
         if self.confined.of(digest).is_none() {
             return;
         }
         let removed = {
+            // Looked at where marks are made: what is confined because of the change is so after it.
             let mut marks = self.confined.marks.write().unwrap_or_else(PoisonError::into_inner);
-            marks.remove(digest).is_some()
+            !self.confined.is_private(upstream) && marks.remove(digest).is_some()
         };
         if removed {
             let (this, digest) = (self.clone(), *digest);
@@ -305,12 +341,13 @@ impl Cache {
         if !confined.is_active() {
             return;
         }
-        for (scope, digest) in self.catalog.unread(|upstream| confined.is_private(upstream)) {
+        let private = confined.private();
+        for (scope, digest) in self.catalog.unread(|upstream| private.contains(upstream)) {
             // One that cannot be read is looked for again the next time.
             let _ = self.survey_manifest(&scope, &digest, None);
         }
         let (mut failed, mut new) = (None, 0);
-        for (digest, upstreams) in self.catalog.confined(|upstream| confined.is_private(upstream)) {
+        for (digest, upstreams) in self.catalog.confined(|upstream| private.contains(upstream)) {
             // A manifest that names what is nobody's is no proof of whose it is; nor that what is another's is this one's, too.
             let is_nobodys = confined.of(&digest).is_some_and(|holders| holders.is_empty());
             if !is_nobodys && confined.insert(digest, &upstreams) {
@@ -326,6 +363,15 @@ impl Cache {
         }
         if let Some(error) = failed {
             tracing::warn!(%error, "cannot write down which content is not everybody's; it is kept in memory");
+        }
+    }
+
+    /// What has been said to the catalog may have come too late for [`Cache::confine_known`]: if other upstreams are private than
+    /// these, that is done again. `before`: those that were when the manifest was asked for.
+    pub async fn confine_since(self: &Arc<Self>, before: &BTreeSet<UpstreamName>) {
+        if *self.confined.private() != *before {
+            let this = self.clone();
+            let _ = spawn_blocking(move || this.confine_known()).await;
         }
     }
 
@@ -423,6 +469,70 @@ mod tests {
         fs::remove_file(config.dir.join("private")).unwrap();
         cache.confine(&digest, &name).await.unwrap();
         assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some([name].into()));
+    }
+
+    /// A cache, and the upstream that becomes private.
+    fn cache(folder: &Path) -> (Arc<Cache>, UpstreamName) {
+        let min_free = crate::config::Amount::Bytes(0);
+        let config = crate::config::Cache { dir: folder.join("cache"), min_free, ..crate::config::Cache::default() };
+        (Cache::open(&config, Arc::default()).unwrap(), "private.example".parse().unwrap())
+    }
+
+    /// Whatever the order in which both come: what cannot be found yet when an upstream has become private is confined when it
+    /// can.
+    #[tokio::test]
+    async fn what_is_published_after_its_upstream_became_private_is_confined() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, name) = cache(folder.path());
+        for round in 0..200_u8 {
+            cache.confined.set_private([]);
+            let (content, start) = (vec![round; 100], std::sync::Barrier::new(2));
+            let digest = Digest::of(Algorithm::Sha256, &content);
+            let reservation = cache.make_room(100, 0).unwrap();
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    let mut ingest = cache.store.ingest_whole(&digest).unwrap();
+                    ingest.append(&[content.into()]).unwrap();
+                    let verified = ingest.verify().unwrap();
+                    start.wait();
+                    cache.publish_from(&name, verified, reservation).unwrap();
+                });
+                start.wait();
+                cache.confined.set_private([name.clone()]);
+                let was_here = cache.index.contains(&digest);
+                while !cache.index.contains(&digest) {
+                    std::thread::yield_now();
+                }
+                let confined = cache.confined.of(&digest).is_some();
+                assert!(was_here || confined, "round {round}");
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_comes_after_its_upstream_became_private_is_confined() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, name) = cache(folder.path());
+        tokio::spawn(cache.clone().maintain());
+        let digest = |content: &'static [u8]| (Digest::of(Algorithm::Sha256, content), bytes::Bytes::from_static(content));
+        let ((before, first), (after, second)) = (digest(b"before"), digest(b"after"));
+        cache.put_from(name.clone(), before, first).await.unwrap();
+        cache.confined.set_private([name.clone()]);
+        cache.put_from(name.clone(), after, second).await.unwrap();
+        assert_eq!((cache.confined.of(&before), cache.confined.of(&after)), (None, Some([name].into())));
+    }
+
+    #[tokio::test]
+    async fn a_late_word_of_an_upstream_that_became_private_opens_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, name) = cache(folder.path());
+        let (digest, public) = (Digest::of(Algorithm::Sha256, b"a"), "public.example".parse().unwrap());
+        cache.confine(&digest, &name).await.unwrap();
+        cache.confined.set_private([name.clone()]);
+        cache.release(&digest, &name).await;
+        assert!(cache.confined.of(&digest).is_some());
+        cache.release(&digest, &public).await;
+        assert!(cache.confined.of(&digest).is_none());
     }
 
     #[test]

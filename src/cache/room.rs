@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
 use super::{Cache, NoRoom, SMALL, read};
-use crate::oci::{Digest, Scope};
+use crate::oci::{Digest, Scope, UpstreamName};
 
 /// Victims in a row that would have freed nothing, after which there is no room.
 const USELESS: u32 = 64;
@@ -180,6 +180,18 @@ impl Cache {
         self.quotas.iter().position(|quota| quota.is_match(&name)).map_or(0, |at| (at + 1) as Class)
     }
 
+    /// As [`Cache::publish`], of what came through `upstream`, whosever that is by now.
+    pub fn publish_from(&self, upstream: &UpstreamName, verified: Verified, reservation: Reservation) -> io::Result<()> {
+        let digest = *verified.digest();
+        match self.confine_for_good(&digest, upstream) {
+            Ok(_steady) => self.publish(verified, reservation),
+            Err(error) => {
+                self.leave(&digest, Some(verified.given_up()), reservation, false);
+                Err(error)
+            }
+        }
+    }
+
     /// Blocks. Gives a verified file its name (I1) and takes it into the account and, if small, into memory. After an error it
     /// is gone, or counted.
     pub fn publish(&self, verified: Verified, reservation: Reservation) -> io::Result<()> {
@@ -212,19 +224,32 @@ impl Cache {
     /// Stores content that is whole in memory and has been found to match `digest`: manifests. Where the disk tier
     /// cannot take it, it is kept in memory alone.
     pub async fn put(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
-        self.memory.insert(digest, bytes.clone());
-        let reservation = self.reserve(bytes.len() as u64).await?;
+        let reservation = self.reserve(bytes.len() as u64).await;
+        let this = self.clone();
+        spawn_blocking(move || this.store_whole(digest, bytes, reservation)).await.map_err(io::Error::other)?
+    }
+
+    /// As [`Cache::put`], of what came through `upstream`, whosever that is by now. Where that cannot be written down it is not
+    /// kept at all.
+    pub async fn put_from(self: &Arc<Self>, upstream: UpstreamName, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
+        let reservation = self.reserve(bytes.len() as u64).await;
         let this = self.clone();
         let stored = spawn_blocking(move || {
-            let mut ingest = this.store.ingest_whole(&digest)?;
-            if let Err(error) = ingest.append(&[bytes]) {
-                this.leave(&digest, Some(ingest), reservation, false);
-                return Err(error);
-            }
-            let verified = ingest.verify().map_err(io::Error::other)?;
-            this.publish(verified, reservation)
-        })
-        .await;
-        Ok(stored.map_err(io::Error::other)??)
+            let _steady = this.confine_for_good(&digest, &upstream)?;
+            this.store_whole(digest, bytes, reservation)
+        });
+        stored.await.map_err(io::Error::other)?
+    }
+
+    fn store_whole(&self, digest: Digest, bytes: Bytes, reservation: Result<Reservation, NoRoom>) -> Result<(), NoRoom> {
+        self.memory.insert(digest, bytes.clone());
+        let reservation = reservation?;
+        let mut ingest = self.store.ingest_whole(&digest)?;
+        if let Err(error) = ingest.append(&[bytes]) {
+            self.leave(&digest, Some(ingest), reservation, false);
+            return Err(error.into());
+        }
+        let verified = ingest.verify().map_err(io::Error::other)?;
+        Ok(self.publish(verified, reservation)?)
     }
 }

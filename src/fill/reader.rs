@@ -13,7 +13,7 @@ use super::extents::Extents;
 use super::progress::{Place, Progress, Readable};
 use super::{Fill, FillError, Source};
 use crate::cache::read::Reader;
-use crate::oci::Digest;
+use crate::oci::{Digest, UpstreamName};
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
@@ -49,6 +49,11 @@ impl FillReader {
     pub(super) fn new(fill: Arc<Fill>) -> Self {
         let place = fill.progress.attach();
         Self { fill, place, reader: None }
+    }
+
+    /// Through which upstream the blob comes.
+    pub fn upstream(&self) -> &UpstreamName {
+        self.fill.source.upstream.name()
     }
 
     /// Keeps a value until the fill ends, or for those who read on after it. For the one who began it.

@@ -185,8 +185,8 @@ impl Run {
         self.fill.was_not_misled();
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
-        let cache = self.fills.cache.clone();
-        let published = spawn_blocking(move || cache.publish(verified, reservation)).await;
+        let (cache, upstream) = (self.fills.cache.clone(), self.source.upstream.name().clone());
+        let published = spawn_blocking(move || cache.publish_from(&upstream, verified, reservation)).await;
         if let Err(error) = published.map_err(std::io::Error::other).flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");

@@ -122,11 +122,18 @@ impl Pull {
     /// Joins the fill of a blob, or begins it, and says first whose content that will be. After an error it must not be
     /// kept.
     pub(super) async fn join(&self, scope: &Scope, digest: &Digest, source: Source) -> io::Result<Join> {
-        if let Some(running) = self.fills.join_running(digest) {
-            return Ok(running);
+        let join = match self.fills.join_running(digest) {
+            Some(running) => running,
+            None => {
+                self.confine(scope, digest).await?;
+                self.fills.join(digest, source)
+            }
+        };
+        if !join.began {
+            // Its upstream may have become private after it began: then nobody has said that yet.
+            self.cache.confine_underway(digest, join.reader.upstream()).await?;
         }
-        self.confine(scope, digest).await?;
-        Ok(self.fills.join(digest, source))
+        Ok(join)
     }
 
     /// The size of a blob that is not here, without its bytes. The upstream is never asked by HEAD: some refuse it for

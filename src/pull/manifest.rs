@@ -3,6 +3,7 @@
 //! Stored and served byte for byte as they came (I10). One GET per digest at a time (I3), whoever asks; it runs in a
 //! task of its own (I6).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Tier, read};
 use crate::metrics::Kind;
-use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
+use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope, UpstreamName};
 use crate::upstream::FetchedManifest;
 use resolve::{How, Resolved};
 
@@ -166,17 +167,20 @@ impl Pull {
         if let Some(held) = self.held(scope, digest).await {
             return Ok(held);
         }
+        let private = self.cache.confined.private();
         let upstream = self.upstream(scope, asker)?;
         let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
-        self.keep_manifest(scope, digest, fetched).await
+        self.keep_manifest(scope, digest, fetched, &private).await
     }
 
-    /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190).
+    /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190). `private`: the upstreams that were
+    /// not everybody's when it was asked for.
     pub(super) async fn keep_manifest(
         self: &Arc<Self>,
         scope: &Scope,
         digest: &Digest,
         fetched: FetchedManifest,
+        private: &BTreeSet<UpstreamName>,
     ) -> Result<Held, PullError> {
         let invalid = |problem: String| {
             let problem = problem.into();
@@ -192,18 +196,19 @@ impl Pull {
         let media_type = manifest.media_type;
         if self.is_open(scope) {
             // It came from there, whole.
-            self.cache.release(digest).await;
+            self.cache.release(digest, &scope.upstream).await;
         } else if self.confine(scope, digest).await.is_err() {
             return Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory });
         } else {
             // It may have been others' before.
             self.admit(scope, digest).await;
         }
-        if let Err(error) = self.cache.put(*digest, fetched.bytes.clone()).await {
+        if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
             self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), "no_room"]).inc();
         }
         self.cache.set_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await;
+        self.cache.confine_since(private).await;
         tracing::debug!(%digest, upstream = %scope.upstream, repository = %scope.repository, kind = Kind::Manifest.label(), "filled");
         Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory })
     }

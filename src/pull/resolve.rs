@@ -244,6 +244,7 @@ impl Pull {
     }
 
     async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
+        let private = self.cache.confined.private();
         let upstream = self.upstream(scope, asker)?;
         let reference = Reference::Tag(tag.clone());
         let asked = self.clock.now();
@@ -255,14 +256,14 @@ impl Pull {
         self.cache.forget_absence(scope, tag).await;
         if let Some(held) = self.held(scope, &digest).await {
             if self.is_open(scope) {
-                self.cache.release(&digest).await;
+                self.cache.release(&digest, &scope.upstream).await;
             }
             self.adopt(scope, &digest, &held.media_type).await;
             return Ok(Confirmed { digest, filled: false, asked, answered });
         }
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
-            Some(fetched) => self.keep_manifest(scope, &digest, fetched).await?,
+            Some(fetched) => self.keep_manifest(scope, &digest, fetched, &private).await?,
             None => self.fetch_manifest(scope, asker, &digest).await.map_err(|error| contradicted(scope, &digest, error))?.held,
         };
         Ok(Confirmed { digest, filled: true, asked, answered })

@@ -126,7 +126,7 @@ pub struct Imported {
 /// before its end awaits it in a task of its own, and whoever stops waits for its `turn`.
 pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options, turn: &Turn) -> Result<Report, ImportError> {
     cache.until_scanned().await?;
-    let started = Instant::now();
+    let (started, private) = (Instant::now(), cache.confined.private());
     let this = cache.clone();
     let taken = spawn_blocking(move || {
         let (staged, taken) = archive::take_in(&this, input, &options);
@@ -137,7 +137,7 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options, 
     let outcome = match plan {
         Ok(plan) => {
             let plan = Arc::new(plan);
-            images::publish(&cache, &staged, plan.clone(), turn).await.map(|report| (report, plan))
+            images::publish(&cache, &staged, plan.clone(), &private, turn).await.map(|report| (report, plan))
         }
         Err(error) => Err(error),
     };

@@ -5,7 +5,7 @@ use crate::outages::offline::switch;
 use crate::support::client::{self, End};
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::{Mirror, Settings};
-use crate::support::upstream::{Act, Auth, Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Act, Auth, Gate, Upstream, blob_path, manifest_path};
 
 const ALPINE: &str = "library/alpine";
 
@@ -167,6 +167,61 @@ async fn what_becomes_private_is_so_at_once() {
     for path in [blob_path(ALPINE, &image.layers[0]), manifest_path(ALPINE, image.manifest.digest)] {
         assert_eq!(mirror.get(&path).await.status(), 404, "{path}");
     }
+    mirror.pull("priv.example/team/app", "1", &image).await;
+}
+
+/// What was on its way at that moment is private, too: who joins it, and who finds it, is asked whose it is; also in the next
+/// process.
+#[tokio::test]
+async fn what_is_underway_becomes_private_with_its_upstream() {
+    let (hub, up) = (Upstream::start().await, Upstream::start().await);
+    let ([layer, alone], image) = ([1, 2].map(|seed| Blob::random(seed, 300_000)), Image::small(7));
+    up.push_image("team/app", "1", &image);
+    up.push_blob("team/app", &layer);
+    up.push_blob("team/app", &alone);
+    hub.push_image(ALPINE, "1", &Image::small(8));
+    let mut mirror = Mirror::with(&hub, |settings| {
+        settings.add("priv.example", &up).set("freshness", "negative", "0s");
+    })
+    .await;
+    // Of a layer that came before, nobody knows yet whose it is: only the manifest will tell.
+    let earlier = &image.layers[0];
+    mirror.pull_blob("priv.example/team/app", earlier).await;
+    let bodies = [&layer, &alone].map(|blob| up.gate(&format!("GET {}", blob_path("team/app", blob))));
+    let manifest = up.gate_head(&format!("GET {}", manifest_path("team/app", image.manifest.digest)));
+    let address = mirror.address();
+    let of_manifest = tokio::spawn({
+        let path = manifest_path("priv.example/team/app", image.manifest.digest);
+        async move { client::get(address, &path, &[]).await }
+    });
+    let download = mirror.open(&blob_path("priv.example/team/app", &layer)).await;
+    let other = mirror.open(&blob_path("priv.example/team/app", &alone)).await;
+    manifest.arrived(1).await;
+    mirror
+        .reload(|settings| {
+            settings.upstream("priv.example", "visibility", "operator");
+        })
+        .await
+        .unwrap();
+    let manifest_elsewhere = manifest_path(ALPINE, image.manifest.digest);
+    let all = [&layer, &alone, earlier].map(|blob| blob_path(ALPINE, blob)).into_iter().chain([manifest_elsewhere]);
+    let all: Vec<String> = all.collect();
+    assert_eq!(mirror.get(&all[0]).await.status(), 404, "who joins it gets nothing");
+    bodies.iter().for_each(Gate::open);
+    manifest.open();
+    assert_eq!(download.rest().await.body, layer.bytes);
+    assert_eq!(other.rest().await.body, alone.bytes);
+    assert_eq!(&*of_manifest.await.unwrap().body, &*image.manifest.bytes);
+    mirror.files().get(&layer).await;
+    mirror.files().get(&alone).await;
+    for path in &all {
+        assert_eq!(mirror.get(path).await.status(), 404, "{path}");
+    }
+    let mirror = mirror.restart().await;
+    for path in &all {
+        assert_eq!(mirror.get(path).await.status(), 404, "{path}, after a restart");
+    }
+    mirror.pull_blob("priv.example/team/app", &layer).await;
     mirror.pull("priv.example/team/app", "1", &image).await;
 }
 

@@ -72,7 +72,7 @@ impl Pull {
                 ask(&*upstream?, &scope, &evidence).await?;
                 this.visibility.heard(&scope, &digest);
                 match this.is_open(&scope) {
-                    true => this.cache.release(&digest).await,
+                    true => this.cache.release(&digest, &scope.upstream).await,
                     false => this.admit(&scope, &digest).await,
                 }
                 Ok(())

@@ -6,10 +6,12 @@
 //! an image of a public upstream needs is everybody's, also where it was a private one's: layers are shared, and a site that
 //! can ask nobody has no other word than the bundle's. That it is true is for who exports it ([`super::super::export`]), and
 //! for the key that bundles are signed with. The rest is the private upstream's, or
-//! all of theirs whose images need it. Blocks.
+//! all of theirs whose images need it. Where an upstream becomes private while the bundle is read, what its index told does
+//! not hold any more, and what follows is nobody's until then. Blocks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::sync::Arc;
 
 use super::archive::{Bundle, full};
 use super::{ImportError, Options, images};
@@ -18,9 +20,15 @@ use crate::cache::index::Reservation;
 use crate::cache::store::Verified;
 use crate::oci::{Digest, UpstreamName};
 
-/// What everything in a bundle is, as far as its index tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Custody {
+/// What everything in a bundle is, as far as its index tells, and as long as no other upstreams are private than these.
+#[derive(Clone, Debug)]
+pub(super) struct Custody {
+    whose: Whose,
+    private: Arc<BTreeSet<UpstreamName>>,
+}
+
+#[derive(Clone, Debug)]
+enum Whose {
     /// There is no image of a private upstream in it.
     Everybodys,
     /// Its images are all this upstream's, which is private.
@@ -32,27 +40,29 @@ pub(super) enum Custody {
 impl Custody {
     /// What holds for content that comes after what is known of `bundle`.
     pub fn of(cache: &Cache, bundle: &Bundle, options: &Options) -> Result<Self, ImportError> {
+        let private = cache.confined.private();
         let names = match &bundle.index {
-            Some(_) => images::upstreams(bundle, options)?,
-            None if cache.confined.has_private() => return Ok(Self::Nobodys),
-            None => return Ok(Self::Everybodys),
+            Some(_) => Some(images::upstreams(bundle, options)?),
+            None => None,
         };
-        let mut names = names.into_iter();
-        Ok(match (names.next(), names.next()) {
-            (Some(name), None) if cache.confined.is_private(&name) => Self::Of(name),
-            (first, second) => match first.into_iter().chain(second).chain(names).any(|name| cache.confined.is_private(&name)) {
-                true => Self::Nobodys,
-                false => Self::Everybodys,
-            },
-        })
+        let is_guarded = names.as_ref().map_or(!private.is_empty(), |names| !names.is_disjoint(&private));
+        let only = names.filter(|names| names.len() == 1).and_then(|mut names| names.pop_first());
+        let whose = match (is_guarded, only) {
+            (false, _) => Whose::Everybodys,
+            (true, Some(name)) => Whose::Of(name),
+            (true, None) => Whose::Nobodys,
+        };
+        Ok(Self { whose, private })
     }
 
     /// Gives verified content its name (I1), once it is written down whose it is.
     pub fn publish(&self, cache: &Cache, verified: Verified, reservation: Reservation) -> Result<(), ImportError> {
-        let confined = match self {
-            Self::Everybodys => Ok(()),
-            Self::Of(upstream) => cache.confine_brought(verified.digest(), Some(upstream)),
-            Self::Nobodys => cache.confine_brought(verified.digest(), None),
+        let _steady = cache.confined.steady();
+        let whose = if cache.confined.private() == self.private { &self.whose } else { &Whose::Nobodys };
+        let confined = match whose {
+            Whose::Everybodys => Ok(()),
+            Whose::Of(upstream) => cache.confine_brought(verified.digest(), Some(upstream)),
+            Whose::Nobodys => cache.confine_brought(verified.digest(), None),
         };
         if let Err(error) = confined {
             verified.discard();

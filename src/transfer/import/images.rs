@@ -93,10 +93,12 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
 
 /// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
 /// has; the tags and the lists of referrers, which are what is seen of it, last. An error before that leaves every tag as it was.
+/// `private`: the upstreams that were not everybody's when the import began.
 pub(super) async fn publish(
     cache: &Arc<Cache>,
     staged: &Arc<Staged>,
     plan: Arc<Plan>,
+    private: &BTreeSet<UpstreamName>,
     turn: &Turn,
 ) -> Result<Report, ImportError> {
     for (digest, _) in plan.manifests().map(|(_, manifest)| manifest) {
@@ -108,6 +110,7 @@ pub(super) async fn publish(
         cache.learn_manifest(scope, digest, media_type).await;
         cache.keep_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await.map_err(full)?;
     }
+    cache.confine_since(private).await;
     let clock = Clock::new();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
     turn.publish()?;

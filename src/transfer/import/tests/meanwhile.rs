@@ -73,3 +73,49 @@ async fn a_refused_bundle_takes_nothing_from_others() {
         assert_eq!(left.len(), 3 + usize::from(pinned), "{left:?}");
     }
 }
+
+/// The middle of a bundle, which comes when it may.
+struct Pause(mpsc::Receiver<()>);
+
+impl Read for Pause {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(0)
+    }
+}
+
+/// Also what was read, and what was said of all of it, before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_upstream_s_bundle_brings_is_private_once_the_upstream_is() {
+    let site = site(1 << 20);
+    let files = good();
+    let part = |files: &[(String, Vec<u8>)]| {
+        let mut part = archive(files);
+        part.truncate(part.len() - 1024);
+        io::Cursor::new(part)
+    };
+    let ((first, first_pause), (second, second_pause)) = (mpsc::channel(), mpsc::channel());
+    let bundle = part(&files[..3]).chain(Pause(first_pause)).chain(part(&files[3..4])).chain(Pause(second_pause));
+    let bundle = bundle.chain(io::Cursor::new(archive(&files[4..])));
+    let cache = site.cache.clone();
+    let running = tokio::spawn(async move {
+        let input = spawn_blocking(move || super::super::super::input::detect(bundle).unwrap()).await.unwrap();
+        import(cache, input, Options::default(), &Turn::default()).await
+    });
+    let comes = async |blob: &[u8]| {
+        while !site.has(blob) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    comes(CONFIG).await;
+    site.cache.confined.set_private(["docker.io".parse().unwrap()]);
+    site.cache.confine_known();
+    first.send(()).unwrap();
+    comes(LAYER).await;
+    assert_eq!((site.of(CONFIG), site.of(LAYER)), (None, Some(vec![])), "what its index told is not believed any more");
+    second.send(()).unwrap();
+    running.await.unwrap().unwrap();
+    for blob in [CONFIG, LAYER, &manifest()] {
+        assert_eq!(site.of(blob), Some(vec!["docker.io".parse().unwrap()]));
+    }
+}

@@ -20,7 +20,7 @@ fn guarded() -> Site {
 
 impl Site {
     /// To whom content is confined (to none: it is nobody's), as the next process would know it, too.
-    fn of(&self, bytes: &[u8]) -> Option<Vec<UpstreamName>> {
+    pub(super) fn of(&self, bytes: &[u8]) -> Option<Vec<UpstreamName>> {
         let digest = digest(bytes);
         let known = self.cache.confined.of(&digest).map(|holders| holders.to_vec());
         let file = self.folder().join("private").join(format!("sha256-{}", digest.hex()));
@@ -34,7 +34,7 @@ impl Site {
         std::fs::write(self.folder().join("private").join(format!("sha256-{}", digest(bytes).hex())), text).unwrap();
     }
 
-    fn has(&self, bytes: &[u8]) -> bool {
+    pub(super) fn has(&self, bytes: &[u8]) -> bool {
         self.cache.known(&digest(bytes)).is_some_and(|known| known.present)
     }
 }
