@@ -2,7 +2,11 @@
 //!
 //! And the order in which everything that is not here is asked for: not while the mirror is offline, not if the upstream
 //! said a moment ago that it has no such thing; and when it says so, that is remembered ([`Pull::unless_absent`]).
+//!
+//! A word is worth as much as whoever was asked: once other upstreams are asked than before, what was said is forgotten, and
+//! what is said late, by one who was asked before that, is not believed. So whoever asks takes an [`Epoch`] before that.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -17,31 +21,53 @@ use crate::oci::Scope;
 /// Absences remembered at one time.
 const REMEMBERED: u64 = 100_000;
 
+/// The time between two changes of who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+/// Until when something is absent, by the word of an epoch.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    until: Instant,
+    epoch: Epoch,
+}
+
 /// The absent things of all repositories. What an upstream says to one login is nobody else's business, and may be
 /// untrue for them.
 #[derive(Debug)]
-pub struct Negative(Cache<(Scope, What, Option<Key>), Instant>);
+pub struct Negative {
+    said: Cache<(Scope, What, Option<Key>), Word>,
+    epoch: AtomicU64,
+}
 
 impl Negative {
     /// Nothing is absent.
     pub fn new() -> Self {
-        Self(Cache::new(REMEMBERED))
+        Self { said: Cache::new(REMEMBERED), epoch: AtomicU64::new(0) }
     }
 
-    /// Nobody has said anything.
+    /// Others are asked from now on: nobody has said anything, and who was asked before has nothing to say.
     pub fn forget(&self) {
-        self.0.invalidate_all();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.said.invalidate_all();
+    }
+
+    /// To be taken before an upstream is chosen and asked.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
     /// Whether the upstream said so recently enough.
     fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &What) -> bool {
-        self.0.get(&(scope.clone(), what.clone(), asker.key())).is_some_and(|until| Instant::now() < until)
+        let word = self.said.get(&(scope.clone(), what.clone(), asker.key()));
+        word.is_some_and(|word| word.epoch == self.epoch() && Instant::now() < word.until)
     }
 
-    /// The upstream says that it has no `what`; believed for `negative`.
-    fn remember(&self, scope: &Scope, asker: &Asker, what: &What, negative: Duration) {
+    /// The upstream says that it has no `what`; believed for `negative`. It was asked in `epoch`.
+    fn remember(&self, scope: &Scope, asker: &Asker, what: &What, negative: Duration, epoch: Epoch) {
         if !negative.is_zero() {
-            self.0.insert((scope.clone(), what.clone(), asker.key()), Instant::now() + negative);
+            let word = Word { until: Instant::now() + negative, epoch };
+            self.said.insert((scope.clone(), what.clone(), asker.key()), word);
         }
     }
 }
@@ -62,7 +88,8 @@ impl Pull {
         asking: impl Future<Output = Result<T, PullError>>,
     ) -> Result<T, PullError> {
         self.may_ask(scope, asker, what)?;
-        asking.await.map_err(|error| self.absent(scope, asker, what, error))
+        let epoch = self.negative.epoch();
+        asking.await.map_err(|error| self.absent(scope, asker, what, error, epoch))
     }
 
     /// Fails if the mirror is offline, or the upstream said a moment ago that there is no such thing.
@@ -82,8 +109,8 @@ impl Pull {
     }
 
     /// The upstream's "not found", remembered for who asked; any other error as it is, and so is a "not found" that was
-    /// remembered where it was said.
-    pub(super) fn absent(&self, scope: &Scope, asker: &Asker, what: &What, error: PullError) -> PullError {
+    /// remembered where it was said. It was asked in `epoch`.
+    pub(super) fn absent(&self, scope: &Scope, asker: &Asker, what: &What, error: PullError, epoch: Epoch) -> PullError {
         let site = match self.site(scope) {
             Ok(site) if error.is_not_found() && !matches!(error, PullError::NotFound { .. }) => site,
             _ => return error,
@@ -92,7 +119,7 @@ impl Pull {
             What::Tag(tag) => site.freshness.terms(scope.repository.as_str(), tag.as_str()).negative,
             _ => site.freshness.negative,
         };
-        self.negative.remember(scope, asker, what, error.believe(negative));
+        self.negative.remember(scope, asker, what, error.believe(negative), epoch);
         PullError::NotFound { scope: scope.clone(), what: what.clone(), said: Said::Now }
     }
 }

@@ -221,7 +221,7 @@ impl Pull {
         tag: Tag,
         fallback: bool,
     ) -> Result<Confirmed, PullError> {
-        let asked = self.clock.now();
+        let (asked, epoch) = (self.clock.now(), self.negative.epoch());
         let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
         match &confirmed {
             Ok(confirmed) => {
@@ -230,9 +230,12 @@ impl Pull {
                 self.cache.confirm_tag(&scope, &tag, record, self.clock.now()).await;
             }
             Err(error) if error.is_not_found() => {
-                self.cache.remove_tag(&scope, &tag).await;
-                self.cache.set_absence(&scope, &tag, &AbsenceRecord { checked_at: asked }).await;
-                return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error));
+                // Who has been replaced meanwhile has no say in what is remembered: another one may have named it since.
+                if epoch == self.negative.epoch() {
+                    self.cache.remove_tag(&scope, &tag).await;
+                    self.cache.set_absence(&scope, &tag, &AbsenceRecord { checked_at: asked }).await;
+                }
+                return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error, epoch));
             }
             // Told when it began.
             Err(PullError::Upstream(error)) if error.was_not_asked() => {}
@@ -264,7 +267,14 @@ impl Pull {
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
             Some(fetched) => self.keep_manifest(scope, &digest, fetched, &private).await?,
-            None => self.fetch_manifest(scope, asker, &digest).await.map_err(|error| contradicted(scope, &digest, error))?.held,
+            None => match self.fetch_manifest(scope, asker, &digest).await {
+                Ok(pulled) => pulled.held,
+                // It was asked of the one that has taken the place of the one that named it: what that one names counts.
+                Err(_) if !Arc::ptr_eq(&upstream, &self.upstream(scope, asker)?) => {
+                    return Box::pin(self.ask(scope, asker, tag, fallback)).await;
+                }
+                Err(error) => return Err(contradicted(scope, &digest, error)),
+            },
         };
         Ok(Confirmed { digest, filled: true, asked, answered })
     }

@@ -249,22 +249,26 @@ async fn roots_are_read_again() {
 #[tokio::test]
 async fn what_the_old_one_said_or_will_say_does_not_count() {
     let (old, new) = (Upstream::start().await, Upstream::start().await);
-    let image = Image::small(1);
+    let (image, layer) = (Image::small(1), Blob::random(1, 1000));
     new.push_image(ALPINE, "latest", &image);
     new.push_image(ALPINE, "1", &image);
+    new.push_blob(ALPINE, &layer);
     let mut mirror = Mirror::with(&old, |settings| {
         settings.set("freshness", "negative", "1h");
     })
     .await;
     let (latest, one) = (manifest_path(ALPINE, "latest"), manifest_path(ALPINE, "1"));
     assert_eq!(mirror.get(&one).await.status(), 404);
-    let gate = old.gate_head(&format!("HEAD {latest}"));
+    let layer_path = blob_path(ALPINE, &layer);
+    let gates = [old.gate_head(&format!("HEAD {latest}")), old.gate_head(&format!("GET {layer_path}"))];
     let address = mirror.address();
-    let waiting = tokio::spawn({
-        let latest = latest.clone();
-        async move { client::get(address, &latest, &[]).await.status() }
+    let waiting = [&latest, &layer_path].map(|path| {
+        let path = path.clone();
+        tokio::spawn(async move { client::get(address, &path, &[]).await.status() })
     });
-    gate.arrived(1).await;
+    for gate in &gates {
+        gate.arrived(1).await;
+    }
     mirror
         .reload(|settings| {
             settings.add("docker.io", &new);
@@ -274,8 +278,37 @@ async fn what_the_old_one_said_or_will_say_does_not_count() {
     for path in [&latest, &one] {
         assert_eq!(&*mirror.get(path).await.body, &*image.manifest.bytes, "{path}");
     }
+    for (gate, waiting) in gates.iter().zip(waiting) {
+        gate.open();
+        assert_eq!(waiting.await.unwrap(), 404, "it had asked the old one");
+    }
+    assert_eq!(&*mirror.get(&latest).await.body, &*image.manifest.bytes, "which is believed nothing");
+    assert_eq!(new.count(&format!("HEAD {latest}")), 1, "what the new one has said is known yet");
+    mirror.pull_blob(ALPINE, &layer).await;
+}
+
+/// The old one has named a manifest, and the new one is asked for it: what that one has for the tag is the answer.
+#[tokio::test]
+async fn an_upstream_that_changes_between_its_head_and_its_get() {
+    let (old, new) = (Upstream::start().await, Upstream::start().await);
+    let (before, after) = (Image::small(1), Image::small(2));
+    old.push_image(ALPINE, "latest", &before);
+    new.push_image(ALPINE, "latest", &after);
+    let path = manifest_path(ALPINE, "latest");
+    let gate = old.gate_head(&format!("HEAD {path}"));
+    let mut mirror = Mirror::of(&old).await;
+    let (address, asked) = (mirror.address(), path.clone());
+    let waiting = tokio::spawn(async move { client::get(address, &asked, &[]).await });
+    gate.arrived(1).await;
+    mirror
+        .reload(|settings| {
+            settings.add("docker.io", &new);
+        })
+        .await
+        .unwrap();
     gate.open();
-    assert_eq!(waiting.await.unwrap(), 404, "it had asked the old one");
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status(), &*answer.body), (200, &*after.manifest.bytes), "{}", answer.text());
 }
 
 /// A request that was under way when its upstream was taken out is told so; and of what is gone no figure stays.

@@ -132,6 +132,7 @@ impl Pull {
     }
 
     async fn check(&self, scope: &Scope, guest: Arc<Guest>, evidence: &Evidence) -> Result<(), PullError> {
+        let epoch = self.negative.epoch();
         let (site, started) = (self.site(scope)?, Instant::now());
         let upstream = site.upstream.signed_in_as(guest.login.username(), guest.login.password(), true);
         let (key, asker) = (guest.key, Asker::Unverified(guest));
@@ -147,7 +148,7 @@ impl Pull {
             }
             Err(error) if error.is_not_found() => {
                 counted("not_found");
-                Err(self.absent(scope, &asker, &evidence.what(), error))
+                Err(self.absent(scope, &asker, &evidence.what(), error, epoch))
             }
             Err(error @ PullError::Upstream(_)) if error.is_denied() => {
                 counted("no");
