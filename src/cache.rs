@@ -46,7 +46,7 @@ use crate::oci::{Digest, Manifest, MediaType};
 use catalog::Catalog;
 use confined::Confined;
 use doubt::Doubts;
-use index::{Index, Limits, Quota};
+use index::{Hold, Index, Limits, Quota};
 use memory::Memory;
 use names::Names;
 use owed::Owed;
@@ -93,13 +93,16 @@ pub enum Tier {
 pub enum NoRoom {
     /// It does not fit, whatever is evicted.
     #[error(
-        "{wanted} bytes do not fit: cache.max_size is {max_size} bytes, cache.min_free {min_free} bytes, {free} bytes are free"
+        "{wanted} bytes do not fit: cache.max_size is {max_size} bytes, of which {kept} bytes cannot be evicted; cache.min_free is \
+         {min_free} bytes, {free} bytes are free"
     )]
     Full {
         /// What was to be stored.
         wanted: u64,
         /// The limit in force.
         max_size: u64,
+        /// What counts against it and cannot go: what is pinned, held by an import, or promised to downloads.
+        kept: u64,
         /// What has to stay free.
         min_free: u64,
         /// What the file system has.
@@ -260,6 +263,11 @@ impl Cache {
     /// The disk tier's files, for a fill. Its functions block.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What is added to it is not evicted until it is dropped.
+    pub fn hold(&self) -> Hold {
+        self.index.hold()
     }
 
     /// Bytes and number of the files on disk, reservations included.

@@ -15,10 +15,12 @@ pub use super::objects::SHARDS;
 use super::store::Space;
 use crate::oci::Digest;
 
+mod hold;
 mod leaving;
 mod reservation;
 mod state;
 
+pub use hold::Hold;
 pub use reservation::{Claim, Reservation};
 use state::{Share, State};
 
@@ -161,6 +163,7 @@ impl Index {
             orphans: Vec::new(),
             waiting: Vec::new(),
             protected: HashSet::new(),
+            held: HashMap::new(),
             pinned: 0,
         };
         Self { limits, state: Mutex::new(state) }
@@ -382,8 +385,7 @@ impl Index {
     pub fn protect(&self, protected: HashSet<Digest>) {
         let mut state = self.lock();
         let before = std::mem::replace(&mut state.protected, protected.clone());
-        before.difference(&protected).for_each(|digest| state.set_pinned(digest, false));
-        protected.difference(&before).for_each(|digest| state.set_pinned(digest, true));
+        before.symmetric_difference(&protected).for_each(|digest| state.repin(digest, None));
     }
 
     /// Bytes held and promised, and the number of objects.
@@ -394,7 +396,8 @@ impl Index {
 
     /// Bytes of pinned files.
     pub fn pinned(&self) -> u64 {
-        self.lock().pinned
+        let state = self.lock();
+        state.pinned - state.only_held()
     }
 
     /// Bytes of files and promises of each quota, in the order of the configuration.

@@ -41,7 +41,7 @@ pub struct Entry {
     pub present: bool,
     /// It was used since recency was last written down.
     pub dirty: bool,
-    /// It is protected by a pin.
+    /// A pin protects it, or somebody holds it.
     pub pinned: bool,
     /// The catalog has it as a manifest.
     pub manifest: bool,

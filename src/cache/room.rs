@@ -95,7 +95,7 @@ impl Cache {
 
     fn full(&self, wanted: u64, space: Space) -> NoRoom {
         let Limits { max_size, min_free } = self.index.limits();
-        NoRoom::Full { wanted, max_size, min_free, free: space.free }
+        NoRoom::Full { wanted, max_size, kept: self.index.unmovable(), min_free, free: space.free }
     }
 
     /// Evicts a victim for the sake of the file system's free space, if its space is free then. `None`: somebody reads it, or

@@ -32,6 +32,9 @@ pub const IMAGE_NAME: &str = "io.containerd.image.name";
 pub const VERSION: &str = "io.roadstead.bundle";
 /// Bytes of all blobs in this bundle, on the index: so that space can be checked first.
 pub const BYTES: &str = "io.roadstead.bytes";
+/// The images of which this bundle leaves something out because the other side has it, by digest, on the index: so that this is not
+/// evicted to make room for the bundle.
+pub const BASE: &str = "io.roadstead.base";
 /// The platforms that were chosen, on an image.
 pub const PLATFORMS: &str = "io.roadstead.platforms";
 /// The repository and digest that a list of referrers is about, on that list.

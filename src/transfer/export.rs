@@ -8,7 +8,7 @@
 mod walk;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
 use serde::Serialize;
@@ -106,10 +106,12 @@ pub fn plan(
     private: &BTreeSet<UpstreamName>,
 ) -> Result<Plan, ExportError> {
     let (images, mut missing) = choose(tree, wanted)?;
-    let mut had = Walk::new(tree, private);
+    let (mut had, mut known) = (Walk::new(tree, private), HashMap::new());
     for locked in since {
+        let before = had.blobs.len();
         // What has been evicted here since is carried again: that costs bytes, and breaks nothing.
         let _ = had.image(&locked.image, &locked.digest, Some(&locked.platforms));
+        known.extend(had.blobs[before..].iter().map(|(digest, _)| (*digest, locked.digest)));
     }
     let mut walk = Walk::new(tree, private);
     let mut manifests = Vec::new();
@@ -147,12 +149,17 @@ pub fn plan(
     if !missing.is_empty() {
         return Err(ExportError::Missing(missing));
     }
-    let (spared, blobs): (Vec<_>, Vec<_>) = walk.blobs.into_iter().partition(|(digest, _)| had.seen.contains(digest));
+    let (spared, blobs): (Vec<_>, Vec<_>) = walk.blobs.into_iter().partition(|(digest, _)| known.contains_key(digest));
+    let base: BTreeSet<&Digest> = spared.iter().filter_map(|(digest, _)| known.get(digest)).collect();
     let carried: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
     docker.retain(|image| image.needs.iter().all(|digest| carried.contains(digest)));
     let total = |blobs: &[(Digest, u64)]| blobs.iter().map(|(_, size)| size).sum::<u64>();
     let (bytes, spared) = (total(&blobs), total(&spared));
-    let annotations = BTreeMap::from([(bundle::VERSION.into(), "1".into()), (bundle::BYTES.into(), bytes.to_string())]);
+    let mut annotations = BTreeMap::from([(bundle::VERSION.into(), "1".into()), (bundle::BYTES.into(), bytes.to_string())]);
+    if !base.is_empty() {
+        let base: Vec<String> = base.into_iter().map(Digest::to_string).collect();
+        annotations.insert(bundle::BASE.into(), base.join(","));
+    }
     let index = Index { schema_version: 2, media_type: MediaType::OCI_INDEX, manifests, annotations };
     Ok(Plan { index, docker, blobs, lock, bytes, spared })
 }

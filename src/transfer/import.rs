@@ -53,8 +53,8 @@ pub enum ImportError {
     /// It is not signed, or wrongly.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// It does not fit.
-    #[error(transparent)]
+    /// It does not fit, with what it builds on and what is pinned; or the disk failed.
+    #[error("{}", told(.0))]
     NoRoom(#[from] NoRoom),
     /// The archive holds something that no bundle holds, or lacks something.
     #[error("{0}")]
@@ -76,6 +76,18 @@ pub enum ImportError {
         /// Of the first one.
         source: io::Error,
     },
+}
+
+/// What there is no room for, and what to do.
+fn told(error: &NoRoom) -> String {
+    match error {
+        NoRoom::Full { wanted, kept, .. } => format!(
+            "it does not fit into the cache, and nothing of it is kept: {error}. What it brings, what its images have here, what \
+             is pinned and what is being downloaded takes at least {} bytes: set cache.max_size to more than that, and see that the disk has it",
+            wanted + kept
+        ),
+        NoRoom::Disk(_) => error.to_string(),
+    }
 }
 
 impl ImportError {

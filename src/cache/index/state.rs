@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
+use super::hold::Held;
 use super::{Class, Found, Known, Place, Quota, Victim, seconds};
 use crate::cache::evict::{Id, Policy};
 use crate::cache::objects::{Entry, Objects};
@@ -42,6 +43,9 @@ pub(in crate::cache) struct State {
     pub(in crate::cache) waiting: Vec<(Id, u32)>,
     /// What pins protect, whether it is here or not.
     pub(super) protected: HashSet<Digest>,
+    /// What somebody holds, whether it is here or not.
+    pub(super) held: HashMap<Digest, Held>,
+    /// Bytes of files that stay, for either reason.
     pub(super) pinned: u64,
 }
 
@@ -93,7 +97,7 @@ impl State {
         let class = self.class(class);
         let id = self.objects.intern(digest);
         self.drop_file(id);
-        let pinned = self.protected.contains(digest);
+        let pinned = self.stays(digest);
         let entry = self.objects.get_mut(id);
         let Found { size, used, since, stamp, heat } = file;
         (entry.size, entry.class, entry.used, entry.since, entry.stamp) = (size, class, used, since, stamp);
@@ -226,17 +230,6 @@ impl State {
         (!entry.pinned).then(|| self.classes[usize::from(entry.class)].policy.heat(id))
     }
 
-    pub(super) fn set_pinned(&mut self, digest: &Digest, pinned: bool) {
-        let Some(id) = self.objects.find(digest) else { return };
-        if !self.objects.get(id).present {
-            return;
-        }
-        let heat = self.heat(id);
-        self.dismiss(id);
-        self.objects.get_mut(id).pinned = pinned;
-        self.admit(id, heat);
-    }
-
     /// Notes a use, of what has a file; whether it has.
     pub(in crate::cache) fn touch(&mut self, id: Id, now: u32) -> bool {
         let entry = self.objects.get_mut(id);
@@ -256,6 +249,7 @@ impl State {
 
     pub(in crate::cache) fn known(&self, id: Id) -> Known {
         let &Entry { size, present, used, since, pinned, references, stamp, .. } = self.objects.get(id);
+        let pinned = pinned && (self.held.is_empty() || self.protected.contains(&self.objects.digest(id)));
         Known { size, present, used, since, pinned, references, stamp }
     }
 

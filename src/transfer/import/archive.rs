@@ -45,7 +45,7 @@ pub fn take_in(cache: &Arc<Cache>, input: Box<dyn Input>, options: &Options) -> 
     let mut pass = Pass {
         cache,
         options,
-        staged: Staged::new(notes),
+        staged: Staged::new(cache, notes),
         bundle: Bundle::default(),
         seen: HashSet::new(),
         reservation: None,
@@ -146,11 +146,17 @@ impl Pass<'_> {
                     "the bundle was reordered: its index does not come first. Copy the file as it was exported".into(),
                 ));
             }
-            // More than is missing here, perhaps; never less.
-            let total = index.annotations.get(bundle::BYTES).and_then(|bytes| bytes.parse().ok());
-            if let Some(total) = total {
-                self.reservation = Some(self.cache.make_room(total, Class::default())?);
-            }
+        }
+        let base = index.annotations.get(bundle::BASE).map_or("", String::as_str);
+        for digest in base.split(',').filter_map(|digest| digest.parse().ok()) {
+            self.staged.keep_image(self.cache, &digest, 0);
+        }
+        // What its images have here besides is what it carries once more.
+        let here: u64 = index.manifests.iter().map(|image| self.staged.keep_image(self.cache, &image.digest, 0)).sum();
+        // More than is missing here, perhaps.
+        let total = index.annotations.get(bundle::BYTES).and_then(|bytes| bytes.parse::<u64>().ok());
+        if let Some(total) = total {
+            self.reservation = Some(self.cache.make_room(total.saturating_sub(here), Class::default())?);
         }
         self.bundle.index = Some(index);
         self.index_bytes = Some(bytes);
@@ -203,7 +209,7 @@ impl Pass<'_> {
         if !self.seen.insert(digest) {
             return Err(ImportError::Bad(format!("{digest} occurs twice")));
         }
-        if let Some(size) = self.cache.keeps(&digest) {
+        if let Some(size) = self.staged.keeps(self.cache, &digest) {
             if size != entry.size {
                 return Err(ImportError::Bad(format!("{digest} has {} bytes here and {size} in the cache", entry.size)));
             }
@@ -253,7 +259,7 @@ impl Pass<'_> {
             verified.discard();
             return Err(ImportError::Bad(format!("{:?} occurs twice", entry.name)));
         }
-        if self.cache.keeps(&digest).is_some() {
+        if self.staged.keeps(self.cache, &digest).is_some() {
             verified.discard();
             self.staged.known += 1;
         } else {

@@ -12,7 +12,7 @@ use super::super::bundle;
 use super::super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 use super::archive::{Bundle, full, no_room};
 use super::custody::Kept;
-use super::staged::{Staged, small};
+use super::staged::{MAX_DEPTH, Staged, small};
 use super::{ImportError, Imported, Options, Report, Turn, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
@@ -168,7 +168,7 @@ impl Unwritten {
 /// Gives a manifest its name, if it does not have it yet.
 async fn store_manifest(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan, digest: Digest) -> Result<(), ImportError> {
     let (this, waiting, built) = (cache.clone(), staged.clone(), plan.built.manifests.get(&digest).cloned());
-    let lacking = move || match (this.keeps(&digest), built) {
+    let lacking = move || match (waiting.keeps(&this, &digest), built) {
         (Some(_), _) => Ok(None),
         (None, Some(bytes)) => Ok(Some(bytes)),
         (None, None) => Ok(waiting.spooled(&digest)?.map(Bytes::from)),
@@ -325,9 +325,10 @@ impl Walk<'_> {
         if self.seen.len() > MAX_MANIFESTS {
             return bad(format!("it has more than {MAX_MANIFESTS} manifests"));
         }
-        if depth > 4 {
+        if depth > MAX_DEPTH {
             return bad(format!("manifest {digest} is nested too deep"));
         }
+        self.staged.hold(digest);
         let bytes = match self.built.manifests.get(digest) {
             Some(bytes) => Some(bytes.to_vec()),
             None => small(self.cache, self.staged, digest)?,
@@ -407,7 +408,7 @@ impl Walk<'_> {
         if let Some(size) = built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.sizes.get(digest).copied()) {
             return Some(size);
         }
-        let kept = self.cache.keeps(digest)?;
+        let kept = self.staged.keeps(self.cache, digest)?;
         self.sizes.insert(*digest, kept);
         Some(kept)
     }

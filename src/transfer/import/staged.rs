@@ -1,5 +1,5 @@
 //! What of a bundle is in the cache already, and the manifests that wait for the rest: in an unlinked file, so that memory
-//! holds a digest per blob and never content. Filled by [`super::archive`], read by [`super::images`].
+//! holds a digest per blob and never content. None of it goes to make room for the rest. Filled by [`super::archive`], read by [`super::images`].
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,8 +8,13 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::super::document::Document;
 use crate::cache::Cache;
+use crate::cache::index::Hold;
 use crate::oci::{Digest, MAX_MANIFEST};
+
+/// How deep indexes may be nested.
+pub const MAX_DEPTH: u32 = 4;
 
 /// Where what was taken in is.
 #[derive(Debug)]
@@ -18,6 +23,7 @@ pub struct Staged {
     spooled: HashMap<Digest, (u64, u32)>,
     spool_len: u64,
     notes: Arc<Notes>,
+    hold: Hold,
     /// Blobs that were in the cache already.
     pub known: usize,
 }
@@ -39,8 +45,41 @@ impl Notes {
 
 impl Staged {
     /// Nothing yet. What others publish for it they add to `notes`.
-    pub fn new(notes: Arc<Notes>) -> Self {
-        Self { spool: None, spooled: HashMap::new(), spool_len: 0, notes, known: 0 }
+    pub fn new(cache: &Cache, notes: Arc<Notes>) -> Self {
+        Self { spool: None, spooled: HashMap::new(), spool_len: 0, notes, hold: cache.hold(), known: 0 }
+    }
+
+    /// The bundle's images need this: what is here of it, or comes, stays until the import has ended.
+    pub fn hold(&self, digest: &Digest) {
+        self.hold.add(digest);
+    }
+
+    /// The size of a blob that the bundle's images need, if the cache has it; then it stays, too.
+    pub fn keeps(&self, cache: &Cache, digest: &Digest) -> Option<u64> {
+        self.hold(digest);
+        cache.keeps(digest)
+    }
+
+    /// What is here of an image stays, too; how many bytes that are more than before.
+    pub fn keep_image(&self, cache: &Cache, digest: &Digest, depth: u32) -> u64 {
+        let mut bytes = self.keep_if_here(cache, digest);
+        // One that is not here, or was looked through, has nothing below it to be kept.
+        if bytes == 0 || depth > MAX_DEPTH {
+            return bytes;
+        }
+        let Ok(Some(manifest)) = small(cache, self, digest) else { return bytes };
+        let Ok(document) = Document::parse(&manifest, None) else { return bytes };
+        for child in &document.manifests {
+            bytes += match child.media_type.is_manifest() {
+                true => self.keep_image(cache, &child.digest, depth + 1),
+                false => self.keep_if_here(cache, &child.digest),
+            };
+        }
+        bytes + document.blobs.iter().map(|blob| self.keep_if_here(cache, &blob.digest)).sum::<u64>()
+    }
+
+    fn keep_if_here(&self, cache: &Cache, digest: &Digest) -> u64 {
+        if self.hold.add(digest) { cache.has(digest).unwrap_or(0) } else { 0 }
     }
 
     /// What was published for this bundle.

@@ -15,6 +15,7 @@ use crate::oci::{Algorithm, Scope};
 
 mod meanwhile;
 mod nested;
+mod room;
 mod whole;
 mod whose;
 
