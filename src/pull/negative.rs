@@ -46,7 +46,8 @@ impl Negative {
         Self { said: Cache::new(REMEMBERED), epoch: AtomicU64::new(0) }
     }
 
-    /// Others are asked from now on: nobody has said anything, and who was asked before has nothing to say.
+    /// Others are asked from now on: nobody has said anything, and who was asked before has nothing to say. Before anything else
+    /// that was said is forgotten.
     pub fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.said.invalidate_all();

@@ -24,6 +24,7 @@ impl Pull {
         login: &Login,
         from: Option<IpAddr>,
     ) -> Result<(), PullError> {
+        let epoch = self.negative.epoch();
         let Some(site) = self.site_of(upstream).filter(|site| site.visibility == config::Visibility::Caller) else {
             return Ok(());
         };
@@ -50,7 +51,7 @@ impl Pull {
                         return Ok(());
                     }
                 };
-                this.visibility.verdicts.insert(key, verdict.clone());
+                this.keep_verdict(key, verdict.clone(), epoch);
                 verdict.said()
             }
         };

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::negative::Epoch;
 use super::super::{Pull, PullError, Request};
-use super::asker::Guest;
+use super::asker::{Guest, Key};
 use super::{Asker, Evidence};
 use crate::config;
 use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName, Wanted};
@@ -131,6 +132,15 @@ impl Pull {
         }
     }
 
+    /// Keeps the word of who was asked in `epoch`, unless others are asked by now.
+    pub(super) fn keep_verdict(&self, key: Key, verdict: Verdict, epoch: Epoch) {
+        self.visibility.verdicts.insert(key, verdict);
+        // Looked at after that: a change says so first, and then forgets what was kept before.
+        if self.negative.epoch() != epoch {
+            self.visibility.verdicts.invalidate(&key);
+        }
+    }
+
     async fn check(&self, scope: &Scope, guest: Arc<Guest>, evidence: &Evidence) -> Result<(), PullError> {
         let epoch = self.negative.epoch();
         let (site, started) = (self.site(scope)?, Instant::now());
@@ -143,7 +153,7 @@ impl Pull {
                 counted("yes");
                 self.visibility.heard(scope, &digest);
                 let until = started + site.verdict_for;
-                self.visibility.verdicts.insert(key, Verdict { until, refusal: None });
+                self.keep_verdict(key, Verdict { until, refusal: None }, epoch);
                 Ok(())
             }
             Err(error) if error.is_not_found() => {
@@ -174,6 +184,7 @@ impl Pull {
         asking: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, PullError> {
         let Asker::Unverified(guest) = asker else { return Ok(asking.await?) };
+        let epoch = self.negative.epoch();
         let turn = self.visibility.patience.turn(guest.from).await;
         let turn = turn.map_err(|wait| PullError::TooManyRefusals { upstream: scope.upstream.clone(), wait })?;
         let asked = asking.await;
@@ -182,7 +193,7 @@ impl Pull {
         {
             turn.refused();
             let until = Instant::now() + REFUSED.min(self.site(scope)?.verdict_for);
-            self.visibility.verdicts.insert(guest.key, Verdict { until, refusal: Some(error.clone().into()) });
+            self.keep_verdict(guest.key, Verdict { until, refusal: Some(error.clone().into()) }, epoch);
         }
         Ok(asked?)
     }

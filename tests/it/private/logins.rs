@@ -1,9 +1,9 @@
 //! Signing in before anything is asked for, as `docker login` does: `/v2/` and `/token` try the login at the upstream.
 
-use super::{Private, basic, get_as, image};
-use crate::support::client::Response;
+use super::{Private, SECRET, basic, get_as, image};
+use crate::support::client::{self, Response};
 use crate::support::mirror::Mirror;
-use crate::support::upstream::{Accounts, Auth, Upstream};
+use crate::support::upstream::{Accounts, Auth, Upstream, blob_path};
 
 /// `docker login`: `/v2/`, the token that its challenge names, `/v2/` with that. Its last answer.
 async fn docker_login(mirror: &Mirror, user: &str, password: &str) -> Response {
@@ -137,4 +137,32 @@ async fn a_login_goes_to_the_upstream_of_the_challenge_alone() {
         assert_eq!((manifest.status(), &*manifest.body), (200, &*secret.manifest.bytes), "{repository}: {}", manifest.text());
         assert_eq!(this.hub.count("*"), 0, "{repository}: docker.io was shown the login");
     }
+}
+
+/// What a registry says after another one has taken its place is an answer to whoever had asked it, and nothing more.
+#[tokio::test]
+async fn a_late_yes_of_a_registry_that_was_replaced_is_not_remembered() {
+    let mut this = Private::warm(|_| {}).await;
+    let (new, accounts, layer) = (Upstream::start().await, Accounts::default(), &this.secret.layers[0]);
+    accounts.set("bob", "word", &[]);
+    new.require(Auth::bearer(&new));
+    new.with_tokens(|tokens| tokens.accounts = Some(accounts));
+    new.push_image("team/secret", "latest", &this.secret);
+    let gate = this.up.gate_head(&format!("GET {}", blob_path("team/secret", layer)));
+    let (address, path) = (this.mirror.address(), blob_path(SECRET, layer));
+    let waiting = tokio::spawn({
+        let path = path.clone();
+        async move { client::get(address, &path, &[("Authorization", &basic("bob", "word"))]).await }
+    });
+    gate.arrived(1).await;
+    this.mirror
+        .reload(|settings| {
+            settings.add("priv.example", &new);
+        })
+        .await
+        .unwrap();
+    gate.open();
+    waiting.await.unwrap().assert_is(layer);
+    let answer = get_as(&this.mirror, "bob", &path).await;
+    assert!([401, 403].contains(&answer.status()), "{} {}", answer.status(), answer.text());
 }
