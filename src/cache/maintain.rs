@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 use super::memory::TIDY_EVERY;
-use super::{Cache, NoRoom, Scan, scan};
+use super::{Cache, NoRoom, SMALL, Scan, scan};
 
 /// How long a tree that cannot be read is left alone: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -117,8 +117,10 @@ impl Cache {
             let last = used.len() < USES;
             for used in &used {
                 let _stamping = self.stamping.lock();
+                // By its time a large file is known to be as it was ([`Cache::open_sound`]); small ones are hashed in any case.
+                let known = self.index.known(&used.digest).filter(|known| known.size > SMALL).map(|known| known.stamp);
                 // Evicted meanwhile, or a file system without times: recency is only a hint.
-                if let Ok(stamp) = self.store.set_used(used) {
+                if let Ok(Some(stamp)) = self.store.set_used(used, known) {
                     self.index.set_stamp(&used.digest, stamp);
                 }
             }

@@ -247,12 +247,18 @@ impl Store {
     }
 
     /// Writes down when a published file was last used, as its modification time: the seconds, and as nanoseconds what
-    /// the policy wants to be told after a restart. The file's stamp from now on.
-    pub fn set_used(&self, used: &Used) -> io::Result<u32> {
+    /// the policy wants to be told after a restart. The file's stamp from now on; `None` if it is not as `known` now: the time
+    /// says then that somebody has written to it, and stays.
+    pub fn set_used(&self, used: &Used, known: Option<u32>) -> io::Result<Option<u32>> {
         self.faults.check()?;
         let file = File::open(self.blob_path(&used.digest))?;
+        if let Some(known) = known
+            && stamp(&file.metadata()?) != known
+        {
+            return Ok(None);
+        }
         file.set_modified(UNIX_EPOCH + Duration::new(u64::from(used.at), u32::from(used.heat)))?;
-        Ok(stamp(&file.metadata()?))
+        Ok(Some(stamp(&file.metadata()?)))
     }
 
     /// Reads a small file, as records are.
