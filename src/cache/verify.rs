@@ -208,7 +208,11 @@ impl Cache {
         let found = self.store.find(digest);
         match self.store.open_file(digest) {
             Ok(Some((file, meta))) => self.check_file(digest, &file, &meta),
-            Ok(None) => Verdict::Sound,
+            Ok(None) => {
+                // Somebody may have removed it: it takes no room any more.
+                self.forget_absent(digest);
+                Verdict::Sound
+            }
             Err(error) => match found {
                 Ok(Some((file, size))) if condemns(&error) => self.condemn(digest, file, size, Some(&error)),
                 _ => unknown(digest, &error),

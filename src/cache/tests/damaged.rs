@@ -293,3 +293,23 @@ async fn a_victim_that_cannot_go_costs_nobody_his_place() {
     let error = cache.reserve(SMALL + 1).await.unwrap_err();
     assert!(matches!(error, NoRoom::Disk(_)), "{error}");
 }
+
+/// What somebody has removed takes no room once everything has been looked at, also where nobody asks for it: here it is
+/// served from memory.
+#[tokio::test]
+async fn i8_a_file_that_is_gone_leaves_the_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = idle(dir.path());
+    let small = Digest::of(Algorithm::Sha256, b"small");
+    let (big, content) = large(1);
+    cache.put(small, Bytes::from_static(b"small")).await.unwrap();
+    cache.put(big, content).await.unwrap();
+    assert!(cache.get(&small).await.is_some());
+    for digest in [&small, &big] {
+        fs::remove_file(path(dir.path(), digest)).unwrap();
+    }
+    assert_eq!(cache.disk_totals(), (SMALL + 6, 2));
+    let verification = Verification::default();
+    assert!(cache.verify(&verification, 0).await);
+    assert_eq!((cache.disk_totals(), verification.progress().damaged), ((0, 0), 0));
+}
