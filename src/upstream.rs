@@ -70,9 +70,8 @@ pub use tls::{TlsError, check as check_certificates};
 
 use crate::config;
 use crate::metrics::{Kind, Metrics, gauge};
-use crate::oci::{ContentRange, Digest, Repository, UpstreamName};
+use crate::oci::{Digest, Repository, UpstreamName};
 use auth::{Auth, Guest};
-use blob::Body;
 use breaker::Need;
 use client::Client;
 use connect::{Connector, Guard};
@@ -209,27 +208,34 @@ impl Upstream {
     }
 
     /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
-    /// download slot.
-    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+    /// download slot. `known`: its size, where that is certain; whoever says another one speaks of something else.
+    pub async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        known: Option<u64>,
+    ) -> Result<Option<u64>, UpstreamError> {
         let range = Some(HeaderValue::from_static("bytes=0-0"));
         let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         // An empty blob has no first byte.
         let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
-        let status = answer.response.status();
-        let total = match blob::content_range(answer.response.headers()) {
-            Some(ContentRange::Part { total, .. }) => total,
-            Some(ContentRange::Unsatisfied(total)) => Some(total),
-            None => None,
-        };
-        match status {
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(total),
-            StatusCode::OK => {
-                blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
-                // The body is dropped unread, which ends its connection: cheaper than a layer.
-                Ok(Body::new(&origin.client, &answer.url, answer.response).left())
+        let mut useless = 0;
+        loop {
+            let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
+            let url = answer.url.clone();
+            let told = blob::told_size(origin, answer).and_then(|told| match (told, known) {
+                (Some(told), Some(known)) if told != known => {
+                    let problem = format!("it says that {digest} has {told} bytes, and it has {known}");
+                    Err(origin.client.error(&url, Reason::Invalid(problem)))
+                }
+                _ => Ok(told),
+            });
+            match told {
+                Err(error)
+                    if error.class() == Class::Invalid
+                        && self.asks_another(origin, Temper::Layer, &mut useless, Some(&error)) => {}
+                told => return told,
             }
-            _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use prometheus::IntCounter;
@@ -18,9 +18,11 @@ use url::Url;
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
 use super::health::{Health, Temper};
+use super::manifest::content_type;
 use super::pace::Pace;
 use super::part::Lead;
 use super::queue::Slot;
+use super::request::{Answer, Origin};
 use crate::oci::ContentRange;
 
 /// How long the whole of a small body may take, however steadily it drips.
@@ -241,6 +243,37 @@ pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Reason> {
         None => Ok(()),
         Some(_) => Err(Reason::Invalid("it has a Content-Encoding, although that was excluded".into())),
     }
+}
+
+/// What the answer to a request for a blob's first byte says of its size; `None`: nothing.
+pub(super) fn told_size(origin: &Origin, answer: Answer) -> Result<Option<u64>, UpstreamError> {
+    let error = |reason| origin.client.error(&answer.url, reason);
+    let (status, headers) = (answer.response.status(), answer.response.headers());
+    let total = match content_range(headers) {
+        Some(ContentRange::Part { total, .. }) => total,
+        Some(ContentRange::Unsatisfied(total)) => Some(total),
+        None => None,
+    };
+    match status {
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(total),
+        // Whoever stands between has answered; the registry has said nothing.
+        StatusCode::OK if is_message(headers) => Err(error(Reason::Invalid("it sent a message for a blob".into()))),
+        StatusCode::OK => {
+            check_identity(headers).map_err(error)?;
+            // The body is dropped unread, which ends its connection: cheaper than a layer.
+            Ok(Body::new(&origin.client, &answer.url, answer.response).left())
+        }
+        _ => Err(error(Reason::Status(status))),
+    }
+}
+
+/// Something that people or programs are told: a sign-in page, `{"code":401}`. Blobs have no such type at registries that do
+/// without ranges, and what is asked for is a part.
+fn is_message(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        kind.starts_with("text/") || kind == "application/json"
+    })
 }
 
 /// The `Content-Range` of an answer; `None` for a missing one, several, and one that contradicts itself.

@@ -23,6 +23,8 @@ pub struct Resolved {
     pub digest: Digest,
     /// The manifest itself, where only a GET could tell the digest: so that this GET is the only one.
     pub fetched: Option<FetchedManifest>,
+    /// The answer has named the digest, or a manifest's type, and not only been cheerful.
+    told: bool,
 }
 
 /// A manifest as it came.
@@ -70,6 +72,19 @@ impl Upstream {
         self.resolve_for(Need::Fallback, repository, reference).await
     }
 
+    /// Whether the upstream has it: its digest. As [`Self::resolve`], for who opens something on this word: it has to be a
+    /// registry's, and not that of whoever stands between and has an answer to everything.
+    pub async fn has_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Digest, UpstreamError> {
+        let mut resolved = self.resolve(repository, reference).await?;
+        if !resolved.told && resolved.fetched.is_none() {
+            resolved = self.resolve_by_get(Need::Content, repository, reference).await?;
+        }
+        match resolved.told {
+            true => Ok(resolved.digest),
+            false => Err(self.error(Reason::Invalid("it sent no manifest for one".into()))),
+        }
+    }
+
     async fn resolve_for(&self, need: Need, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
         // Of several addresses one that can may answer.
         if !self.origins.iter().any(|origin| origin.health().knows_head()) {
@@ -84,7 +99,7 @@ impl Upstream {
         let (origin, answer) = loop {
             let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
             let headers = answer.response.headers();
-            let is_page = answer.response.status().is_success() && is_page(content_type(headers).as_deref());
+            let is_page = answer.response.status().is_success() && is_page(headers);
             let is_other =
                 matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
             if !(is_page || is_other) || !self.asks_another(origin, Temper::Check, &mut useless, None) {
@@ -99,14 +114,17 @@ impl Upstream {
                 let problem = format!("asked for {asked}, it says it has {claimed}");
                 return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
             }
-            (None, Reference::Digest(asked)) => Some(*asked),
+            // A page says nothing of it, whatever its status.
+            (None, Reference::Digest(asked)) if !is_page(headers) => Some(*asked),
             (claimed, _) => claimed,
         };
         if let Some(digest) = digest {
-            return Ok(Resolved { digest, fetched: None });
+            let is_manifest = |kind: String| kind.parse::<MediaType>().is_ok_and(|kind| kind.is_manifest());
+            let told = claimed.is_some() || content_type(headers).is_some_and(is_manifest);
+            return Ok(Resolved { digest, fetched: None, told });
         }
         let status = answer.response.status();
-        let page = status.is_success() && is_page(content_type(headers).as_deref());
+        let page = status.is_success() && is_page(headers);
         // Its place in the queue goes before the next is asked for.
         drop(answer);
         let resolved = self.resolve_by_get(need, repository, reference).await?;
@@ -125,7 +143,12 @@ impl Upstream {
     ) -> Result<Resolved, UpstreamError> {
         self.metrics.upstream_head_fallbacks_total.with_label_values(&[self.name.as_str()]).inc();
         let fetched = self.manifest_for(need, repository, reference).await?;
-        Ok(Resolved { digest: fetched.digest, fetched: Some(fetched) })
+        if let Reference::Digest(asked) = reference
+            && fetched.is_other_than(asked)
+        {
+            return Err(self.error(Reason::Invalid(format!("asked for {asked}, it sent {}", fetched.digest))));
+        }
+        Ok(Resolved { digest: fetched.digest, told: fetched.is_sound(), fetched: Some(fetched) })
     }
 
     /// GET of a manifest, whole, at most `max_manifest` bytes. Counts as a pull at registries that count. One that broke off
@@ -192,7 +215,7 @@ impl Upstream {
         let headers = answer.response.headers();
         blob::check_identity(headers).map_err(error)?;
         let (content_type, claimed) = (content_type(headers), claimed(headers));
-        if is_page(content_type.as_deref()) {
+        if is_page(headers) {
             return Err(error(Reason::Invalid("it sent an HTML page for a manifest".into())));
         }
         self.metrics.pull_made(self.name.as_str());
@@ -232,8 +255,8 @@ async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
 }
 
 /// A sign-in page or an error page.
-fn is_page(content_type: Option<&str>) -> bool {
-    content_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
+fn is_page(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html"))
 }
 
 /// `Docker-Content-Digest`; one that is no digest counts as missing.
@@ -241,6 +264,6 @@ fn claimed(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
 }
 
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }

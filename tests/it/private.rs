@@ -5,6 +5,7 @@
 mod bundles;
 mod logins;
 mod outages;
+mod portals;
 mod several;
 mod shared;
 

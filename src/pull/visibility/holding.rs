@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Pull, PullError};
-use super::verdicts::ask;
 use super::{Asker, Evidence, is_open};
 use crate::cache::records::ManifestRecord;
 use crate::oci::{Digest, MediaType, Scope};
@@ -69,7 +68,7 @@ impl Pull {
             let (this, upstream) = (self.clone(), self.upstream(scope, asker));
             let (scope, evidence) = (scope.clone(), evidence.clone());
             async move {
-                ask(&*upstream?, &scope, &evidence).await?;
+                this.ask_for_proof(&*upstream?, &scope, &evidence).await?;
                 this.visibility.heard(&scope, &digest);
                 match this.is_open(&scope) {
                     true => this.cache.release(&digest, &scope.upstream).await,

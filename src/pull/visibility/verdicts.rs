@@ -146,7 +146,7 @@ impl Pull {
         let (site, started) = (self.site(scope)?, Instant::now());
         let upstream = site.upstream.signed_in_as(guest.login.username(), guest.login.password(), true);
         let (key, asker) = (guest.key, Asker::Unverified(guest));
-        let said = self.patiently(scope, &asker, ask(&upstream, scope, evidence)).await;
+        let said = self.patiently(scope, &asker, self.ask_for_proof(&upstream, scope, evidence)).await;
         let counted = |what| self.metrics.verdicts_total.with_label_values(&[scope.upstream.as_str(), what]).inc();
         match said {
             Ok(digest) => {
@@ -197,12 +197,21 @@ impl Pull {
         }
         Ok(asked?)
     }
-}
 
-/// Whether the upstream has something, in words that a registry does not count as a pull: its digest.
-pub(super) async fn ask(upstream: &Upstream, scope: &Scope, evidence: &Evidence) -> Result<Digest, UpstreamError> {
-    match evidence {
-        Evidence::Manifest(reference) => Ok(upstream.resolve(&scope.repository, reference).await?.digest),
-        Evidence::Blob(digest) => upstream.blob_size(&scope.repository, digest).await.map(|_| *digest),
+    /// Whether the upstream has something, in words that a registry does not count as a pull: its digest. What is here tells
+    /// how much it should be: whoever stands between and has an answer to everything has no such answer.
+    pub(super) async fn ask_for_proof(
+        &self,
+        upstream: &Upstream,
+        scope: &Scope,
+        evidence: &Evidence,
+    ) -> Result<Digest, UpstreamError> {
+        match evidence {
+            Evidence::Manifest(reference) => upstream.has_manifest(&scope.repository, reference).await,
+            Evidence::Blob(digest) => {
+                let here = self.cache.known(digest).filter(|known| known.present).map(|known| known.size);
+                upstream.blob_size(&scope.repository, digest, here).await.map(|_| *digest)
+            }
+        }
     }
 }

@@ -132,6 +132,33 @@ async fn t12_a_head_by_digest_that_says_another_digest() {
     assert_eq!(resolved.digest, digest_of(b"something else"), "the question is the answer");
 }
 
+/// What opens something is a registry's word, not that of whoever stands between and is cheerful about everything.
+#[tokio::test]
+async fn what_is_no_word_on_a_manifest() {
+    let config =
+        format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":2}}"#, digest_of(b"{}"));
+    let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
+    let digest = digest_of(image.as_bytes());
+    let reference = Reference::Digest(digest);
+    let page = || Reply::new(200).header("content-type", "text/html").body("<html>sign in</html>");
+    let message = || Reply::new(200).header("content-type", "application/json").body(r#"{"code":302}"#);
+    for reply in [page(), message(), Reply::new(200)] {
+        for reference in [&reference, &tag("latest")] {
+            let server = always(reply.clone()).await;
+            let error = anonymous(&server).has_manifest(&repository("a/b"), reference).await.unwrap_err();
+            assert_eq!(error.class(), Class::Invalid, "{reply:?} {reference}: {error}");
+        }
+    }
+    let typed = Reply::new(200).header("content-type", OCI);
+    let named = Reply::new(200).header("docker-content-digest", &digest.to_string());
+    for (head, requests) in [(named, 1), (typed.clone(), 1), (Reply::new(200), 2), (Reply::new(405), 2)] {
+        let get = typed.clone().body(image.clone());
+        let server = Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { get.clone() }).await;
+        let found = anonymous(&server).has_manifest(&repository("a/b"), &reference).await.unwrap();
+        assert_eq!((found, server.seen().len()), (digest, requests));
+    }
+}
+
 #[tokio::test]
 async fn bad_manifests() {
     let chunked = |size: usize| {
