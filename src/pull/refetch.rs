@@ -6,8 +6,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::Pull;
 use super::visibility::Asker;
-use crate::fill::Source;
-use crate::oci::Digest;
+use crate::fill::{FillError, Join, Source};
+use crate::oci::{Digest, Scope};
 
 /// Repositories tried for one object.
 const TRIED: usize = 8;
@@ -40,10 +40,7 @@ impl Pull {
                     repository: scope.repository.clone(),
                     size: self.sizes.get(&(scope.clone(), *digest)),
                 };
-                match self.join(&scope, digest, source).await {
-                    Ok(join) => join.reader.total().await.map(drop).map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
+                self.refetch_blob(&scope, digest, source).await.map_err(|error| error.to_string())
             };
             match fetched {
                 Ok(()) => {
@@ -51,6 +48,17 @@ impl Pull {
                     return;
                 }
                 Err(error) => tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot fetch damaged content again"),
+            }
+        }
+    }
+    async fn refetch_blob(self: &Arc<Self>, scope: &Scope, digest: &Digest, source: Source) -> Result<(), FillError> {
+        loop {
+            let Join { reader, began } = self.join(scope, digest, source.clone()).await?;
+            match reader.total().await {
+                Ok(_) => return Ok(()),
+                // Whoever found the damage asks for it by a repository or upstream of theirs; this one has its own.
+                Err(error) if !began && reader.leaves_hope(&error, &source) => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -63,6 +63,33 @@ async fn the_background_pass_finds_a_flipped_bit() {
     assert_eq!((&told["quarantined"], &told["spare_bytes"]), (&1.into(), &(1 << 20).into()));
 }
 
+/// While a damaged blob is fetched again, somebody asks for it by a repository that has it not: that download is joined, and its
+/// end is not the end of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_is_fetched_from_who_has_it() {
+    let up = Upstream::start().await;
+    let image = Builder::new(1).layer(1 << 20).build();
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    let (files, blob) = (mirror.files(), &image.layers[0]);
+    files.get(blob).await;
+    account(&mirror, "the catalog", |account| account["complete"] == true).await;
+    let path = files.path(&blob.digest);
+    post(&mirror, &format!("purge?ref={}", blob.digest)).await;
+    let elsewhere = blob_path("library/other", blob);
+    let gate = up.gate_head(&format!("GET {elsewhere}"));
+    let address = mirror.address();
+    let asking = tokio::spawn(async move { client::get(address, &elsewhere, &[]).await.status() });
+    gate.arrived(1).await;
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    assert_eq!(mirror.head(&blob_path(REPOSITORY, blob)).await.status(), 200);
+    mirror.metric_becomes("roadstead_cache_damaged_total", &[], 1.0).await;
+    gate.open();
+    assert_eq!(asking.await.unwrap(), 404);
+    until("it to be fetched again", || std::fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
+}
+
 /// A mirror that has just started on a folder with one large blob, in which a bit has flipped: neither its length nor its
 /// time tells.
 async fn flipped(up: &Upstream, blob: &Blob, verify_every: &'static str) -> Mirror {
