@@ -34,8 +34,8 @@ mod survey;
 pub mod tree;
 pub mod verify;
 
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -94,7 +94,7 @@ pub enum NoRoom {
     /// It does not fit, whatever is evicted.
     #[error(
         "{wanted} bytes do not fit: cache.max_size is {max_size} bytes, of which {kept} bytes cannot be evicted; cache.min_free is \
-         {min_free} bytes, {free} bytes are free"
+         {min_free} bytes, {free} bytes are free{quota}"
     )]
     Full {
         /// What was to be stored.
@@ -107,10 +107,23 @@ pub enum NoRoom {
         min_free: u64,
         /// What the file system has.
         free: u64,
+        /// Of which quota they are, where that has a limit.
+        quota: OfQuota,
     },
     /// The disk failed.
     #[error("the cache's disk failed: {0}")]
     Disk(Arc<io::Error>),
+}
+
+/// The limit of a quota, as an error names it; nothing where there is none.
+#[derive(Clone, Debug, Default)]
+pub struct OfQuota(Option<(String, u64)>);
+
+impl fmt::Display for OfQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((pattern, max_size)) = &self.0 else { return Ok(()) };
+        write!(f, ", and cache.quota.{pattern:?}.max_size is {max_size} bytes")
+    }
 }
 
 impl From<io::Error> for NoRoom {

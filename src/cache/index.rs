@@ -174,6 +174,12 @@ impl Index {
         self.limits
     }
 
+    /// What is granted to content of `class`.
+    pub fn quota_of(&self, class: Class) -> Quota {
+        let state = self.lock();
+        state.classes[usize::from(state.class(class))].quota
+    }
+
     /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now, `owed` what it is still
     /// to get back for files that were unlinked.
     pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space, owed: u64) -> Claim {

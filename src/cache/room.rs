@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
-use super::{Cache, NoRoom, SMALL, read};
+use super::{Cache, NoRoom, OfQuota, SMALL, read};
 use crate::oci::{Digest, Scope, UpstreamName};
 
 /// Victims in a row that would have freed nothing, after which there is no room.
@@ -48,7 +48,7 @@ impl Cache {
             }
             std::thread::sleep(LOOK_AFTER);
         }
-        Err(self.full(bytes, self.store.space()?))
+        Err(self.full(bytes, class, self.store.space()?))
     }
 
     /// Blocks. As [`Cache::make_room`], and tells what it evicts. `None`: the space is on its way, as far as is known.
@@ -63,14 +63,14 @@ impl Cache {
                 Claim::Free(victim) if useless < USELESS => self.evict_if_free(victim, &mut stuck)?,
                 Claim::Free(victim) => {
                     self.index.stayed(victim);
-                    return Err(self.full(bytes, space));
+                    return Err(self.full(bytes, class, space));
                 }
                 Claim::Wait => {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
                 Claim::OnItsWay => return Ok(None),
-                Claim::Impossible => return Err(self.full(bytes, space)),
+                Claim::Impossible => return Err(self.full(bytes, class, space)),
             };
             match &evicted {
                 Some(victim) => {
@@ -93,9 +93,11 @@ impl Cache {
         })
     }
 
-    fn full(&self, wanted: u64, space: Space) -> NoRoom {
+    fn full(&self, wanted: u64, class: Class, space: Space) -> NoRoom {
         let Limits { max_size, min_free } = self.index.limits();
-        NoRoom::Full { wanted, max_size, kept: self.index.unmovable(), min_free, free: space.free }
+        let pattern = usize::from(class).checked_sub(1).and_then(|at| self.quotas.get(at));
+        let quota = pattern.zip(self.index.quota_of(class).max_size).map(|(globs, limit)| (globs.patterns().join(" "), limit));
+        NoRoom::Full { wanted, max_size, kept: self.index.unmovable(), min_free, free: space.free, quota: OfQuota(quota) }
     }
 
     /// Evicts a victim for the sake of the file system's free space, if its space is free then. `None`: somebody reads it, or

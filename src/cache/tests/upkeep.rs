@@ -134,6 +134,10 @@ async fn a_quota_makes_room_in_itself() {
     assert!(here(&team[4].1) && !here(&team[0].1));
     let refused = cache.reserve_for(4000, 1).await.unwrap_err();
     assert!(matches!(refused, NoRoom::Full { .. }), "{refused}");
+    let named = r#", and cache.quota."docker.io/team/*".max_size is 3500 bytes"#;
+    assert!(refused.to_string().ends_with(named), "what is too small is named: {refused}");
+    let refused = cache.reserve_for(1 << 40, 0).await.unwrap_err().to_string();
+    assert!(refused.ends_with(" bytes are free"), "{refused}");
     cache.reserve_for(4000, 0).await.unwrap();
     // After a restart the files count for it again.
     let before = cache.account().1[0].1;
