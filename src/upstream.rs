@@ -222,15 +222,7 @@ impl Upstream {
         let mut useless = 0;
         loop {
             let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
-            let url = answer.url.clone();
-            let told = blob::told_size(origin, answer).and_then(|told| match (told, known) {
-                (Some(told), Some(known)) if told != known => {
-                    let problem = format!("it says that {digest} has {told} bytes, and it has {known}");
-                    Err(origin.client.error(&url, Reason::Invalid(problem)))
-                }
-                _ => Ok(told),
-            });
-            match told {
+            match blob::told_size(origin, answer, digest, known) {
                 Err(error)
                     if error.class() == Class::Invalid
                         && self.asks_another(origin, Temper::Layer, &mut useless, Some(&error)) => {}

@@ -23,7 +23,7 @@ use super::pace::Pace;
 use super::part::Lead;
 use super::queue::Slot;
 use super::request::{Answer, Origin};
-use crate::oci::ContentRange;
+use crate::oci::{ContentRange, Digest};
 
 /// How long the whole of a small body may take, however steadily it drips.
 const COLLECT: Duration = Duration::from_secs(120);
@@ -245,30 +245,45 @@ pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Reason> {
     }
 }
 
-/// What the answer to a request for a blob's first byte says of its size; `None`: nothing.
-pub(super) fn told_size(origin: &Origin, answer: Answer) -> Result<Option<u64>, UpstreamError> {
-    let error = |reason| origin.client.error(&answer.url, reason);
+/// What the answer to a request for a blob's first byte says of its size; `None`: nothing. `known`: as in
+/// [`super::Upstream::blob_size`].
+pub(super) fn told_size(
+    origin: &Origin,
+    answer: Answer,
+    digest: &Digest,
+    known: Option<u64>,
+) -> Result<Option<u64>, UpstreamError> {
+    let url = answer.url.clone();
+    let error = |reason| origin.client.error(&url, reason);
     let (status, headers) = (answer.response.status(), answer.response.headers());
     let total = match content_range(headers) {
         Some(ContentRange::Part { total, .. }) => total,
         Some(ContentRange::Unsatisfied(total)) => Some(total),
         None => None,
     };
-    match status {
-        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(total),
-        // Whoever stands between has answered; the registry has said nothing.
-        StatusCode::OK if is_message(headers) => Err(error(Reason::Invalid("it sent a message for a blob".into()))),
+    let is_message = is_message(headers);
+    let told = match status {
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => total,
         StatusCode::OK => {
             check_identity(headers).map_err(error)?;
             // The body is dropped unread, which ends its connection: cheaper than a layer.
-            Ok(Body::new(&origin.client, &answer.url, answer.response).left())
+            Body::new(&origin.client, &answer.url, answer.response).left()
         }
-        _ => Err(error(Reason::Status(status))),
+        _ => return Err(error(Reason::Status(status))),
+    };
+    match (told, known) {
+        (Some(told), Some(known)) if told != known => {
+            Err(error(Reason::Invalid(format!("it says that {digest} has {told} bytes, and it has {known}"))))
+        }
+        // A config that is sent as the JSON that it is.
+        (Some(_), Some(_)) => Ok(told),
+        // Whoever stands between has answered; the registry has said nothing.
+        _ if status == StatusCode::OK && is_message => Err(error(Reason::Invalid("it sent a message for a blob".into()))),
+        _ => Ok(told),
     }
 }
 
-/// Something that people or programs are told: a sign-in page, `{"code":401}`. Blobs have no such type at registries that do
-/// without ranges, and what is asked for is a part.
+/// Something that people or programs are told: a sign-in page, `{"code":401}`.
 fn is_message(headers: &HeaderMap) -> bool {
     content_type(headers).is_some_and(|kind| {
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
