@@ -139,7 +139,7 @@ pub struct Cache {
     pub records: Records,
     /// Images and their parts.
     pub catalog: Catalog,
-    /// What stays.
+    /// What eviction, expiry and purges leave alone.
     pub pins: Pins,
     /// What came through upstreams that are not everybody's.
     pub confined: Confined,
@@ -158,7 +158,7 @@ pub struct Cache {
     stamping: std::sync::Mutex<()>,
     /// What was found damaged, for whoever fetches it again.
     damaged: tokio::sync::broadcast::Sender<Digest>,
-    /// What evicted files are still to give back.
+    /// Space that evicted files have yet to give back.
     owed: Owed,
     /// The background verification.
     pub scrubbing: Verification,

@@ -107,7 +107,7 @@ pub struct Upstream {
     ranges: Arc<Mutex<Ranges>>,
     /// True: nothing is asked.
     offline: watch::Sender<bool>,
-    /// True: it is no upstream of the mirror any more, or another one has its place. It has no gauges.
+    /// True: it is no upstream of the mirror any more, or another one has taken its place, and the gauges.
     retired: Arc<AtomicBool>,
 }
 
@@ -121,8 +121,9 @@ impl Upstream {
         Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)
     }
 
-    /// The same registry, reached otherwise from now on. Both have one switch, and one queue where its limits are the same: what
-    /// has begun with this one is not beyond the reach of an operator, and counts. Reads files, as [`Self::new`] does.
+    /// The same registry under another configuration. Both share one switch, and one queue if its limits are the same, so
+    /// that what has begun with this one still counts, and an operator can still stop it. Reads files, as [`Self::new`]
+    /// does.
     pub fn succeeded_by(&self, config: &config::Upstream) -> Result<Self, TlsError> {
         let (name, metrics, offline) = (self.name.clone(), self.metrics.clone(), self.offline.clone());
         let mut new = Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)?;
@@ -136,7 +137,7 @@ impl Upstream {
         Ok(new)
     }
 
-    /// The same, in an environment: its proxies and its variables.
+    /// As [`Self::new`], with these proxies and environment variables.
     fn within(
         name: UpstreamName,
         config: &config::Upstream,
@@ -177,7 +178,7 @@ impl Upstream {
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
-    /// switch, and no token, silence or quota of anybody else's. `anew`: no token will do that is older than this call.
+    /// switch, but no token, silence or quota of anybody else's. `anew`: no token older than this call will do.
     ///
     /// The login goes where the mirror's own credentials would (I9). It lives as long as what this returns, and what is
     /// begun with it.
@@ -233,9 +234,9 @@ impl Upstream {
         }
     }
 
-    /// An address's answer is of no use: it is tried after the others from now on, so that each of them has its turn. They are
-    /// configured as equals, and one may have in front of it what sends pages for content. Whether to ask again; `useless`
-    /// counts the answers of this kind to one question.
+    /// An address has given an answer that is of no use. From now on it is tried after the others: they are configured as
+    /// equals, and something in front of this one may send pages in the place of content. Whether to ask again; `useless`
+    /// counts such answers to one question.
     fn asks_another(&self, origin: &Origin, temper: Temper, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
         origin.health().misled(temper);
         *useless += 1;
@@ -252,8 +253,8 @@ impl Upstream {
         self.ask_in(Lane::Small, ask, accepts).await
     }
 
-    /// Asks, in turn with others, until it has an answer of success or with a status that `accepts` wants to see; or
-    /// says why not. Ends at once when the upstream is switched off.
+    /// Asks, in turn with others, until it has an answer of success or with a status that `accepts` wants to see; or says
+    /// why not. Ends at once when the upstream is switched off.
     async fn ask_in(
         &self,
         lane: Lane,
@@ -284,7 +285,7 @@ impl Upstream {
         let (mut started, mut slot, mut failed) = (Instant::now(), None, None);
         let (mut retried, mut throttled) = (0, 0);
         loop {
-            // What will be refused need not stand in line for it.
+            // A request that will be refused need not wait in line for that.
             if slot.is_none() && !self.origins.iter().all(|origin| origin.peek(ask).is_err()) {
                 slot = Some(self.turn(lane, ask).await?);
                 started = Instant::now();
@@ -306,7 +307,7 @@ impl Upstream {
                 _ => None,
             };
             let was_asked = !error.was_not_asked();
-            // Why it failed at first says more than that it was not asked again.
+            // The first failure says more than that it was not asked again.
             let error = failed.take().filter(|_| !was_asked).unwrap_or(error);
             let Some(pause) = pause.filter(|pause| started.elapsed() + *pause <= self.config.response_timeout) else {
                 return Err(error);
@@ -407,7 +408,7 @@ impl Upstream {
     fn learn_quota(&self, origin: &Origin, answer: &Answer) {
         let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
         origin.health().told_quota(answer.account, quota);
-        // The mirror's own, which this one need not be.
+        // What is exported is the mirror's own quota, which this one need not be.
         let Some(quota) = self.quota().filter(|_| !self.retired.load(Ordering::Acquire)) else { return };
         let labels = [self.name.as_str()];
         self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));

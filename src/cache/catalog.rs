@@ -56,9 +56,9 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 struct Edge {
     id: Id,
-    /// What takes it back from `owners`.
+    /// Its slot in `owners`, by which it is removed there.
     slot: Id,
-    /// Of `platforms`.
+    /// A number of `platforms`.
     platform: Option<NonZeroU32>,
     is_manifest: bool,
 }
@@ -73,7 +73,7 @@ struct Repo {
     number: Id,
     scope: Scope,
     tags: BTreeMap<Tag, TagRecord>,
-    /// Its manifests, with what takes them back from `homes`.
+    /// Its manifests, each with its slot in `homes`.
     manifests: HashMap<Id, Id>,
 }
 
@@ -96,7 +96,8 @@ struct Inner {
     platforms: KnownPlatforms,
 }
 
-/// More platforms than this, and longer names than [`LONGEST`], no real index has: upstreams choose them.
+/// Real indexes have fewer platforms than this, and shorter names than [`LONGEST`]. Upstreams choose them, so they are
+/// bounded.
 const PLATFORMS: usize = 1024;
 /// See [`PLATFORMS`]; in bytes.
 const LONGEST: usize = 256;

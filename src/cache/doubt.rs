@@ -27,13 +27,13 @@ use super::{Cache, SMALL};
 use crate::config;
 use crate::oci::Digest;
 
-/// So long, in seconds, a file that was hashed is not hashed behind a reader.
+/// For so many seconds after it was hashed, a file is not hashed behind a reader.
 const SOUND: u32 = 24 * 3600;
 
-/// So long, in seconds, a file that was hashed is given to a client again without a look.
+/// For so many seconds after it was hashed, a file is given to the same client again without a look.
 const FRESH: u32 = 3600;
 
-/// So soon, in seconds, a client asks again that found a blob wrong: kubelet's longest pause, and two more downloads.
+/// Within so many seconds a client that found a blob wrong asks again: kubelet's longest pause, and two more downloads.
 const AGAIN: u32 = 15 * 60;
 
 /// Bytes a second that are hashed in the mean for clients that ask again; [`BURST`] of them at once.
@@ -45,8 +45,8 @@ const BURST: f64 = (8_u64 << 30) as f64;
 /// Files that wait to be hashed behind their readers. What finds no place is left to the background pass.
 const WAITING: usize = 256;
 
-/// When something was last so: a table of fixed size, whose entries overwrite each other. One that is lost costs a look
-/// too many, or too few, which the background pass makes up for.
+/// When something was last noted, in a table of fixed size whose entries overwrite each other. A lost one costs a look
+/// too many, or one too few, which the background pass makes up for.
 #[derive(Debug)]
 struct Recent {
     /// Half of a hash, and seconds since 1970. 0: nothing.
@@ -64,14 +64,14 @@ impl Recent {
         (&self.slots[hash as usize % self.slots.len()], hash & !u64::from(u32::MAX))
     }
 
-    /// Whether it was so within so many seconds.
+    /// Whether it was noted within so many seconds.
     fn was(&self, key: impl Hash, within: u32, now: u32) -> bool {
         let (slot, mark) = self.slot(key);
         let found = slot.load(Ordering::Relaxed);
         found & !u64::from(u32::MAX) == mark && now.saturating_sub(found as u32) < within
     }
 
-    /// It is so now.
+    /// Notes it as of now.
     fn note(&self, key: impl Hash, now: u32) {
         let (slot, mark) = self.slot(key);
         slot.store(mark | u64::from(now), Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl Cache {
         doubtful
     }
 
-    /// Hashes behind their readers what was opened, for ever.
+    /// Hashes what was opened, behind its readers, for ever.
     pub(super) async fn follow_readers(self: Arc<Self>) {
         let waiting = self.doubts.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(mut waiting), Some(rate)) = (waiting, self.doubts.rate) else { return };

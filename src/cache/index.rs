@@ -1,9 +1,9 @@
 //! What the disk tier holds and may still take in: sizes, order of use, reservations.
 //!
-//! Owns the account behind I8: objects + leftovers + damaged files + what is being unlinked + reservations ≤ limit, at every
-//! moment. Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. Until it has, the victim is
-//! leaving, and may be taken back: by a fill that resumes it, by a publication under its name. The lock is held for map
-//! operations only.
+//! Owns the account behind I8: objects + leftovers + damaged files + what is being unlinked + reservations ≤ limit, at
+//! every moment. Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. Until then the
+//! victim is leaving, and may be taken back: by a fill that resumes it, or by a publication under its name. The lock is
+//! held for map operations only.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -64,7 +64,7 @@ pub struct Victim {
     pub class: Class,
     /// Where it lies.
     pub place: Place,
-    /// Its entry's stamp, last use and age, should it stay.
+    /// What its entry needs, should it stay: see [`Known::stamp`].
     pub stamp: u32,
     /// See [`Known::used`].
     pub used: u32,
@@ -253,8 +253,8 @@ impl Index {
         state.leftovers.contains_key(digest) || state.leaving.contains_key(&(Place::Ingest, *digest))
     }
 
-    /// Hands a leftover over to a new fill of the same digest: its bytes count as that fill's from now on. Also one that was
-    /// chosen as a victim, if it was not unlinked yet.
+    /// Hands a leftover to a new fill of the same digest: its bytes count as that fill's from now on. So is one that was
+    /// chosen as a victim and is not unlinked yet.
     pub fn take_leftover(self: &Arc<Self>, digest: &Digest, class: Class) -> Reservation {
         let mut state = self.lock();
         let class = state.class(class);
@@ -270,7 +270,7 @@ impl Index {
         state.remove(id)
     }
 
-    /// Forgets an object that is to be unlinked now; [`Index::left`] must follow. `None` if it is not here.
+    /// Makes an object leave, to be unlinked now; [`Index::left`] must follow. `None` if it is not here.
     pub fn expel(&self, digest: &Digest) -> Option<Victim> {
         let mut state = self.lock();
         let id = state.objects.find(digest).filter(|id| state.objects.get(*id).present)?;
@@ -349,8 +349,8 @@ impl Index {
         (expired.len() as u64, expired.iter().map(|id| state.objects.get(*id).size).sum(), next)
     }
 
-    /// The objects that would go for `bytes` more, in that order; leftovers first. Not more than `most` are looked for,
-    /// since the lock is held; what would have to go besides, in bytes.
+    /// The objects that would go for `bytes` more, in that order, once the leftovers have gone; at most `most`, since the
+    /// lock is held. Then the bytes that would have to go besides.
     pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);

@@ -1,9 +1,9 @@
 //! Looking an object up: memory, then disk, and never a file that is not what the index knows.
 //!
 //! Small files are hashed when they are read. Of a large one that is opened, length and modification time are compared
-//! with what the mirror last saw: one that somebody has written to is hashed before it is served. So is one that the index
-//! does not know, of any size: nobody trusts a name alone. What a reader could not read is not opened again until it has been
-//! looked at, and what is known to be damaged never.
+//! with what the mirror last saw: one that somebody has written to is hashed before it is served. So is a file of any
+//! size that the index does not know: a name alone proves nothing. What a reader could not read is not opened again until
+//! it has been looked at, and what is known to be damaged never.
 
 use std::fs::{File, Metadata};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Cache {
             matches!(this.store.find(&digest), Ok(Some(_))) && !this.index.is_condemned(&digest) && !this.index.contains(&digest)
         });
         if !found.await.unwrap_or(false) {
-            // Published meanwhile, perhaps.
+            // It may have been published meanwhile.
             return self.index.contains(&digest);
         }
         if self.suspects.mark(digest) {
@@ -55,7 +55,7 @@ impl Cache {
                 let _ = spawn_blocking(move || {
                     tracing::info!(%digest, "a file that the mirror did not put into its cache is hashed before it is served");
                     looking.check(&digest);
-                    // What it takes more than the limit goes at once, if it can.
+                    // If that takes the cache beyond its limit, something is evicted at once.
                     let _ = looking.make_room(0, 0);
                 })
                 .await;
@@ -75,7 +75,7 @@ impl Cache {
             let file = Arc::new(OpenFile::from(Arc::new(file)));
             self.memory.insert_file(*digest, file.clone(), size);
             if !self.index.touch(digest) {
-                // Evicted, or found damaged, since it was opened: nobody who comes later gets it.
+                // It was evicted, or found damaged, since it was opened: nobody may get it.
                 self.memory.forget_file(digest);
                 return None;
             }
@@ -165,9 +165,9 @@ impl Cache {
         Some(size)
     }
 
-    /// As [`Self::has`], for whoever is about to rely on it for long: the file is looked at, which somebody may have removed, and
-    /// hashed where the index does not know it, or where it is small: whoever reads such a file hashes it, and would find out
-    /// then, when what could have replaced it is gone. Blocks.
+    /// As [`Self::has`], for callers that are going to rely on it for long. Looks at the file, which somebody may have
+    /// removed, and hashes it if the index does not know it or it is small: a small file is hashed when it is read, and
+    /// damage must not show only then, when what could have replaced it is gone. Blocks.
     pub fn keeps(&self, digest: &Digest) -> Option<u64> {
         if !self.index.contains(digest) && !self.index.is_condemned(digest) {
             self.check(digest);

@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 use super::memory::TIDY_EVERY;
 use super::{Cache, NoRoom, Scan, scan};
 
-/// How long a tree that cannot be read is left alone: at first, and at most.
+/// How long to wait before a tree that cannot be read is tried again: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long it is waited before what pins need is read again, and how often.
+/// How long to wait each time before what pins need is read again.
 const PIN_PAUSES: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3), Duration::ZERO];
 
 /// Uses written down at a time; the index's lock is held for as long as it takes to list them.
@@ -27,7 +27,7 @@ impl Cache {
     async fn close_unread(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
-            // Files are closed, the last names of some of which are gone: that can take its time (I11).
+            // Closes files, some of which have no name any more: that can take its time (I11).
             let this = self.clone();
             let _ = spawn_blocking(move || this.memory.tidy()).await;
         }

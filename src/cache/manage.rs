@@ -95,7 +95,7 @@ pub struct Collected {
     pub expired: u64,
     /// Records of manifests that are gone.
     pub records: u64,
-    /// What has to go for `free`: in this order, the first 10 000 objects.
+    /// What has to go for `free`, in this order: the first 10 000 objects.
     pub evicted: Vec<(Digest, u64)>,
     /// Bytes that have to go besides.
     pub evicted_more_bytes: u64,
@@ -233,11 +233,11 @@ impl Cache {
         removed
     }
 
-    /// Blocks. Takes back what an import has `published`, in that order, and what is of no use to it after all. As with a purge
-    /// that stays which others rely on by now: what a pin protects, a tag names, or a manifest needs that is here. Only when
-    /// the catalog has seen the whole tree it is known what that is.
+    /// Blocks. Takes back what an import has `published`, in that order, and has no use for after all. As with a purge,
+    /// what others rely on by now stays: what a pin protects, a tag names, or a manifest that is here needs. That is
+    /// known only when the catalog has seen the whole tree.
     pub fn take_back(&self, published: &[Digest]) {
-        // Indexes and manifests come after what they need: they have gone before it is asked for that.
+        // Indexes and manifests were published after what they need, so they are gone before the look at that.
         for digest in published.iter().rev() {
             let is_pinned = self.index.known(digest).is_some_and(|known| known.pinned);
             let is_needed = || self.catalog.unshared(&[*digest], &HashSet::new()).is_empty();

@@ -20,21 +20,21 @@ use crate::oci::{Digest, MediaType};
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
 pub const OPEN_FILES: u64 = 512;
 
-/// Unread for so long, a file is closed: the space of an evicted one is free only then.
+/// A file that is unread for so long is closed: the space of an evicted one is free only then.
 const CLOSE_AFTER: Duration = Duration::from_secs(30);
 
-/// So often it is looked for those.
+/// How often such files are looked for.
 pub const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// Media types noted; a few dozen bytes each.
 const MEDIA_TYPES: u64 = 100_000;
 
-/// So often, in seconds, a file that stays open is looked at by its name again: somebody may have written to it.
+/// How often, in seconds, a file that stays open is looked up by its name again: somebody may have written to it.
 const LOOK_EVERY: u32 = 1;
 
 #[derive(Debug)]
 struct Kept {
-    /// Taken out when the entry goes: moka drops what it removes when it comes to it.
+    /// Taken out when the entry goes, because moka drops what it removes only later.
     file: Mutex<Option<Arc<OpenFile>>>,
     size: u64,
     /// Seconds since 1970: when it was last looked at.

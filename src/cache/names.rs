@@ -1,10 +1,10 @@
-//! Whose name under the cache folder is being changed: one at a time for each digest.
+//! Which digests' names in the cache folder are being changed, each by one at a time.
 //!
-//! A file is chosen, hashed or found missing first, and unlinked, set apart or forgotten a moment later; in between the same
-//! digest may be published anew, or its leftover be resumed. So whoever changes what a digest's name means, on disk and in
-//! the account, holds the name meanwhile, and looks again once he has it. Nobody holds two. Never held while something is
-//! downloaded or hashed, nor on the way of a hit. Blocks (I11); used by [`super::room`], [`super::leftover`], [`super::lookup`] and
-//! [`super::apart`].
+//! A file is chosen, hashed or found missing first, and unlinked, set apart or forgotten a moment later; in between the
+//! same digest may be published anew, or its leftover be resumed. So whoever changes what a digest's name means, on disk
+//! and in the account, holds the name meanwhile, and looks again once it is held. Nobody holds two. Never held while
+//! something is downloaded or hashed, nor on the way of a hit. Blocks (I11); used by [`super::room`],
+//! [`super::leftover`], [`super::lookup`] and [`super::apart`].
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So long space counts as being on its way.
+/// How long space counts as being on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
@@ -25,7 +25,7 @@ struct Debt {
 impl Owed {
     /// A file of `size` bytes was unlinked; what was free before and after.
     pub fn unlinked(&self, size: u64, before: u64, after: u64, now: Instant) {
-        // Others write meanwhile. Where most of it has come, all has.
+        // Others write meanwhile: if most of it has come, all of it counts as come.
         if after.saturating_sub(before) < size / 2 {
             let bytes = self.now(after, now) + size;
             self.set(Some(Debt { bytes, free: after, since: now }));

@@ -125,11 +125,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Tells the index what pins protect now; or has whoever is about to do so do it once more.
+    /// Tells the index what pins protect now. If somebody is doing that already, they do it once more.
     pub fn protect(&self) {
         let Protection { turn, outdated, .. } = &self.pins.protection;
         outdated.store(true, Ordering::SeqCst);
-        // Looked at again after each turn: who found it taken relies on that.
+        // Looked at again after each turn: whoever found the turn taken relies on that.
         while outdated.load(Ordering::SeqCst) {
             let _turn = match turn.try_lock() {
                 Ok(turn) => turn,
@@ -158,8 +158,8 @@ impl Cache {
         }
     }
 
-    /// After it has become known what a manifest is made of: it may be of a pinned image. One that a computation has just
-    /// looked at is not in the index yet.
+    /// After it has become known what a manifest is made of: it may belong to a pinned image. While a computation runs,
+    /// the index does not know yet what that will find.
     pub(super) fn reprotect_manifest(&self, digest: &Digest) {
         if self.pins.protection.running.load(Ordering::SeqCst) > 0 || self.index.is_protected(digest) {
             self.reprotect();

@@ -148,16 +148,15 @@ impl Cache {
         self.records.tags.get_with(key, || found.map(Arc::new))
     }
 
-    /// Writes down what a tag is, whatever was known of it. After an error it is so until the process ends.
+    /// Writes down what a tag is, whatever was known of it. After an error that holds until the process ends.
     pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) -> io::Result<()> {
         self.put_tag(scope, tag, record, |_| true).await
     }
 
-    /// Writes down what a check of a tag has found, unless what is known was asked for later; what was asked for after
-    /// `now` was written under a wrong clock. Of several checks at one time the one that asked last counts, whichever
-    /// lands last.
+    /// Writes down what a check of a tag has found, unless a later check is known: of several at one time the one that
+    /// asked last counts, whichever ends last. What was asked for after `now` was written under a wrong clock.
     pub async fn confirm_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, now: Timestamp) {
-        // From its file, if it must be.
+        // Reads it from its file, if it is not in memory.
         let _ = self.tag(scope, tag).await;
         let asked = record.checked_at;
         // One that cannot be written down is asked for again by the next process.
@@ -215,7 +214,7 @@ impl Cache {
                 let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
                 Ok(())
             };
-            // Who came meanwhile may have been through with its file before this one.
+            // A change that came meanwhile may have written its file before this one did.
             match self.records.tags.get(&key) {
                 Some(latest) if latest != known => {
                     moved = latest.as_ref().map(|record| record.digest) != known.as_ref().map(|record| record.digest);
@@ -249,7 +248,8 @@ impl Cache {
         let _ = self.keep_manifest_record(scope, digest, record).await;
     }
 
-    /// As [`Cache::set_manifest_record`], where nobody may ever say it again: after an error the next process does not know.
+    /// As [`Cache::set_manifest_record`], for what nobody may ever say again: after an error the next process does not
+    /// know it.
     pub async fn keep_manifest_record(
         self: &Arc<Self>,
         scope: &Scope,
@@ -290,7 +290,7 @@ impl Cache {
         }
     }
 
-    /// As [`Cache::set_referrers_record`] for a whole list, where nobody may ever say it again: after an error the next
+    /// As [`Cache::set_referrers_record`], of a whole list, for what nobody may ever say again: after an error the next
     /// process does not know it.
     pub async fn keep_referrers_record(
         self: &Arc<Self>,
@@ -313,7 +313,7 @@ impl Cache {
     pub async fn set_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: &AbsenceRecord) {
         let Some(subject) = tag.subject() else { return };
         if !self.catalog.has_manifest(scope, &subject) {
-            // It came through another repository, and this one has a tag or an index of it.
+            // The manifest came through another repository, and this one has a tag or an index that names it.
             let known = self.catalog.is_manifest(&subject) && self.catalog.holds(scope, &subject);
             let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
             self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;

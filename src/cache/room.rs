@@ -1,9 +1,9 @@
 //! Room on disk: what is set aside for a fill, what goes for it, and how a file gets in.
 //!
-//! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the limit is the account's, any
-//! victim helps. Where the file system is short of space, only one helps whose space is free once it is unlinked: what
-//! somebody reads, or what has another name, stays. What fills leave is [`super::leftover`]'s. Called by the fills, by
-//! `transfer`, and by [`super::survey`] every minute.
+//! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the account has reached
+//! its limit, any victim helps. Where the file system is short of space, a victim helps only if its space is free once it
+//! is unlinked: what somebody reads, or what has another name, stays. What fills leave is the business of
+//! [`super::leftover`]. Called by the fills, by `transfer`, and by [`super::survey`] every minute.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const USELESS: u32 = 64;
 /// Victims of one claim that could not be unlinked, after which it fails.
 const STUCK: u32 = 16;
 
-/// How often, and how long after each other, it is looked for space that is on its way.
+/// How often, and at what interval, space that is on its way is looked for.
 const LOOKS: u32 = 25;
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 
@@ -82,8 +82,8 @@ impl Cache {
         }
     }
 
-    /// As [`Cache::evict`]. One that cannot be unlinked stays, until its turn comes again, and others go in its place: an error
-    /// only after [`STUCK`] of those.
+    /// As [`Cache::evict`]. A victim that cannot be unlinked stays until its turn comes again, and others go in its
+    /// place; an error only after [`STUCK`] of them.
     fn try_evict(&self, victim: Victim, stuck: &mut u32) -> io::Result<bool> {
         self.evict(victim).or_else(|error| {
             let path = self.store.path(victim.place, &victim.digest);
@@ -147,7 +147,7 @@ impl Cache {
             return Err(error);
         }
         if victim.place == Place::Blobs {
-            // Last, so that nobody who had just opened it keeps it open.
+            // Last, so that it is not kept open by somebody who opened it a moment ago.
             self.memory.forget_file(&victim.digest);
         }
         self.index.left(victim);
@@ -189,13 +189,13 @@ impl Cache {
             self.leave(&digest, Some(verified.given_up()), reservation, false);
             return Err(error);
         }
-        // One that is not known makes the next reader hash the file.
+        // A wrong stamp makes the next reader hash the file.
         let stamp = verified.file().metadata().map_or(0, |meta| stamp(&meta));
         if reservation.published(digest, size, stamp) {
             tracing::warn!(%digest, size_bytes = size, "a damaged file that could not be set apart is replaced by the right one");
         }
         if self.index.has_leftover(&digest) {
-            // Nobody will go on with it.
+            // No fill will go on with it.
             let leftover = self.index.take_leftover(&digest, 0);
             self.leave(&digest, None, leftover, false);
         }

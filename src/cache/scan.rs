@@ -68,7 +68,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     let mut leftovers = 0;
     for entry in store.list(&store.ingest_dir())? {
         let entry = entry?;
-        // Everything else in there is being written at this moment.
+        // Everything else in there is being written just now.
         if let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) {
             let trimmed = store.trim_ingest(&digest);
             if let Err(error) = &trimmed {

@@ -20,7 +20,7 @@ use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference,
 /// Index numbers looked at under one lock.
 const CHUNK: super::evict::Id = 4096;
 
-/// What cannot be read at the start is said once, by its number: a disk that fails has more than a line to say.
+/// Counts what cannot be read at the start. Only the first is logged by itself: a disk that fails would fill the log.
 #[derive(Default)]
 struct Unread(u64);
 
@@ -195,7 +195,7 @@ impl Cache {
         .await;
     }
 
-    /// Removes what its quota has no more time for; how many objects and bytes.
+    /// Removes what was unused for longer than its quota allows; how many objects and bytes.
     pub(super) fn expire(&self, quiet: bool) -> (u64, u64) {
         let now = seconds(SystemTime::now());
         let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);

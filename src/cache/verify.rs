@@ -1,9 +1,9 @@
 //! Looking again: re-hashing what is under `blobs/`, setting apart what is wrong, having it fetched again.
 //!
-//! Five callers: a request whose file could not be read, or is in doubt ([`Alarm`]); one that finds a file which the index does not
-//! know ([`super::lookup`]); [`super::doubt`], behind the first reader of a file; the background pass ([`Cache::scrub`], slow); and
-//! `roadstead verify` (fast). Hashing happens on the blocking pool (I11). A verdict is about the file that was hashed, and never
-//! about another one that has its name by then.
+//! Called in five places: for a request whose file could not be read, or is in doubt ([`Alarm`]); for one that finds a
+//! file which the index does not know ([`super::lookup`]); behind the first reader of a file ([`super::doubt`]); by the
+//! background pass ([`Cache::scrub`], slow); and by `roadstead verify` (fast). Hashing happens on the blocking pool
+//! (I11). A verdict is about the file that was hashed, and never about another one that has its name by then.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -83,7 +83,7 @@ impl Suspects {
         }
     }
 
-    /// Nobody is given the object until it is cleared. `true`: nobody looks at it yet; the caller does, and clears it.
+    /// Nobody is given the object until it is cleared. `true`: nobody looks at it yet; the caller must, and clears it.
     pub fn mark(&self, digest: Digest) -> bool {
         self.change(|digests| digests.insert(digest))
     }
@@ -104,7 +104,7 @@ impl Suspects {
         }
         let mut changed = self.changed.subscribe();
         let verdict = changed.wait_for(|()| !self.holds(digest));
-        // A disk that does not answer: whoever asks finds that out by himself.
+        // If a disk does not answer, whoever asks finds that out for themselves.
         let _ = tokio::time::timeout(VERDICT, verdict).await;
     }
 }
@@ -120,8 +120,8 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Whether an error says that a file's bytes are lost, and not only that somebody could not look at them just now: for
-/// want of descriptors or memory, of a permission, because of a signal. Of those nothing follows for the file.
+/// Whether an error says that a file's bytes are lost, and not only that they could not be looked at just now, for want
+/// of descriptors, memory or a permission, or because of a signal. That says nothing about the file.
 pub(super) fn condemns(error: &io::Error) -> bool {
     use rustix::io::Errno;
     // What file systems say of a medium that does not give its bytes back, or of checksums that do not fit.
@@ -204,7 +204,7 @@ impl Cache {
     /// Blocks. Hashes what is under an object's name; sets it apart if it is wrong, or if its medium cannot read it. A right
     /// one is an object from then on, if it was not.
     pub fn check(&self, digest: &Digest) -> Verdict {
-        // Before it is opened: of one that cannot be, this says which it was.
+        // Looked up before it is opened: if that fails, this says which file it was.
         let found = self.store.find(digest);
         match self.store.open_file(digest) {
             Ok(Some((file, meta))) => self.check_file(digest, &file, &meta),

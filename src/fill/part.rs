@@ -21,7 +21,7 @@ use crate::upstream::{BlobAnswer, Class, Effort, Lead};
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
 const BATCH: usize = 1 << 20;
 
-/// Bytes that are read back and hashed in one go: so long the blocking pool is held at once.
+/// Bytes that are read back and hashed in one go: the blocking pool is not held for longer than that takes.
 const HASHED: u64 = 8 << 20;
 
 /// What the parts of one fill share.
@@ -57,8 +57,8 @@ impl Hash {
         Some(self.0.try_lock().ok()?.as_ref()?.len())
     }
 
-    /// Takes in what has just been written, if that is what comes next and the hash is free: then nothing has to be
-    /// read back. Blocks as long as hashing takes.
+    /// Hashes what has just been written, if it comes next and nobody else is hashing: then it need not be read back.
+    /// Blocks as long as hashing takes.
     fn offer(&self, at: u64, chunks: &[Bytes]) {
         if let Ok(mut ingest) = self.0.try_lock()
             && let Some(ingest) = ingest.as_mut()
@@ -101,7 +101,7 @@ impl Shared {
     }
 }
 
-/// Why a part ended before its end.
+/// Why a part ended early.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
     /// No answer, or one that broke off.
@@ -118,7 +118,8 @@ pub(super) enum Start {
     Ask {
         part: std::ops::Range<u64>,
         spare: bool,
-        /// It is asked ahead: what answers it is read once the part before it has come, so that the hash goes on from memory.
+        /// It is asked for ahead: the answer is read only once the part before it has come, so that the hash goes on from
+        /// memory.
         in_turn: bool,
     },
     /// A question for all from this byte on.
@@ -130,7 +131,7 @@ pub(super) struct Ended {
     pub id: Id,
     /// Bytes that it has brought.
     pub bytes: u64,
-    /// Another answer had brought them before.
+    /// Another answer had brought its bytes before.
     pub void: bool,
     /// How long it waited for its answer, and how long that took to come; of a part that waited for nothing else, neither a
     /// slot nor its turn.

@@ -29,7 +29,7 @@ use crate::cache::store::Ingest;
 use crate::hop;
 use crate::upstream::{Class, Reason, UpstreamError};
 
-/// What is asked for at once where one connection is fast enough, in parts: a question costs time, too.
+/// Steps of a part where one connection is fast enough: each question costs time.
 const FAST_STEPS: u64 = 4;
 
 /// Where one connection is fast enough, the next part is asked for when so many bytes are still to come, so that there is
@@ -41,7 +41,7 @@ struct Parts<'a> {
     run: &'a mut Run,
     shared: Arc<Shared>,
     running: JoinSet<Ended>,
-    /// So many at one time at the most: lowered where the upstream pushes back.
+    /// The most at one time; lowered where the upstream pushes back.
     most: usize,
     /// The upstream serves no parts after all: one request for all that is missing.
     whole: bool,
@@ -174,14 +174,14 @@ impl Parts<'_> {
             let wanted = self.run.fill.progress.wanted();
             let claimed = {
                 let mut plan = self.shared.plan();
-                // However fast it comes: nobody waits for what nobody fetches.
+                // However fast it comes: a reader must not wait for what nobody fetches.
                 let elsewhere = plan.neglected(&wanted).is_some();
                 if spare && fast && !elsewhere && (running > 1 || !plan.ends_within(AHEAD)) {
                     return;
                 }
                 let steps = match (fast, elsewhere) {
                     (true, _) => FAST_STEPS,
-                    // Who jumps about wants a connection soon again.
+                    // A reader that jumps about will soon want a connection again.
                     (false, true) => 1,
                     (false, false) => plan.steps(self.pace.worthwhile(), self.most),
                 };
@@ -247,7 +247,7 @@ impl Parts<'_> {
     /// A part failed while others go on: what it left goes to them.
     fn push_back(&mut self, error: &UpstreamError, useful: bool) {
         let upstream = &self.run.source.upstream;
-        // Nothing is wrong with a part for which there is no place just now, or whose connection broke on its way.
+        // It is no push-back that a part found no place just now, or that its connection broke on its way.
         let passing =
             error.was_not_asked() || (useful && error.class() == Class::Broken && !matches!(error.reason(), Reason::Stalled(_)));
         if useful {

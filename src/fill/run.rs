@@ -69,11 +69,11 @@ impl Incoming {
     }
 }
 
-/// What has come of a download. Whatever comes of it, the file and what is reserved for it stay together, so that the account
-/// never says less than the disk holds (I8).
+/// How a download ended. Either way the file and what is reserved for it stay together, so that the account never says
+/// less than the disk holds (I8).
 pub(super) struct Download {
     pub(super) reservation: Reservation,
-    /// All of it; or as far as it came, `None` where the task that wrote it is gone.
+    /// The whole file; or what there is of it, `None` if the task that wrote it is gone.
     pub(super) ended: Result<Ingest, (Option<Ingest>, FillError)>,
 }
 
@@ -83,7 +83,8 @@ impl Download {
     }
 }
 
-/// Blocks elsewhere, with the file; which comes back whatever came of it, unless the task panicked.
+/// Does blocking work on a file off the reactor (I11). The file comes back whether that failed or not, unless the task
+/// panicked.
 pub(super) async fn on_disk<T: Send + 'static>(
     mut ingest: Ingest,
     work: impl FnOnce(&mut Ingest) -> std::io::Result<T> + Send + 'static,
@@ -237,8 +238,8 @@ impl Run {
         self.download_whole(ingest, reservation, opened).await
     }
 
-    /// A file and a reservation beside what an earlier fill left, of which nobody knows whether it or this source is wrong. Only
-    /// the blob itself tells: published, it takes the leftover with it.
+    /// A file and a reservation beside what an earlier fill left: nobody knows yet whether that or this source is wrong.
+    /// Only the blob itself tells; once it is published, the leftover goes.
     async fn begin_beside(&self) -> Result<(Ingest, Reservation), FillError> {
         let room = self.fills.cache.reserve_for(0, self.class()).await?;
         let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
@@ -249,7 +250,7 @@ impl Run {
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
     async fn open(&mut self, ingest: &mut Ingest, reservation: &mut Reservation) -> Result<Opened, FillError> {
         let here = ingest.reaches();
-        // As much without a hole would be all of it, and then be right.
+        // All of it without a hole would be complete, and not come here.
         let whole = ingest.len();
         let is_too_much = |total: &u64| *total < here || (*total == whole && whole > 0);
         if let Some(size) = self.source.size.filter(is_too_much) {
@@ -332,7 +333,7 @@ impl Run {
         Ok(())
     }
 
-    /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
+    /// Waits before the next attempt: hardly at all after progress, then longer and longer, by times that vary. An
     /// upstream that is not asked just now is waited for, within bounds.
     pub(super) async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
         let pause = jittered(Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless }));
@@ -357,8 +358,8 @@ impl Run {
     }
 }
 
-/// Whether what has come of a blob is worth keeping after `error`. Only a source that wrote all of it can contradict it: that a
-/// repository does not have the blob, or does not say why, is nothing against what came from another one.
+/// Whether what has come of a blob is worth keeping after `error`. Only the source that sent all of it can contradict it:
+/// that another repository does not have the blob, or fails at it, says nothing against it.
 fn may_be_resumed(ingest: Option<&Ingest>, error: &FillError) -> bool {
     let contradicts = match error {
         FillError::Upstream(error) => error.class() == Class::Invalid,

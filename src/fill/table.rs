@@ -71,7 +71,7 @@ impl Fills {
         join
     }
 
-    /// A place at the fill of `digest`, and if there was none, the fill, which is the caller's to run.
+    /// A place at the fill of `digest`; if there was none, also the new fill, which the caller must run.
     pub(super) fn enter(self: &Arc<Self>, digest: &Digest, source: &Source) -> (Join, Option<(Arc<Fill>, Entry)>) {
         let fill = {
             let mut table = self.lock();

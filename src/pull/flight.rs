@@ -26,7 +26,7 @@ impl<K, V> Flights<K, V> {
         Arc::new(Self { flying: Mutex::default(), runtime: Handle::current() })
     }
 
-    /// Who comes from now on begins anew: what is under way asks somebody who is not to be asked any more.
+    /// Whoever comes from now on begins anew: the work under way asks an upstream that is not to be asked any more.
     pub fn renew(&self) {
         self.flying.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -76,11 +76,12 @@ where
         }
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
-        // Boxed: the task would have room for it twice.
+        // Boxed: else the task would keep room for it twice.
         let (work, leave) = (Box::pin(work()), Leave { flights: self.clone(), key, result: result.clone() });
         self.runtime.spawn(hop::carried(async move {
             let value = work.await;
-            // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
+            // Out of the table before the result is announced: whoever comes now begins anew, and gets no result from
+            // before they asked.
             drop(leave);
             sender.send_replace(Some(value));
         }));
@@ -98,7 +99,7 @@ struct Leave<K: Eq + Hash, V> {
 impl<K: Eq + Hash, V> Drop for Leave<K, V> {
     fn drop(&mut self) {
         let mut flying = self.flights.flying.lock().unwrap_or_else(PoisonError::into_inner);
-        // After a renewal it may be another one's.
+        // After a renewal the entry may be another flight's.
         if flying.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
             flying.remove(&self.key);
         }

@@ -58,14 +58,14 @@ pub struct Confirmed {
     answered: Timestamp,
 }
 
-/// What a request takes for an answer.
+/// Which confirmation of a tag a request is content with.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     /// When it came.
     came: Timestamp,
     /// For how long a confirmation is good.
     fresh_for: Duration,
-    /// It takes only a check that began after it came.
+    /// Only with a check that began after it came.
     check: bool,
 }
 
@@ -85,7 +85,8 @@ impl Demand {
 }
 
 impl Pull {
-    /// Resolves a tag; `check`: although it may be fresh, if a rule allows that. Cancel-safe.
+    /// Resolves a tag. `check`: asks although the record is fresh, if the configuration lets clients demand that.
+    /// Cancel-safe.
     pub(super) async fn resolve(
         self: &Arc<Self>,
         scope: &Scope,
@@ -159,15 +160,15 @@ impl Pull {
                 ("the upstream takes long to answer".to_owned(), "slow")
             }
         };
-        // Another one may have confirmed a newer one in the meantime.
+        // Another check may have confirmed a newer digest in the meantime.
         let latest = self.cached_tag(scope, tag).await.map_or(record, |(record, _)| record);
         Ok(stale(&latest, overdue, &why, reason))
     }
 
-    /// What a client is told that could not be told what a tag is. Of a tag about a manifest of the repository, such as its
-    /// signature, that there is none, as the upstream said when it was last asked: clients that look for signatures could
-    /// not use a cached image else. Only for callers who
-    /// have been let in, as everybody has who has a tag resolved.
+    /// What a client is told when a tag could not be resolved. If the tag would be about a manifest of the repository, as
+    /// a signature is, and the upstream said when it was last asked that there is none, then that: else clients that look
+    /// for signatures could not use a cached image in an outage. Only for callers who have been let in, as everybody has
+    /// who has a tag resolved.
     pub(super) async fn as_last_heard(self: &Arc<Self>, scope: &Scope, tag: &Tag, error: PullError) -> PullError {
         let (PullError::Upstream(outage), Some(_), true) = (&error, tag.subject(), error.is_outage()) else { return error };
         // What was there once is no absence, although its manifest may have gone from here.
@@ -176,7 +177,7 @@ impl Pull {
         }
         let (Some(absence), Ok(site)) = (self.cache.absence(scope, tag).await, self.site(scope)) else { return error };
         let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
-        // As of tags: one from the future was written under a wrong clock.
+        // As with tags, one from the future was written under a wrong clock.
         let age = self.clock.now().since(absence.checked_at).unwrap_or(terms.negative);
         let overdue = age.saturating_sub(terms.negative);
         if overdue > terms.stale_if_error {
@@ -226,7 +227,7 @@ impl Pull {
         match &confirmed {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: confirmed.asked, imported: false };
-                // Callers with logins of their own have checks of their own: one that asked later may have landed before.
+                // Each login has checks of its own: one that asked later may have landed earlier.
                 self.cache.confirm_tag(&scope, &tag, record, self.clock.now()).await;
             }
             Err(error) if error.is_not_found() => {
@@ -234,7 +235,7 @@ impl Pull {
                 self.cache.set_absence(&scope, &tag, &AbsenceRecord { checked_at: asked }).await;
                 return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error));
             }
-            // Told when it began.
+            // That was logged when it began.
             Err(PullError::Upstream(error)) if error.was_not_asked() => {}
             Err(error) => {
                 tracing::warn!(reason = error.label(), upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag")
@@ -289,8 +290,8 @@ fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str)
     Resolved { digest: record.digest, how: How::Stale(Stale { overdue, why: why.to_owned(), reason }), held: None }
 }
 
-/// The upstream has just named this manifest: that it has no such thing, as a replica may say that lags behind the one
-/// that was asked first, is no word on the tag. Nothing is believed of an upstream that contradicts itself.
+/// The upstream has just named this manifest, so a 404 for it says nothing about the tag: it may be from a replica that
+/// lags behind the one that was asked first. An upstream that contradicts itself is not believed.
 fn contradicted(scope: &Scope, digest: &Digest, error: PullError) -> PullError {
     if !error.is_not_found() {
         return error;

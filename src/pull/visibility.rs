@@ -33,7 +33,7 @@ use verdicts::Verdict;
 /// Verdicts remembered.
 const VERDICTS: u64 = 100_000;
 
-/// Digests of which an upstream said that a repository has them, remembered.
+/// How many digests are remembered of which an upstream said that a repository has them.
 const WORDS: u64 = 100_000;
 
 /// Everything known of who may see what.
@@ -72,7 +72,7 @@ impl Visibility {
         self.questions.renew();
     }
 
-    /// The upstream said, in answer to whomever, that a repository holds this.
+    /// The upstream said, whoever had asked, that a repository holds this.
     pub fn heard(&self, scope: &Scope, digest: &Digest) {
         self.words.insert((scope.clone(), *digest), ());
     }

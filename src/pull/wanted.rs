@@ -16,11 +16,11 @@ use crate::cache::store::Store;
 use crate::clock::seconds;
 use crate::oci::{Reference, Scope};
 
-/// References remembered; a client that asks for made-up names finds an end here.
+/// References remembered, so that made-up names cannot fill the memory.
 const REMEMBERED: usize = 10_000;
 /// Where the list is, in the cache folder.
 const FILE: &str = "wanted.json";
-/// Not asked for in so long is not wanted any more.
+/// What was not asked for in so long is not wanted any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// One image that was asked for.
@@ -73,7 +73,7 @@ impl WantedList {
         self.changed.store(true, Ordering::Release);
     }
 
-    /// Blocks. Writes the list down if it has changed, without what nobody has asked for in a long time.
+    /// Blocks. Writes the list down if it has changed, without what was not asked for in a long time.
     pub fn save(&self, store: &Store) {
         let wants: Vec<Want> = {
             let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock().unwrap_or_else(PoisonError::into_inner));

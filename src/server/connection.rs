@@ -27,12 +27,12 @@ use crate::listen::{Accepted, Detached, Timed};
 use crate::metrics::Metrics;
 use crate::policy::{ClientCertificate, Peer};
 
-/// What a client begins with that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
+/// The first bytes of a client that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
-/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request. HTTP/2 knows no number of
-/// them, but counts 32 bytes more for each (RFC 9113, 6.5.2).
+/// Bytes of a request head: clients of registries send tokens of several KiB and little else. hyper's own limit of 100
+/// headers holds; if that number were set, hyper would allocate tables for them at every request. HTTP/2 does not limit
+/// their number, but counts 32 bytes more for each (RFC 9113, 6.5.2).
 const MAX_HEAD: usize = 64 << 10;
 
 /// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was
@@ -90,7 +90,7 @@ impl Connection {
         let accepted = socket.attach().inspect_err(|error| tracing::debug!(%error, "connection ended")).ok()?;
         let config = &self.server.config;
         let mut peer = Peer::new(accepted.address());
-        // What TLS has agreed on; without it, nothing.
+        // Whether TLS has agreed on HTTP/2; `None` without TLS.
         let (io, agreed, lane) = match (accepted, &self.tls) {
             (Accepted::Tcp(tcp, _), Some(tls)) => {
                 let _ = tcp.set_nodelay(true);
@@ -205,7 +205,7 @@ impl Connection {
                         continue;
                     }
                     if told {
-                        // It holds on all the same; what it has not taken yet, it does not want.
+                        // The client holds on all the same. What it has not taken by now it does not want.
                         return;
                     }
                     (stopping, told, seen.1) = (true, true, Instant::now());
@@ -232,7 +232,8 @@ impl Connection {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
 
-/// Answers one request. Boxed: hyper keeps room for the largest future that a service may give, also while it idles.
+/// Answers one request. Boxed: hyper keeps room for the largest future that a service may give, even while the connection
+/// is idle.
 fn answer(handler: Arc<Handler>, request: Request<Incoming>, peer: Arc<Peer>, lane: Option<Lane>) -> Answering {
     Box::pin(async move { Ok(handler.handle(request, &peer, lane).await) })
 }

@@ -73,7 +73,7 @@ impl Handler {
         .await;
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
-            // Nobody reads it; what follows on this connection could be mistaken for a request.
+            // Nobody reads that body, and what is left of it on the connection could be mistaken for a request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         account.answered(response.status(), outcome, error);
@@ -107,7 +107,7 @@ impl Handler {
         account.of(&identity);
         let route = match route {
             Ok(route) => route,
-            // Only those to whom it is a mirror at all are told which upstreams it has.
+            // Only callers who may use the mirror at all are told which upstreams it has.
             Err(error) => match self.policy.greet(&identity) {
                 Ok(()) => return refuse(error.code, Outcome::Invalid, error.message),
                 Err(no) => return refused(no),
@@ -117,7 +117,7 @@ impl Handler {
             if let Err(no) = self.policy.greet(&identity) {
                 return refused(no);
             }
-            // Who signed in as one of the mirror's users has shown what there was to show.
+            // One of the mirror's users has signed in already.
             if !identity.is_user() && self.pull.wants_login(&route.upstream, identity.login()) {
                 let mut answer = respond::sign_in(head);
                 self.challenge(&mut answer, request, peer, None, None);
@@ -151,7 +151,7 @@ impl Handler {
         answer
     }
 
-    /// Whether the caller's own login is one of the upstream's, where it has one.
+    /// Fails if the caller has a login of their own and the upstream does not take it.
     pub(super) async fn try_login(
         &self,
         identity: &Identity,
@@ -186,7 +186,7 @@ impl Handler {
     }
 }
 
-/// A refusal of the rules, without a challenge.
+/// The answer to a caller whom the rules refuse, without a challenge.
 pub(super) fn refusal(refused: &Refused, head: bool) -> Answer {
     let (code, wait) = match refused {
         Refused::SignIn(_) => (ErrorCode::Unauthorized, None),
@@ -200,8 +200,8 @@ pub(super) fn refusal(refused: &Refused, head: bool) -> Answer {
     answer
 }
 
-/// As the client calls the mirror, with the port: the target's own word, which HTTP/2 has always, comes before the header
-/// (RFC 9112 § 3.2.2, RFC 9113 § 8.3.1).
+/// The host by which the client calls the mirror, with the port. The authority of the request's target, which HTTP/2
+/// always has, comes before the header (RFC 9112 § 3.2.2, RFC 9113 § 8.3.1).
 pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
     let header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     request.uri().authority().map(Authority::as_str).or_else(header)
@@ -216,7 +216,7 @@ fn is_addressed<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// Whether a request carries a body, or says so.
+/// Whether a request carries a body, or announces one.
 fn has_body(request: &Request<Incoming>) -> bool {
     let says_so = |headers: &HeaderMap| headers.contains_key(header::TRANSFER_ENCODING);
     !request.body().is_end_stream() || says_so(request.headers())

@@ -24,11 +24,11 @@ pub(super) enum Refusal {
     HeadTimeout,
     /// The head of a request is too large, or has too many headers; 431 or 414 was answered.
     HeadSize,
-    /// No request; 400 was answered.
+    /// What came is no request; 400 was answered.
     Malformed,
     /// The client took no byte of its answer for too long.
     Stalled,
-    /// HTTP/2 frames that cost more than they are for: resets, settings, pings, continuations without end.
+    /// HTTP/2 frames that cost more than they are worth: resets, settings, pings, continuations without end.
     Flood,
 }
 
@@ -79,7 +79,7 @@ impl Refusal {
             }
             source = cause.source();
         }
-        // Between two requests it is the end of an idle connection, and ordinary.
+        // Between two requests this is how an idle connection ends.
         (error.is_timeout() && head_begun).then_some(Self::HeadTimeout)
     }
 }

@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 
 use crate::pull::body::Span;
 
-/// Stands in for the bytes of files. As long as the longest slice that one write is offered. Nobody reads it, so that it
-/// takes no memory; of zeros, so that it takes no room in the binary either.
+/// Stands in for the bytes of files. As long as the longest slice that one write is offered. It takes no memory, because
+/// nobody reads it, and no room in the binary, because it is zeros.
 static MARKER: [u8; Span::LONGEST as usize] = [0; Span::LONGEST as usize];
 
 /// Whether a slice lies within the marker.

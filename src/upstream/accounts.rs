@@ -39,7 +39,7 @@ pub(super) enum Place {
     Elsewhere,
 }
 
-/// Of one account, or place: by [`Temper`].
+/// The silences of one account, or place, by [`Temper`].
 type Holds = [Holdback; 3];
 
 #[derive(Debug, Default)]
@@ -124,7 +124,7 @@ impl Accounts {
             Place::Elsewhere => probes.elsewhere,
             Place::Home(told) => probes.home && told == account,
         };
-        // What came before the 429 was answered: the bare request that asked how to sign in, the redirect.
+        // What came before the 429 had an answer: the bare request that asked how to sign in, or the redirect.
         if place != Place::Home(account) {
             self.home_answered(now, account, temper, probes);
         }
@@ -134,7 +134,7 @@ impl Accounts {
         let holds = self.begin(now, place);
         holds[temper as usize].throttled(now, told, probe, jitter);
         if temper == Temper::Check {
-            // No registry counts a HEAD: this is the general limit.
+            // Registries do not count HEADs, so this is the general limit, which holds for GETs, too.
             holds[Temper::Pull as usize].throttled(now, told, false, jitter);
         }
     }
@@ -203,7 +203,7 @@ impl Accounts {
         self.known.get_mut(&account).map(|standing| &mut standing.holds).or(crowded.then_some(&mut self.others))
     }
 
-    /// Where a silence is noted that begins.
+    /// Where to note a silence that begins.
     fn begin(&mut self, now: Instant, place: Place) -> &mut Holds {
         let Place::Home(account) = place else { return &mut self.elsewhere };
         let is_over = |standing: &Standing| standing.holds.iter().all(|hold| hold.is_over(now));

@@ -34,9 +34,9 @@ pub(super) struct Auth {
     ways: Arc<Ways>,
     credentials: Credentials,
     tokens: Tokens,
-    /// Somebody else's login instead of the mirror's credentials.
+    /// The login that is used instead of the mirror's credentials.
     guest: Option<Guest>,
-    /// And the account that is.
+    /// The account of that login.
     guest_account: Option<Account>,
 }
 
@@ -134,7 +134,7 @@ impl Auth {
         self.guest_account.or_else(|| self.credentials.place(repository).map(Account::Own)).unwrap_or(Account::Anonymous)
     }
 
-    /// All that it may be, whatever the repository.
+    /// All accounts that a request may be made as, whatever the repository.
     pub(super) fn accounts(&self) -> Vec<Account> {
         if !self.signs_in() {
             return vec![Account::Anonymous];

@@ -46,8 +46,8 @@ pub struct BlobAnswer {
     pub body: BlobBody,
 }
 
-/// The body of a blob. Holds one of the upstream's download slots until it ends, or is dropped: who asks for the rest of one
-/// that broke waits for a slot as everybody does, and must not wait for their own.
+/// The body of a blob. Holds one of the upstream's download slots until it ends, or is dropped: a caller that asks for
+/// the rest of a body that broke waits for a slot like everybody, and must not wait for its own.
 #[derive(Debug)]
 pub struct BlobBody {
     body: Body,
@@ -96,7 +96,7 @@ impl BlobBody {
         Giver(Arc::clone(&self.source.health))
     }
 
-    /// A break speaks against the address: the rest is asked of another one first.
+    /// A break counts against the address: another one is asked for the rest first.
     fn noting(&mut self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
         if !matches!(chunk, Some(Ok(_))) {
             self.slot = None;
@@ -160,7 +160,7 @@ impl Body {
         self.left
     }
 
-    /// What the headers say of the length, which a body of unknown length is then held to.
+    /// Holds a body of unknown length to what the headers say of it.
     pub(super) fn expect(&mut self, length: u64) {
         self.left = Some(length);
     }

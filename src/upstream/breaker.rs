@@ -99,7 +99,7 @@ impl Breaker {
         self.last_failure.is_none_or(|at| now.saturating_duration_since(at) > long)
     }
 
-    /// It is tried after the others for a while, although nothing speaks against asking it.
+    /// For a while it is tried after the others, although it may be asked.
     pub(super) fn avoid(&mut self, now: Instant) {
         self.last_failure = Some(now);
     }

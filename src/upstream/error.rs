@@ -264,7 +264,7 @@ impl UpstreamError {
         matches!(self.0.reason, Reason::Connect(_) | Reason::NoAnswer(_) | Reason::Failing(_))
     }
 
-    /// After which time it may be asked again, where that is a 429's and so short that nobody need be told of it.
+    /// When to ask again after a 429 whose silence is so brief that nobody need be told of it.
     pub(super) fn moment(&self) -> Option<Duration> {
         match &self.0.reason {
             Reason::RateLimited { retry_after } => retry_after.filter(|wait| *wait <= BRIEF),
@@ -273,8 +273,8 @@ impl UpstreamError {
         }
     }
 
-    /// Of several addresses' errors the least decisive one counts: one address that is down hides what it has, so
-    /// that "not found" from another one is no authority.
+    /// Of several addresses' errors the least decisive one counts: an address that is down may have what another one says
+    /// is not found.
     pub(super) fn or(self, other: Self) -> Self {
         let doubt = |error: &Self| match error.class() {
             Class::NotFound => 0,

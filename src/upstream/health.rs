@@ -1,12 +1,12 @@
 //! What is known of one address of an upstream: whether it can be reached ([`super::breaker`]) and does what it is asked
 //! for ([`super::failing`]), whether it wants to be left alone, and by whom ([`super::accounts`]), whether it can answer HEAD.
 //!
-//! Whoever gets no connection or no answer has learned it of the address, for all. Whoever gets a 5xx has learned that the
-//! address is there, and that this thing, or its kind, is not to be had: layers that fail say nothing of tags. Whoever was
-//! sent elsewhere, and failed there, has had a good answer from the address.
+//! No connection, or no answer, says something of the address, for all requests. A 5xx says that the address is there,
+//! and that this thing, or its kind, is not to be had: layers that fail say nothing of tags. A failure where a redirect
+//! has led says that the address itself has answered well.
 //!
-//! Everything is under one lock that is never held across an await. A request that is let through has an
-//! [`Admitted`], which takes its outcome in; dropped without one, it gives a probe back. Used by [`super::Upstream`].
+//! Everything is under one lock that is never held across an await. A request that is let through has an [`Admitted`],
+//! which is told the outcome; dropped without one, it gives its probes back. Used by [`super::Upstream`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) enum Temper {
 impl Temper {
     pub(super) const ALL: [Self; 3] = [Self::Check, Self::Pull, Self::Layer];
 
-    /// Those of which the same holds where something false is sent: what answers for a manifest answers for its HEAD.
+    /// Those that are misled together: what answers a GET of a manifest answers its HEAD.
     fn alike(self) -> &'static [Self] {
         match self {
             Self::Check | Self::Pull => &[Self::Check, Self::Pull],
@@ -59,7 +59,7 @@ impl Temper {
     }
 }
 
-/// Whether to ask, for one who has a choice.
+/// Whether to ask, for callers that have a choice.
 #[derive(Clone, Debug)]
 pub enum Readiness {
     /// Ask.
@@ -79,7 +79,7 @@ struct State {
     accounts: Accounts,
     /// When it last sent something that cannot be right.
     misled: [Option<Instant>; 3],
-    /// When it last answered: what was sent before that and has no answer now says nothing of how it is now.
+    /// When it last answered: that a request from before then got no answer says nothing of how it is now.
     answered: Option<Instant>,
     no_head: Option<Instant>,
     no_head_told: bool,
@@ -101,10 +101,10 @@ pub(super) struct Admitted {
     settled: bool,
 }
 
-/// At the most so many have a say in a request: those of the address, the kind and the thing.
+/// How many breakers may have a say in a request: those of the address, the kind and the thing.
 const BREAKERS: usize = 3;
 
-/// What came of a change.
+/// What changed by an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     None,
@@ -189,7 +189,7 @@ impl Health {
         Ok(Admitted { health: self.clone(), account, temper, what, sent: now, probes: (probes, holds), settled: false })
     }
 
-    /// It takes long: until the next probe nobody waits for it who has a choice.
+    /// It takes long to answer: until the next probe nobody who has a choice waits for it.
     pub(super) fn slow(&self) {
         self.state().reach.slow(Instant::now());
     }
@@ -206,12 +206,12 @@ impl Health {
         }
     }
 
-    /// A body of a kind broke off, or came damaged, which may happen: other addresses are tried before it for a moment.
+    /// A body of a kind broke off, or came damaged, as may happen: other addresses are tried first for a moment.
     pub(super) fn avoid(&self, temper: Temper) {
         self.state().failing[temper as usize].avoid(Instant::now());
     }
 
-    /// It answered, with something that cannot be right: other addresses are tried before it for a while.
+    /// It answered with something that cannot be right: other addresses are tried first for a while.
     pub(super) fn misled(&self, temper: Temper) {
         let mut state = self.state();
         for temper in temper.alike() {
@@ -324,7 +324,7 @@ impl Admitted {
     }
 }
 
-/// Why, for those who come later. The address itself is named beside it; another host is not.
+/// Why, for later requests. The address itself is named beside this; another host is not.
 fn told(error: &UpstreamError) -> String {
     match error.is_elsewhere() {
         true => format!("where it leads, at {}: {}", error.host(), error.reason()),

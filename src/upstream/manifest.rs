@@ -107,7 +107,7 @@ impl Upstream {
         }
         let status = answer.response.status();
         let page = status.is_success() && is_page(content_type(headers).as_deref());
-        // Its place in the queue goes before the next is asked for.
+        // Gives its place in the queue back before the next request wants one.
         drop(answer);
         let resolved = self.resolve_by_get(need, repository, reference).await?;
         if !page && resolved.fetched.as_ref().is_some_and(FetchedManifest::is_sound) && origin.health().lacks_head() {
@@ -145,7 +145,7 @@ impl Upstream {
             let asked = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await;
             let (origin, answer) = match (asked, earlier.take()) {
                 (Ok(found), _) => found,
-                // What came says more than that it was not asked for again.
+                // The earlier answer says more than that it was not asked again.
                 (Err(error), Some(earlier)) if error.was_not_asked() => return earlier,
                 (Err(error), _) => return Err(error),
             };
@@ -154,7 +154,7 @@ impl Upstream {
                 Reference::Digest(asked) => fetched.is_other_than(asked),
                 Reference::Tag(_) => fetched.is_other_than(&fetched.digest),
             });
-            // Whatever bytes have a digest of their own: what a tag stands for has to be a manifest.
+            // Any bytes match their own digest, so what a tag stands for must at least be a manifest.
             let is_none = matches!(reference, Reference::Tag(_)) && fetched.as_ref().is_ok_and(|fetched| !fetched.is_sound());
             if is_other {
                 self.metrics.digest_mismatches_total.with_label_values(&[self.name.as_str()]).inc();

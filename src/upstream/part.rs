@@ -1,7 +1,7 @@
 //! Blobs, whole or in parts: what is asked for, and what the answer means.
 //!
 //! The parts of a blob share what a redirect led to ([`Lead`]) as long as it works: a presigned URL is made once, not
-//! once a part. Where the upstream's limits are full, a part that is one more does not wait for its turn.
+//! once a part. Where the upstream's limits are reached, an additional part does not wait for its turn.
 
 use std::fmt;
 use std::ops::Range;
@@ -40,9 +40,9 @@ pub enum Effort {
     /// A client depends on it: what fails in passing is asked for again.
     #[default]
     Patient,
-    /// Who asks tries again by themselves, as long as that brings bytes.
+    /// The caller tries again itself, as long as that brings bytes.
     Once,
-    /// One part more, which has to be no burden: where it would have to wait for a slot it fails as busy.
+    /// An additional part, which must be no burden: where it would have to wait for a slot it fails as busy.
     Spare,
 }
 

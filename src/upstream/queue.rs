@@ -187,7 +187,7 @@ impl Queue {
         Arc::new(Self(Mutex::new(Line::new(limits))))
     }
 
-    /// Waits for a place. Cancel-safe: who goes away gives his turn to the next.
+    /// Waits for a place. Cancel-safe: a caller that goes away gives its turn to the next.
     pub(super) async fn enter(self: &Arc<Self>, lane: Lane, repository: &Repository) -> Result<Slot, Full> {
         let turn = {
             let mut line = self.line();
@@ -206,7 +206,7 @@ impl Queue {
         turn.await.map_err(|_| Full)
     }
 
-    /// A place, if there is one that nobody waits for.
+    /// A place, if one is free and nobody waits for it.
     pub(super) fn try_enter(self: &Arc<Self>, lane: Lane) -> Option<Slot> {
         let mut line = self.line();
         line.forget(|ticket| !ticket.is_closed());

@@ -11,7 +11,7 @@ use crate::oci::{Digest, Scope};
 /// Manifests of an object that are looked at for its repositories.
 const OWNERS: usize = 10_000;
 
-/// So long, in seconds, a manifest may be on its way to the disk after it was noted.
+/// How long, in seconds, a manifest may be on its way to the disk after it was noted.
 const ON_ITS_WAY: u32 = 120;
 
 impl Catalog {

@@ -1,4 +1,4 @@
-//! A file that is being filled, up to where its digest has been found right.
+//! A file that is being filled, from its opening until its digest has been found right.
 //!
 //! Owns the agreement of bytes, length and hash ([`Ingest`]), and the proof that a file may be published ([`Verified`]): only
 //! [`super::Store::publish`] takes one. Never gives a file its name. Blocks (I11); used by the fills and by
@@ -58,7 +58,7 @@ impl Ingest {
         &self.beyond
     }
 
-    /// Whether some of it is what an earlier fill left: should the whole be wrong, that may be why.
+    /// Whether some of it is what an earlier fill left, which may be why the whole is wrong.
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
@@ -195,8 +195,8 @@ impl Ingest {
         Verified(self)
     }
 
-    /// Unlinks the file. Readers keep what they have open. For files whose bytes count wherever they go; what a
-    /// reservation is for goes by [`super::super::Cache::leave`].
+    /// Unlinks the file. Readers keep what they have open. For files that no reservation counts; others go by
+    /// [`super::super::Cache::leave`].
     pub fn discard(self) {
         let _ = self.remove();
     }

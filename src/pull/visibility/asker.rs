@@ -33,7 +33,7 @@ impl fmt::Debug for Secrecy {
 
 impl Secrecy {
     pub fn new() -> Self {
-        // Only a system without randomness fails here; then the key is that of std's hash maps, which is random, too.
+        // This fails only on a system without random numbers; then the key is made of those of std's hash maps.
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).unwrap_or_else(|_| {
             use std::hash::{BuildHasher as _, RandomState};
             let words: Vec<u8> = (0..4_u8).flat_map(|n| RandomState::new().hash_one(n).to_le_bytes()).collect();
@@ -47,7 +47,8 @@ impl Secrecy {
         self.keyed(&scope.upstream, scope.repository.as_str(), login)
     }
 
-    /// The key of a login at an upstream, whatever it may read there: no repository has no name.
+    /// The key of a login at an upstream, whatever it may read there. It is no repository's, since none has an empty
+    /// name.
     pub fn login_key(&self, upstream: &UpstreamName, login: &Login) -> Key {
         self.keyed(upstream, "", login)
     }

@@ -1,8 +1,8 @@
 //! How often a caller may be refused: the mirror is nobody's tool for trying passwords on an upstream.
 //!
 //! Refusals are counted by the caller's address. Checks that succeed cost nothing; while one runs it counts as a refusal
-//! to come, so that a thousand at once try no more than a few. Who has none left waits for a running check, or is told
-//! when to come again.
+//! to come, so that a thousand at once try no more than a few. An address that has none left waits for a check that runs,
+//! or is told when to come again.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ struct State {
     refused: VecDeque<Instant>,
 }
 
-/// A check that may run. Dropped without a word, it was no refusal.
+/// A check that may run. Dropped without [`Turn::refused`], it was no refusal.
 #[derive(Debug)]
 pub(super) struct Turn(Arc<Caller>);
 
@@ -49,7 +49,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Waits until a check may run for a caller at this address; `Err`: how long it has no more. Cancel-safe.
+    /// Waits until a check may run for a caller at this address; `Err`: how long none may. Cancel-safe.
     pub async fn turn(&self, from: Option<IpAddr>) -> Result<Turn, Duration> {
         let caller = self.0.get_with(from.map(network), Arc::default);
         loop {
