@@ -38,6 +38,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config;
@@ -155,7 +156,7 @@ pub struct Cache {
     /// What is hashed again because it is asked for.
     doubts: Doubts,
     /// Held while a file's modification time is set and noted, so that nobody sees one without the other.
-    stamping: std::sync::Mutex<()>,
+    stamping: Mutex<()>,
     /// What was found damaged, for whoever fetches it again.
     damaged: tokio::sync::broadcast::Sender<Digest>,
     /// Space that evicted files have yet to give back.
@@ -200,7 +201,7 @@ impl Cache {
             surveyed: watch::Sender::new(false),
             suspects: Arc::new(Suspects::new(store.faults().clone())),
             doubts: Doubts::new(config),
-            stamping: std::sync::Mutex::default(),
+            stamping: Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
             owed: Owed::default(),
             scrubbing: Verification::default(),

@@ -20,8 +20,9 @@ mod writer;
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cache::NoRoom;
@@ -71,7 +72,7 @@ pub struct Fill {
 
 impl Fill {
     fn is_given_by(&self, giver: Giver) {
-        let mut givers = self.givers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut givers = self.givers.lock();
         if !givers.contains(&giver) {
             givers.push(giver);
         }
@@ -79,12 +80,12 @@ impl Fill {
 
     /// The bytes are wrong: the next fill shall ask others for them first, where there are others.
     fn was_misled(&self) {
-        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::misled);
+        self.givers.lock().iter().for_each(Giver::misled);
     }
 
     /// The bytes are right, all of them.
     fn was_not_misled(&self) {
-        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::was_right);
+        self.givers.lock().iter().for_each(Giver::was_right);
     }
 }
 

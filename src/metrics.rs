@@ -8,8 +8,9 @@ mod begin;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLock;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
@@ -252,10 +253,10 @@ struct Answers {
 impl Metrics {
     /// The series of an upstream: of a configured one, or "unknown".
     fn series(&self, upstream: &str) -> Arc<Series> {
-        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
+        if let Some(series) = self.series.read().get(upstream) {
             return series.clone();
         }
-        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.series.write();
         let new =
             || Arc::new(Series { answers: Default::default(), pulls_saved: OnceLock::new(), pulls_made: AtomicU64::new(0) });
         all.entry(upstream.to_owned()).or_insert_with(new).clone()

@@ -46,12 +46,13 @@ mod token;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

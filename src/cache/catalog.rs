@@ -12,8 +12,10 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use super::evict::Id;
 use super::index::{Class, Index, Known, seconds};
@@ -200,18 +202,14 @@ impl Catalog {
         Self { index, inner: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// Notes what a tag stands for, or that it is gone.
     pub fn set_tag(&self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
-        self.lock().put_tag(scope, tag, record);
+        self.inner.lock().put_tag(scope, tag, record);
     }
 
     /// As [`Catalog::set_tag`], for a record found at the start: what is known already is newer.
     pub fn found_tag(&self, scope: &Scope, tag: Tag, record: TagRecord) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !inner.repo(scope).tags.contains_key(&tag) {
             inner.put_tag(scope, &tag, Some(record));
         }
@@ -219,7 +217,7 @@ impl Catalog {
 
     /// Notes that a repository has a manifest; it counts for `class` from now on, and so do its parts.
     pub fn set_manifest(&self, scope: &Scope, digest: &Digest, class: Class) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         let id = match state.objects.find(digest) {
@@ -242,7 +240,7 @@ impl Catalog {
 
     /// Notes what a manifest is made of. `false`: that was known.
     pub fn set_parts(&self, digest: &Digest, manifest: &Manifest) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         if state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id)) {
@@ -264,7 +262,7 @@ impl Catalog {
     /// manifests of an index are asked for by themselves.
     pub fn touch_parts(&self, digest: &Digest) {
         let now = seconds(SystemTime::now());
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let mut state = self.index.lock();
         let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
         for part in image.parts.iter().filter(|part| !part.is_manifest) {
@@ -274,7 +272,7 @@ impl Catalog {
 
     /// What a manifest is made of; `None` if that is not known.
     pub fn parts(&self, digest: &Digest) -> Option<Vec<Part>> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let image = inner.images.get(&state.objects.find(digest)?)?;
         let part = |edge: &Edge| Part {
@@ -311,7 +309,7 @@ impl Catalog {
         match reference {
             Reference::Digest(digest) => Some((*digest, None)),
             Reference::Tag(tag) => {
-                let inner = self.lock();
+                let inner = self.inner.lock();
                 let record = inner.repos.get(&scope.to_string())?.tags.get(tag)?.clone();
                 Some((record.digest, Some(record)))
             }
@@ -320,13 +318,13 @@ impl Catalog {
 
     /// Whether a manifest of this digest is known, whatever of it is here.
     pub fn is_manifest(&self, digest: &Digest) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         self.index.lock().objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
     }
 
     /// Numbers of repositories, tags and manifests.
     pub fn totals(&self) -> (usize, usize, usize) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         (inner.repos.len(), inner.tags, inner.images.len())
     }
 }

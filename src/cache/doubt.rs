@@ -15,10 +15,11 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -150,7 +151,7 @@ impl Doubts {
         let (key, now) = ((digest, client), seconds(SystemTime::now()));
         let again = self.given.was(key, AGAIN, now);
         self.given.note(key, now);
-        let budget = || self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(size, Instant::now());
+        let budget = || self.budget.lock().take(size, Instant::now());
         again && !self.hashed.was(digest, FRESH, now) && budget()
     }
 }
@@ -169,7 +170,7 @@ impl Cache {
 
     /// Hashes what was opened, behind its readers, for ever.
     pub(super) async fn follow_readers(self: Arc<Self>) {
-        let waiting = self.doubts.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waiting = self.doubts.waiting.lock().take();
         let (Some(mut waiting), Some(rate)) = (waiting, self.doubts.rate) else { return };
         while let Some((digest, size)) = waiting.recv().await {
             let this = self.clone();
@@ -222,13 +223,13 @@ mod tests {
         for _ in 0..3 {
             (0..1000).for_each(|n| doubts.opened(&digest(n), 1));
         }
-        let mut waiting = doubts.waiting.lock().unwrap().take().unwrap();
+        let mut waiting = doubts.waiting.lock().take().unwrap();
         let found: Vec<Digest> = std::iter::from_fn(|| waiting.try_recv().ok()).map(|(digest, _)| digest).collect();
         assert_eq!(found.len(), WAITING);
         assert!(!found.contains(&digest(1)) && found.contains(&digest(2)));
         let never = Doubts::new(&config::Cache { verify_every: Duration::ZERO, ..config::Cache::default() });
         never.opened(&digest(1), 1);
-        assert!(never.waiting.lock().unwrap().take().unwrap().try_recv().is_err());
+        assert!(never.waiting.lock().take().unwrap().try_recv().is_err());
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //! held for map operations only.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::evict::{Id, Kind, MAX_HEAT, policy};
 use super::objects::Objects;
@@ -408,8 +410,7 @@ impl Index {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics; if it did, the account is still the best there is.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
 use super::index::seconds;
 use super::pages::OpenFile;
@@ -42,12 +43,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn file(&self) -> MutexGuard<'_, Option<Arc<OpenFile>>> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn close(&self) {
-        self.file().take();
+        self.file.lock().take();
     }
 }
 
@@ -109,14 +106,14 @@ impl Memory {
         if is_due && open.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return None;
         }
-        let file = open.file().clone()?;
+        let file = open.file.lock().clone()?;
         Some((file, open.size))
     }
 
     /// Keeps a published file open for the next reader.
     pub fn insert_file(&self, digest: Digest, file: Arc<OpenFile>, size: u64) {
         {
-            let mut opened = self.opened();
+            let mut opened = self.opened.lock();
             let opened = opened.entry(digest).or_default();
             opened.retain(is_open);
             opened.push(Arc::downgrade(file.file()));
@@ -125,19 +122,15 @@ impl Memory {
         self.files.insert(digest, Arc::new(Kept { file, size, looked: seconds(SystemTime::now()).into() }));
     }
 
-    fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Vec<Weak<File>>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether somebody reads the file of a large object. The one that is kept for the next reader is one of them.
     pub fn is_read(&self, digest: &Digest) -> bool {
-        self.opened().get(digest).is_some_and(|opened| opened.iter().any(is_open))
+        self.opened.lock().get(digest).is_some_and(|opened| opened.iter().any(is_open))
     }
 
     /// Closes what was unread for [`CLOSE_AFTER`]: nobody else does, where nothing is read.
     pub fn tidy(&self) {
         self.files.run_pending_tasks();
-        self.opened().retain(|_, opened| {
+        self.opened.lock().retain(|_, opened| {
             opened.retain(is_open);
             !opened.is_empty()
         });
@@ -201,7 +194,7 @@ mod tests {
         drop(reader);
         assert!(!is_open(&first) && !memory.is_read(&digest));
         memory.tidy();
-        assert!(memory.opened().is_empty());
+        assert!(memory.opened.lock().is_empty());
     }
 
     #[test]

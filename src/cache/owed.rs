@@ -4,8 +4,9 @@
 //! never, while a snapshot or another process holds it. Whoever waits for room then must neither take that for a reason to
 //! evict more, and more, nor wait for ever. Pure; used by [`super::room`].
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How long space counts as being on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ impl Owed {
 
     /// Bytes that are still to come, where `free` are free now.
     pub fn now(&self, free: u64, now: Instant) -> u64 {
-        let debt = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let debt = *self.0.lock();
         let debt = debt.filter(|debt| now.duration_since(debt.since) < PATIENCE).and_then(|debt| {
             let bytes = debt.bytes.saturating_sub(free.saturating_sub(debt.free));
             (bytes > 0).then_some(Debt { bytes, free, ..debt })
@@ -44,7 +45,7 @@ impl Owed {
     }
 
     fn set(&self, debt: Option<Debt>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = debt;
+        *self.0.lock() = debt;
     }
 }
 

@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Cache;
@@ -131,11 +132,7 @@ impl Cache {
         outdated.store(true, Ordering::SeqCst);
         // Looked at again after each turn: whoever found the turn taken relies on that.
         while outdated.load(Ordering::SeqCst) {
-            let _turn = match turn.try_lock() {
-                Ok(turn) => turn,
-                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(_turn) = turn.try_lock() else { return };
             while outdated.swap(false, Ordering::SeqCst) {
                 self.compute_protection();
             }

@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
@@ -71,7 +72,7 @@ impl Suspects {
     }
 
     fn change(&self, change: impl FnOnce(&mut HashSet<Digest>) -> bool) -> bool {
-        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut digests = self.digests.lock();
         let changed = change(&mut digests);
         self.count.store(digests.len(), Ordering::Release);
         changed
@@ -307,7 +308,7 @@ impl Cache {
 
     /// Looks at what readers could not read, for ever.
     pub(super) async fn watch(self: Arc<Self>) {
-        let queued = self.suspects.queued.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let queued = self.suspects.queued.lock().take();
         let Some(mut queued) = queued else { return };
         while let Some(digest) = queued.recv().await {
             let this = self.clone();

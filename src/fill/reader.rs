@@ -30,7 +30,7 @@ impl Fill {
 
     /// The fill has ended: drops what was to be kept until then.
     pub(super) fn ended(&self) {
-        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let kept = self.kept.lock().take();
         drop(kept);
         self.over.send_replace(true);
     }
@@ -53,7 +53,7 @@ impl FillReader {
 
     /// Keeps a value until the fill ends. For the one who began it.
     pub fn keep(&self, kept: impl Any + Send) {
-        *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
+        *self.fill.kept.lock() = Some(Box::new(kept));
     }
 
     /// Whether a reader that joined this fill and got `error` should begin one from its own `source`: yes if that is another

@@ -1,11 +1,12 @@
 //! How much one identity may ask: requests a second, and downloads at one time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -76,7 +77,7 @@ impl Fills {
         let mut slot = FillSlot { fills: self.clone(), key, permit: None };
         let free = {
             let new = || Turns { limit, free: Arc::new(Semaphore::new(limit)) };
-            let mut begun = self.lock();
+            let mut begun = self.begun.lock();
             let turns = begun.entry(slot.key.clone()).or_insert_with(new);
             if turns.limit != limit {
                 // Reloaded: those who hold one of the old ones are not counted among the new.
@@ -87,15 +88,11 @@ impl Fills {
         slot.permit = Some(tokio::time::timeout(patience, free.acquire_owned()).await.ok()?.ok()?);
         Some(slot)
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Turns>> {
-        self.begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl Drop for FillSlot {
     fn drop(&mut self) {
-        let mut begun = self.fills.lock();
+        let mut begun = self.fills.begun.lock();
         self.permit = None;
         // Whoever holds one or waits for one shares the semaphore.
         if begun.get(&self.key).is_some_and(|turns| Arc::strong_count(&turns.free) == 1) {

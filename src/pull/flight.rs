@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -28,7 +29,7 @@ impl<K, V> Flights<K, V> {
 
     /// Whoever comes from now on begins anew: the work under way asks an upstream that is not to be asked any more.
     pub fn renew(&self) {
-        self.flying.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.flying.lock().clear();
     }
 }
 
@@ -70,7 +71,7 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flying = self.flying.lock();
         if let Some(result) = flying.get(&key) {
             return (result.clone(), true);
         }
@@ -98,7 +99,7 @@ struct Leave<K: Eq + Hash, V> {
 
 impl<K: Eq + Hash, V> Drop for Leave<K, V> {
     fn drop(&mut self) {
-        let mut flying = self.flights.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flying = self.flights.flying.lock();
         // After a renewal the entry may be another flight's.
         if flying.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
             flying.remove(&self.key);
@@ -134,7 +135,7 @@ mod tests {
             assert_eq!(other.await.unwrap(), Some((1, true)));
         }
         assert_eq!(ask(flights.clone(), runs).await, Some((2, false)));
-        assert!(flights.flying.lock().unwrap().is_empty());
+        assert!(flights.flying.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(slow.await.unwrap(), Some((5, false)), "it goes on for those who wait for it");
         assert_eq!(ask(flights.clone(), 1).await, Some((10, true)), "and took nobody else's place");
         assert_eq!(new.await.unwrap(), Some((10, false)));
-        assert!(flights.flying.lock().unwrap().is_empty());
+        assert!(flights.flying.lock().is_empty());
     }
 
     #[tokio::test]

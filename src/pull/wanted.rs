@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::Store;
@@ -63,7 +63,7 @@ impl WantedList {
     pub fn note(&self, scope: &Scope, reference: &Reference) {
         let image = scope.image(reference.clone()).to_string();
         let last = seconds(SystemTime::now());
-        let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wants = self.wants.lock();
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
             return;
         }
@@ -76,7 +76,7 @@ impl WantedList {
     /// Blocks. Writes the list down if it has changed, without what was not asked for in a long time.
     pub fn save(&self, store: &Store) {
         let wants: Vec<Want> = {
-            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock().unwrap_or_else(PoisonError::into_inner));
+            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock());
             let before = wants.len();
             wants.retain(|_, want| !want.is_forgotten(now));
             if !self.changed.swap(false, Ordering::AcqRel) && wants.len() == before {

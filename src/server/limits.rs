@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::listen::tls::HandshakeError;
 use crate::policy::network;
@@ -108,7 +110,7 @@ impl Clients {
     pub fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<Place> {
         let client = address.map(|address| network(address.ip()));
         if let Some(client) = client {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open.lock();
             let count = open.entry(client).or_default();
             if *count >= self.limit {
                 return None;
@@ -122,7 +124,7 @@ impl Clients {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(client) = self.client else { return };
-        let mut open = self.clients.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.clients.open.lock();
         if let Some(count) = open.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -158,6 +160,6 @@ mod tests {
         for host in 0..=255 {
             drop(clients.enter(Some(SocketAddr::from(([192, 0, 2, host], 1)))));
         }
-        assert!(clients.open.lock().unwrap().is_empty());
+        assert!(clients.open.lock().is_empty());
     }
 }

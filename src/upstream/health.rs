@@ -8,9 +8,10 @@
 //! Everything is under one lock that is never held across an await. A request that is let through has an [`Admitted`],
 //! which is told the outcome; dropped without one, it gives its probes back. Used by [`super::Upstream`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::accounts::{Account, Accounts, Probes, Told};
@@ -124,7 +125,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Its place in the order of addresses for a kind of request, the best first; of those that have misled, the one whose

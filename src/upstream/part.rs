@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
@@ -137,7 +137,7 @@ impl Upstream {
     /// How many requests a large blob may be split into at one time, where `default` is everybody's number: one where
     /// the upstream has shown lately that it does not serve parts.
     pub fn parts(&self, default: usize) -> usize {
-        let allowed = self.ranges.lock().unwrap_or_else(PoisonError::into_inner).allowed(Instant::now());
+        let allowed = self.ranges.lock().allowed(Instant::now());
         if allowed { self.config.parallel.unwrap_or(default) } else { 1 }
     }
 
@@ -148,7 +148,7 @@ impl Upstream {
 
     /// A part did not come as it was asked for: `why` says what came instead. Blobs are asked for in one piece for a while.
     pub fn part_refused(&self, why: &str) {
-        if self.ranges.lock().unwrap_or_else(PoisonError::into_inner).refused(Instant::now()) {
+        if self.ranges.lock().refused(Instant::now()) {
             tracing::info!(upstream = %self.name, why, "blobs are downloaded in one piece for the next hour");
         }
     }

@@ -5,8 +5,9 @@
 //! first served. The queue is bounded: what finds it full is refused at once. [`Line`] is the pure part.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::oci::Repository;
@@ -228,7 +229,7 @@ impl Queue {
     }
 
     fn line(&self) -> MutexGuard<'_, Line<Ticket>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn advance(self: &Arc<Self>) {
@@ -282,7 +283,7 @@ mod tests {
                 let (queue, repository, order) = (queue.clone(), repository.clone(), order.clone());
                 tokio::spawn(async move {
                     let slot = queue.enter(lane, &repository).await.unwrap();
-                    order.lock().unwrap().push(name);
+                    order.lock().push(name);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     drop(slot);
                 })
@@ -297,7 +298,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), ["manifest", "a1", "b1", "a2", "a3"]);
+        assert_eq!(*order.lock(), ["manifest", "a1", "b1", "a2", "a3"]);
         assert_eq!(queue.crowd(), Crowd::default());
     }
 

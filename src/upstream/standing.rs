@@ -1,7 +1,6 @@
 //! How an upstream stands: whether to ask it, what is left of its quota, whether it is switched off; for the pull path,
 //! background work, metrics and the admin interface.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ impl Upstream {
         if self.kept_for_clients().is_none() {
             return true;
         }
-        let (mut last, now) = (self.spared.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let (mut last, now) = (self.spared.lock(), Instant::now());
         let due = last.is_none_or(|last| now >= last + SLOWED);
         if due {
             *last = Some(now);

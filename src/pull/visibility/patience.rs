@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache as Memory;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -56,7 +57,7 @@ impl Patience {
             let mut ended = std::pin::pin!(caller.ended.notified());
             ended.as_mut().enable();
             {
-                let mut state = caller.state();
+                let mut state = caller.state.lock();
                 let now = Instant::now();
                 while state.refused.front().is_some_and(|at| now >= *at + WINDOW) {
                     state.refused.pop_front();
@@ -74,22 +75,16 @@ impl Patience {
     }
 }
 
-impl Caller {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Turn {
     /// The upstream refused the caller.
     pub fn refused(&self) {
-        self.0.state().refused.push_back(Instant::now());
+        self.0.state.lock().refused.push_back(Instant::now());
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.state().running -= 1;
+        self.0.state.lock().running -= 1;
         self.0.ended.notify_waiters();
     }
 }
