@@ -47,7 +47,7 @@ pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, p
     let wish = match wish {
         Ok(wish) => wish,
         Err((code, message)) => {
-            let mut answer = respond::refusal(code, Outcome::Invalid, message.to_owned(), request.method() == Method::HEAD);
+            let mut answer = respond::refusal(code, Outcome::Invalid, message.to_owned());
             if code == ErrorCode::Unsupported {
                 answer.response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
             }
@@ -60,10 +60,10 @@ pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, p
             account.of(&issued.identity);
             match handler.try_login(&issued.identity, upstream.as_ref(), peer).await {
                 Ok(()) => return granted(&issued),
-                Err(error) => respond::login_refused(&error, false),
+                Err(error) => respond::login_refused(&error),
             }
         }
-        Err(refused) => handle::refusal(&refused, false),
+        Err(refused) => handle::refusal(&refused),
     };
     if refused.response.status() == http::StatusCode::UNAUTHORIZED {
         refused.response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
