@@ -33,6 +33,7 @@ pub use identity::Identity;
 use identity::Key;
 pub use identity::network;
 pub use issue::{Issued, SERVICE, TOKEN_PATH};
+use limits::FillLimit;
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};
 pub use rules::Verdict;
@@ -75,8 +76,8 @@ struct Rules {
 pub struct Permit {
     scope: Scope,
     login: Option<Login>,
-    /// Who is counted, and how many downloads they may have begun.
-    fills: Option<(Arc<limits::Fills>, Key, usize)>,
+    /// `None`: their number is not limited.
+    fills: Option<FillLimit>,
     address: Option<IpAddr>,
 }
 
@@ -95,8 +96,10 @@ impl Permit {
     /// The right to begin a download, to be held while it runs: `None` where their number is not limited. Waits for
     /// some seconds; then fails. Cancel-safe.
     pub async fn fill_slot(&self) -> Result<Option<FillSlot>, TooManyFills> {
-        let Some((fills, key, limit)) = &self.fills else { return Ok(None) };
-        fills.slot(key.clone(), *limit, FILL_PATIENCE).await.map(Some).ok_or(TooManyFills { limit: *limit })
+        match &self.fills {
+            Some(fills) => fills.slot(FILL_PATIENCE).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// From where it was asked for; `None` for a unix socket.
@@ -287,7 +290,8 @@ impl Policy {
         let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
         let refused = match rules.refusal(identity, &scope) {
             None => {
-                let fills = rules.access.max_fills_per_client.map(|limit| (self.fills.clone(), identity.key(), limit));
+                let limit = rules.access.max_fills_per_client;
+                let fills = limit.map(|limit| FillLimit { fills: self.fills.clone(), key: identity.key(), limit });
                 return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
             }
             Some(refused) => refused,

@@ -23,7 +23,7 @@ use crate::config;
 use crate::listen::{Accepted, Listener, tls::Tls};
 use crate::metrics::{Metrics, gauge};
 use crate::oci::Directory;
-use connection::Connection;
+use connection::{Connection, Held};
 pub use handle::Handler;
 use limits::{Clients, Refusal};
 use workers::Workers;
@@ -93,30 +93,34 @@ impl Server {
                     continue;
                 }
             };
-            let Some(place) = self.clients.enter(accepted.address()) else {
+            let Some(client) = self.clients.enter(accepted.address()) else {
                 self.refused(Refusal::PerClient);
                 continue;
             };
-            let slot = match self.connections.clone().try_acquire_owned() {
-                Ok(slot) => Ok(slot),
-                Err(_) => {
-                    // This client waits; those behind it wait in the kernel's queue and cost nothing here.
-                    self.metrics().connections_waits_total.inc();
-                    if told.is_none_or(|told| told.elapsed() > FULL_NOTICE) {
-                        told = Some(Instant::now());
-                        let limit = self.config.max_connections;
-                        tracing::warn!(limit, "as many connections are open as server.max_connections allows; clients wait");
-                    }
-                    tokio::select! {
-                        slot = self.connections.clone().acquire_owned() => slot,
-                        () = stopped(&mut stopping) => break,
-                    }
-                }
+            let slot = tokio::select! {
+                slot = self.slot(&mut told) => slot,
+                () = stopped(&mut stopping) => break,
             };
-            let Ok(slot) = slot else { break };
+            let Some(slot) = slot else { break };
             let tls = self.tls.clone().filter(|_| listener.tls);
-            self.begin(accepted, tls, (slot, place), self.open.subscribe());
+            self.begin(accepted, tls, Held { slot, client });
         }
+    }
+
+    /// Waits until there is room for one more connection. `told`: when a lack of it was last logged.
+    async fn slot(&self, told: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = self.connections.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        // This client waits; those behind it wait in the kernel's queue and cost nothing here.
+        self.metrics().connections_waits_total.inc();
+        if told.is_none_or(|told| told.elapsed() > FULL_NOTICE) {
+            *told = Some(Instant::now());
+            let limit = self.config.max_connections;
+            tracing::warn!(limit, "as many connections are open as server.max_connections allows; clients wait");
+        }
+        // Never closed.
+        self.connections.clone().acquire_owned().await.ok()
     }
 
     /// Lets running answers finish for at most `shutdown_timeout`, then cuts them off. To be called when nothing is
@@ -139,22 +143,12 @@ impl Server {
     }
 
     /// Hands a connection to the thread that will serve it.
-    fn begin(
-        self: &Arc<Self>,
-        accepted: Accepted,
-        tls: Option<Arc<Tls>>,
-        held: (OwnedSemaphorePermit, limits::Place),
-        stop: watch::Receiver<bool>,
-    ) {
+    fn begin(self: &Arc<Self>, accepted: Accepted, tls: Option<Arc<Tls>>, held: Held) {
         // From this reactor to that of the thread which will serve it.
         match accepted.detach() {
             Ok(socket) => {
-                let connection = Connection { server: self.clone(), tls, stop };
-                self.workers.spawn(move || async move {
-                    let held = held;
-                    connection.run(socket).await;
-                    drop(held);
-                });
+                let connection = Connection { server: self.clone(), tls, stop: self.open.subscribe(), _held: held };
+                self.workers.spawn(move || connection.run(socket));
             }
             Err(error) => tracing::debug!(%error, "connection ended"),
         }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::TooManyFills;
 use super::identity::Key;
 use crate::config::Pace;
 
@@ -60,6 +61,22 @@ pub(super) struct Fills {
 struct Turns {
     limit: usize,
     free: Arc<Semaphore>,
+}
+
+/// How many downloads one identity may have begun.
+#[derive(Clone, Debug)]
+pub(super) struct FillLimit {
+    pub fills: Arc<Fills>,
+    pub key: Key,
+    pub limit: usize,
+}
+
+impl FillLimit {
+    /// As [`Fills::slot`].
+    pub async fn slot(&self, patience: Duration) -> Result<FillSlot, TooManyFills> {
+        let Self { fills, key, limit } = self;
+        fills.slot(key.clone(), *limit, patience).await.ok_or(TooManyFills { limit: *limit })
+    }
 }
 
 /// The right to begin a download. Held while it runs.

@@ -13,13 +13,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Server;
 use super::account::Counted;
 use super::handle::Handler;
 use super::io::Io;
-use super::limits::Refusal;
+use super::limits::{Place, Refusal};
 use super::sendfile::{Lane, Socket};
 use super::streams::{Streams, Tasks, Watched};
 use crate::listen::tls::Tls;
@@ -53,6 +53,18 @@ pub(super) struct Connection {
     pub tls: Option<Arc<Tls>>,
     /// Turns true when the mirror stops.
     pub stop: watch::Receiver<bool>,
+    pub _held: Held,
+}
+
+/// What a connection takes up of the limits, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Of all connections.
+    #[expect(dead_code, reason = "it acts when it is dropped")]
+    pub slot: OwnedSemaphorePermit,
+    /// Of those of its client.
+    #[expect(dead_code, reason = "it acts when it is dropped")]
+    pub client: Place,
 }
 
 /// A connection that can begin with HTTP.
