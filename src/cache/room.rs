@@ -186,7 +186,7 @@ impl Cache {
         let (digest, size) = (*verified.digest(), verified.size());
         let _name = self.names.hold(&digest);
         if let Err(error) = self.store.publish(&verified) {
-            self.leave(&digest, Some(verified.given_up()), reservation, false);
+            self.discard(&digest, Some(verified.given_up()), reservation);
             return Err(error);
         }
         // A wrong stamp makes the next reader hash the file.
@@ -197,7 +197,7 @@ impl Cache {
         if self.index.has_leftover(&digest) {
             // No fill will go on with it.
             let leftover = self.index.take_leftover(&digest, 0);
-            self.leave(&digest, None, leftover, false);
+            self.discard(&digest, None, leftover);
         }
         self.doubts.sound(&digest);
         if size > SMALL {
@@ -218,7 +218,7 @@ impl Cache {
         let stored = spawn_blocking(move || {
             let mut ingest = this.store.ingest_whole(&digest)?;
             if let Err(error) = ingest.append(&[bytes]) {
-                this.leave(&digest, Some(ingest), reservation, false);
+                this.discard(&digest, Some(ingest), reservation);
                 return Err(error);
             }
             let verified = ingest.verify().map_err(io::Error::other)?;

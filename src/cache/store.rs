@@ -21,7 +21,7 @@ use super::index::{Place, Used};
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
 pub use folder::{StoreError, VERSION};
-pub use ingest::{Ingest, Mismatch, Refused, Verified};
+pub use ingest::{Disproved, Ingest, Mismatch, Verified};
 pub use scatter::Scatter;
 
 pub mod faults;

@@ -14,7 +14,7 @@ use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
-use crate::cache::store::{Ingest, Refused};
+use crate::cache::store::{Disproved, Ingest};
 use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, Effort, UpstreamError, jittered};
 
@@ -157,17 +157,19 @@ impl Run {
         let ingest = match ended {
             Ok(ingest) => ingest,
             Err((ingest, error)) => {
-                let keep = may_be_resumed(ingest.as_ref(), &error);
-                self.leave(ingest, reservation, keep).await;
+                match may_be_resumed(ingest.as_ref(), &error) {
+                    true => self.leave(ingest, reservation).await,
+                    false => self.discard(ingest, reservation).await,
+                }
                 return Err(error);
             }
         };
         let (len, file, resumed) = (ingest.len(), ingest.file().clone(), ingest.is_resumed());
         let verified = match ingest.proved() {
             Ok(verified) => verified,
-            Err(refused) => {
-                let Refused { ingest, mismatch } = *refused;
-                self.leave(Some(ingest), reservation, false).await;
+            Err(disproved) => {
+                let Disproved { ingest, mismatch } = *disproved;
+                self.discard(Some(ingest), reservation).await;
                 let mismatch = Box::new(mismatch);
                 return Err(match resumed {
                     true => FillError::Leftover(mismatch),
@@ -223,7 +225,7 @@ impl Run {
                 Err(error) => return Download::stopped(Some(ingest), reservation, error),
             };
             let (left, its) = (std::mem::replace(&mut ingest, fresh), std::mem::replace(&mut reservation, room));
-            self.leave(Some(left), its, true).await;
+            self.leave(Some(left), its).await;
             opened = self.open(&mut ingest, &mut reservation).await;
         }
         let opened = match opened {
@@ -348,9 +350,14 @@ impl Run {
         }
     }
 
-    async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation, keep: bool) {
+    async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation) {
         let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let _ = spawn_blocking(move || cache.leave(&digest, ingest, reservation, keep)).await;
+        let _ = spawn_blocking(move || cache.leave(&digest, ingest, reservation)).await;
+    }
+
+    async fn discard(&self, ingest: Option<Ingest>, reservation: Reservation) {
+        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
+        let _ = spawn_blocking(move || cache.discard(&digest, ingest, reservation)).await;
     }
 
     pub(super) fn wrong_length(&self, expected: u64, got: u64) -> FillError {
