@@ -43,6 +43,7 @@ mod request;
 mod standing;
 mod tls;
 mod token;
+mod traffic;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -78,13 +79,14 @@ use breaker::Need;
 use client::Client;
 use connect::{Connector, Guard};
 use credentials::{Credential, Credentials, Env, Ground};
-use health::{Temper, Turn};
+use health::Change;
 use holdback::{BRIEFS, LEAST};
 use pace::Pace;
 use queue::{Lane, Limits, Queue, Slot};
 use ranges::Ranges;
 use request::{Answer, Ask, Origin};
 use tls::Tls;
+use traffic::Traffic;
 
 /// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
 /// is lengthened by up to its own length, so that many who failed together do not come back together.
@@ -238,12 +240,12 @@ impl Upstream {
     /// An address has given an answer that is of no use. From now on it is tried after the others: they are configured as
     /// equals, and something in front of this one may send pages in the place of content. Whether to ask again; `useless`
     /// counts such answers to one question.
-    fn asks_another(&self, origin: &Origin, temper: Temper, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
-        origin.health().misled(temper);
+    fn asks_another(&self, origin: &Origin, traffic: Traffic, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
+        origin.health().misled(traffic);
         *useless += 1;
         let another = *useless < self.origins.len();
         if another {
-            tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
+            tracing::warn!(upstream = %self.name, address = origin.host(), of = traffic.label(), error = error.map(tracing::field::display),
                 "an address of the upstream sent what cannot be right; another one is asked");
         }
         another
@@ -345,7 +347,7 @@ impl Upstream {
         accepts: &impl Fn(&Answer) -> bool,
         counts: bool,
     ) -> Result<(&Origin, Answer), UpstreamError> {
-        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(ask.temper()), origin)).collect();
+        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(ask.traffic()), origin)).collect();
         origins.sort_by_key(|(rank, _)| *rank);
         let mut failed: Option<UpstreamError> = None;
         for (_, origin) in origins {
@@ -371,7 +373,7 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let refused = |reason| UpstreamError::new(&self.name, origin.host(), reason);
         let account = origin.auth().account(ask.repository);
-        let admitted = origin.health().admit(account, ask.temper(), ask.what(), ask.need).map_err(refused)?;
+        let admitted = origin.health().admit(account, ask.traffic(), ask.what(), ask.need).map_err(refused)?;
         let asked = match origin.ask(ask).await {
             Ok(answer) => {
                 self.learn_quota(origin, &answer);
@@ -387,16 +389,16 @@ impl Upstream {
         let error = asked.as_ref().err();
         if counts || error.is_none_or(|error| error.fault().is_none()) {
             match admitted.answered(&origin.host(), error, jitter()) {
-                Turn::Opened => {
+                Change::Opened => {
                     tracing::warn!(upstream = %self.name, address = origin.host(), error = error.map(tracing::field::display),
                         probe_every = ?self.config.breaker.probe_every, "an address of the upstream is down; it is only probed now");
                 }
-                Turn::Failing(temper) => {
-                    tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
+                Change::Failing(traffic) => {
+                    tracing::warn!(upstream = %self.name, address = origin.host(), of = traffic.label(), error = error.map(tracing::field::display),
                         probe_every = ?self.config.breaker.probe_every, "an address of the upstream fails at all that it is asked of a kind; that is only probed now");
                 }
-                Turn::Closed => tracing::info!(upstream = %self.name, address = origin.host(), "the upstream is back"),
-                Turn::None => {}
+                Change::Closed => tracing::info!(upstream = %self.name, address = origin.host(), "the upstream is back"),
+                Change::None => {}
             }
         }
         asked

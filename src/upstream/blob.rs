@@ -17,10 +17,11 @@ use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
-use super::health::{Health, Temper};
+use super::health::Health;
 use super::pace::Pace;
 use super::part::Lead;
 use super::queue::Slot;
+use super::traffic::Traffic;
 use crate::oci::ContentRange;
 
 /// How long the whole of a small body may take, however steadily it drips.
@@ -115,12 +116,12 @@ pub struct Giver(Arc<Health>);
 impl Giver {
     /// It sent other bytes than it was asked for: the upstream's other addresses are asked for blobs first, for a while.
     pub fn misled(&self) {
-        self.0.misled(Temper::Layer);
+        self.0.misled(Traffic::Layer);
     }
 
     /// What it sent is what it was asked for.
     pub fn was_right(&self) {
-        self.0.was_right(Temper::Layer);
+        self.0.was_right(Traffic::Layer);
     }
 }
 

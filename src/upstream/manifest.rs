@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::blob::{self, Body};
 use super::breaker::Need;
 use super::error::{Class, Reason, UpstreamError};
-use super::health::Temper;
 use super::request::{Answer, Ask, Origin};
+use super::traffic::Traffic;
 use super::{PAUSE, Upstream, jittered};
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
@@ -87,7 +87,7 @@ impl Upstream {
             let is_page = answer.response.status().is_success() && is_page(content_type(headers).as_deref());
             let is_other =
                 matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
-            if !(is_page || is_other) || !self.asks_another(origin, Temper::Check, &mut useless, None) {
+            if !(is_page || is_other) || !self.asks_another(origin, Traffic::Check, &mut useless, None) {
                 break (origin, answer);
             }
         };
@@ -161,21 +161,21 @@ impl Upstream {
             }
             let class = fetched.as_ref().err().map(UpstreamError::class);
             let is_useless = is_other || is_none || class == Some(Class::Invalid);
-            if is_useless && self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
+            if is_useless && self.asks_another(origin, Traffic::Pull, &mut useless, fetched.as_ref().err()) {
                 earlier = Some(fetched);
                 continue;
             }
             // The same address, or one like it, may do better the next time: bytes went astray on the way.
             let is_glitch = is_other || class == Some(Class::Broken);
             if fetched.is_ok() && !is_useless {
-                origin.health().was_right(Temper::Pull);
+                origin.health().was_right(Traffic::Pull);
             }
             let pause = jittered(PAUSE);
             if !is_glitch || repeated || started.elapsed() + pause > self.config.response_timeout {
                 return fetched;
             }
             (repeated, useless) = (true, 0);
-            origin.health().avoid(Temper::Pull);
+            origin.health().avoid(Traffic::Pull);
             tracing::debug!(upstream = %self.name, address = origin.host(), error = fetched.as_ref().err().map(tracing::field::display),
                 "a manifest did not come whole; asking again");
             self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();

@@ -95,7 +95,7 @@ impl Upstream {
         loop {
             let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
             match self.judge(origin, answer, ask.what(), from) {
-                Err(error) if self.asks_another(origin, ask.temper(), &mut useless, Some(&error)) => {}
+                Err(error) if self.asks_another(origin, ask.traffic(), &mut useless, Some(&error)) => {}
                 judged => return judged,
             }
         }
