@@ -4,12 +4,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
+use super::Upstream;
+use super::asking::{PAUSE, jittered};
 use super::blob::{self, Body};
 use super::breaker::Need;
 use super::error::{Class, Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use super::traffic::Traffic;
-use super::{PAUSE, Upstream, jittered};
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
 

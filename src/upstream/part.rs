@@ -57,6 +57,31 @@ struct Wanted<'a> {
 }
 
 impl Upstream {
+    /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
+    /// download slot.
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        let range = Some(HeaderValue::from_static("bytes=0-0"));
+        let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
+        // An empty blob has no first byte.
+        let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
+        let status = answer.response.status();
+        let total = match blob::content_range(answer.response.headers()) {
+            Some(ContentRange::Part { total, .. }) => total,
+            Some(ContentRange::Unsatisfied(total)) => Some(total),
+            None => None,
+        };
+        match status {
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(total),
+            StatusCode::OK => {
+                blob::check_identity(answer.response.headers()).map_err(|reason| origin.client.error(&answer.url, reason))?;
+                // The body is dropped unread, which ends its connection: cheaper than a layer.
+                Ok(Body::new(&origin.client, &answer.url, answer.response).left())
+            }
+            _ => Err(origin.client.error(&answer.url, Reason::Status(status))),
+        }
+    }
+
     /// GET of a blob, from byte `from` on; waits for a free download slot first.
     ///
     /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins.
