@@ -57,6 +57,7 @@ use tokio::time::Instant;
 
 pub use asking::jittered;
 pub use blob::{BlobAnswer, BlobBody, Giver};
+pub use breaker::Need;
 pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::fill::{FillError, Source};
 use crate::oci::route::ReferrersQuery;
 use crate::oci::{Digest, Reference, Scope, Tag};
-use crate::upstream::Upstream;
+use crate::upstream::{Need, Upstream};
 
 /// Longest list of tags that is followed from page to page.
 const MAX_PAGES: usize = 1000;
@@ -49,7 +49,7 @@ impl Pull {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
         }
-        let landed = self.check_tag(scope, &Asker::Mirror, tag, false, |_| false).await.ok_or(PullError::Internal)?;
+        let landed = self.check_tag(scope, &Asker::Mirror, tag, Need::Content, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 

@@ -19,6 +19,7 @@ use super::{Pull, PullError};
 use crate::cache::records::{AbsenceRecord, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, Scope, Tag};
+use crate::upstream::Need;
 
 /// What a tag stands for, and how that is known.
 #[derive(Clone, Debug)]
@@ -121,7 +122,7 @@ impl Pull {
         let overdue = record.as_ref().map(|record| demand.age(record).saturating_sub(demand.fresh_for)).unwrap_or_default();
         let enough = |joined: &Confirmed| demand.is_met_by(joined);
         let begin = || {
-            let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), true);
+            let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), Need::Fallback);
             self.revalidations.begin((scope.clone(), tag.clone(), asker.key()), check);
         };
         // A silence after a 429 is one account's: whoever asks by a login of their own has one of their own.
@@ -145,11 +146,11 @@ impl Pull {
                 if !demand.check {
                     self.not_remembered(scope, asker, &What::Tag(tag.clone()))?;
                 }
-                let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
+                let landed = self.check_tag(scope, asker, tag, Need::Content, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
             }
         };
-        let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, true, enough)).await;
+        let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, Need::Fallback, enough)).await;
         let (why, reason) = match landed {
             Ok(Some(Landed { value: Ok(confirmed), joined })) => return Ok(confirmed.resolved(joined)),
             Ok(Some(Landed { value: Err(error), .. })) if error.is_outage() => (error.to_string(), error.label()),
@@ -190,17 +191,17 @@ impl Pull {
     }
 
     /// Joins the check of a tag, or begins it; once more, if it was joined and is not `enough`: the next one begins after
-    /// that, and so after this call. `fallback` as for [`Self::revalidate`]; `None` only if a check panicked.
+    /// that, and so after this call. `None` only if a check panicked.
     pub(super) async fn check_tag(
         self: &Arc<Self>,
         scope: &Scope,
         asker: &Asker,
         tag: &Tag,
-        fallback: bool,
+        need: Need,
         enough: impl Fn(&Confirmed) -> bool,
     ) -> Option<Landed<Result<Confirmed, PullError>>> {
         let key = (scope.clone(), tag.clone(), asker.key());
-        let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), fallback);
+        let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), need);
         let landed = self.revalidations.join(key.clone(), check).await?;
         let again = landed.joined && landed.value.as_ref().is_ok_and(|confirmed| !enough(confirmed));
         if again { self.revalidations.join(key, check).await } else { Some(landed) }
@@ -214,16 +215,15 @@ impl Pull {
     }
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
-    /// `fallback`: what is cached stands in, so that a failing upstream is spared.
     pub(super) async fn revalidate(
         self: Arc<Self>,
         scope: Scope,
         asker: Asker,
         tag: Tag,
-        fallback: bool,
+        need: Need,
     ) -> Result<Confirmed, PullError> {
         let asked = self.clock.now();
-        let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
+        let confirmed = self.ask(&scope, &asker, &tag, need).await;
         match &confirmed {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: confirmed.asked, imported: false };
@@ -244,14 +244,11 @@ impl Pull {
         confirmed
     }
 
-    async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
+    async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, need: Need) -> Result<Confirmed, PullError> {
         let upstream = self.upstream(scope, asker)?;
         let reference = Reference::Tag(tag.clone());
         let asked = self.clock.now();
-        let resolved = match fallback {
-            true => upstream.revalidate(&scope.repository, &reference).await?,
-            false => upstream.resolve(&scope.repository, &reference).await?,
-        };
+        let resolved = upstream.resolve_for(need, &scope.repository, &reference).await?;
         let (digest, answered) = (resolved.digest, self.clock.now());
         self.cache.forget_absence(scope, tag).await;
         if let Some(held) = self.held(scope, &digest).await {

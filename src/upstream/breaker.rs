@@ -18,7 +18,7 @@ const AVOID: Duration = Duration::from_secs(10);
 
 /// How much depends on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub enum Need {
     /// Something cached stands in if it is not sent.
     Fallback,
     /// Without it a client gets an error.

@@ -65,13 +65,14 @@ impl Upstream {
         self.resolve_for(Need::Content, repository, reference).await
     }
 
-    /// As [`Self::resolve`], for a reference whose old answer can stand in: not asked at all while the upstream has just
-    /// failed, and asked once.
-    pub async fn revalidate(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
-        self.resolve_for(Need::Fallback, repository, reference).await
-    }
-
-    async fn resolve_for(&self, need: Need, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+    /// As [`Self::resolve`]. With [`Need::Fallback`] it is not asked at all while the upstream has just failed, and only
+    /// once.
+    pub async fn resolve_for(
+        &self,
+        need: Need,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Resolved, UpstreamError> {
         // Of several addresses one that can may answer.
         if !self.origins.iter().any(|origin| origin.health().knows_head()) {
             return self.resolve_by_get(need, repository, reference).await;
