@@ -8,6 +8,7 @@ mod caller;
 mod certificate;
 mod identity;
 mod issue;
+mod keyed;
 mod limits;
 mod passwords;
 mod refused;
@@ -33,6 +34,7 @@ pub use identity::Identity;
 use identity::Key;
 pub use identity::network;
 pub use issue::{Issued, SERVICE, TOKEN_PATH};
+pub use keyed::Keyed;
 use limits::FillLimit;
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};
@@ -114,7 +116,7 @@ impl Policy {
         let tokens = Arc::new(Tokens::new(config.access.token_key.as_ref())?);
         Ok(Self {
             rules: ArcSwap::from_pointee(Rules::of(config, tokens)),
-            passwords: passwords::Passwords::new(metrics.clone())?,
+            passwords: passwords::Passwords::new(metrics.clone()),
             meter: limits::Meter::new(),
             fills: Arc::default(),
             clock: Clock::new(),

@@ -54,7 +54,7 @@ impl Visibility {
     /// Nothing is known. Called within the runtime on which the upstreams will be asked.
     pub fn new() -> Self {
         Self {
-            secrecy: Secrecy::new(),
+            secrecy: Secrecy::default(),
             verdicts: Memory::new(VERDICTS),
             checks: Flights::new(),
             words: Memory::new(WORDS),
