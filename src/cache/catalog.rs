@@ -51,6 +51,17 @@ pub struct Tagged {
     pub record: TagRecord,
 }
 
+/// How much is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Repositories with a tag or a manifest.
+    pub repositories: usize,
+    /// Tags in all of them.
+    pub tags: usize,
+    /// Manifests of which it is known what they are made of.
+    pub manifests: usize,
+}
+
 /// Tags looked at under one lock.
 const CHUNK: usize = 1024;
 
@@ -322,9 +333,9 @@ impl Catalog {
         self.index.lock().objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
     }
 
-    /// Numbers of repositories, tags and manifests.
-    pub fn totals(&self) -> (usize, usize, usize) {
+    /// How many of everything there are.
+    pub fn totals(&self) -> Totals {
         let inner = self.inner.lock();
-        (inner.repos.len(), inner.tags, inner.images.len())
+        Totals { repositories: inner.repos.len(), tags: inner.tags, manifests: inner.images.len() }
     }
 }

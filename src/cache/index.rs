@@ -45,6 +45,23 @@ pub struct Quota {
 /// Files with their sizes in bytes.
 pub type Files = Vec<(Digest, u64)>;
 
+/// Some objects, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many they are.
+    pub objects: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+}
+
+impl Sum {
+    /// One more, of `size` bytes.
+    pub fn add(&mut self, size: u64) {
+        self.objects += 1;
+        self.bytes += size;
+    }
+}
+
 /// Which quota content counts for: 0, or the place of the quota in the list, from 1.
 pub type Class = u8;
 
@@ -344,11 +361,12 @@ impl Index {
         (expired.into_iter().map(|id| state.leave(id)).collect(), next)
     }
 
-    /// How many objects, and bytes, [`Index::expire`] would choose; and where to go on.
-    pub fn count_expired(&self, now: u32, from: Id, count: Id) -> (u64, u64, Option<Id>) {
+    /// Adds what [`Index::expire`] would choose to `sum`; where to go on.
+    pub fn count_expired(&self, now: u32, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
         let state = self.lock();
         let (expired, next) = state.expired(now, from, count);
-        (expired.len() as u64, expired.iter().map(|id| state.objects.get(*id).size).sum(), next)
+        expired.iter().for_each(|id| sum.add(state.objects.get(*id).size));
+        next
     }
 
     /// The objects that would go for `bytes` more, in that order, once the leftovers have gone; at most `most`, since the

@@ -103,6 +103,26 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+/// What takes how much.
+#[derive(Clone, Debug, Serialize)]
+pub struct Account {
+    /// Files that pins keep.
+    pub pinned_bytes: u64,
+    /// In the order of the configuration.
+    pub quotas: Vec<QuotaRow>,
+    /// Memory that the index takes.
+    pub index_memory_bytes: usize,
+}
+
+/// A quota, and what counts for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuotaRow {
+    /// As configured.
+    pub pattern: String,
+    /// Bytes of files, and of room that is set aside.
+    pub bytes: u64,
+}
+
 impl Collected {
     /// A file is gone.
     fn note(&mut self, victim: &Victim) {
@@ -287,9 +307,9 @@ impl Cache {
                 (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
                 collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
             }
-            let expired: u64;
-            (collected.expired, expired) = self.count_expired();
-            collected.bytes += expired;
+            let expired = self.count_expired();
+            collected.expired = expired.objects;
+            collected.bytes += expired.bytes;
             collected.records = if self.is_surveyed() { self.catalog.count_prunable() } else { 0 };
             return collected;
         }
@@ -305,9 +325,9 @@ impl Cache {
                 Err(error) => tracing::warn!(digest = %victim.digest, %error, place = ?victim.place, "cannot be removed"),
             }
         }
-        let (expired, bytes) = self.expire(true);
-        collected.expired = expired;
-        collected.bytes += bytes;
+        let expired = self.expire();
+        collected.expired = expired.objects;
+        collected.bytes += expired.bytes;
         collected.records = self.prune_records();
         // The claim evicts; what it set aside is given back at once.
         if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
@@ -321,9 +341,13 @@ impl Cache {
         self.index.known(digest)
     }
 
-    /// Bytes that pins keep, of each quota, and of memory that the index takes.
-    pub fn account(&self) -> (u64, Vec<(String, u64)>, usize) {
+    /// What takes how much.
+    pub fn account(&self) -> Account {
         let patterns = self.quotas.iter().map(|quota| quota.patterns().join(" "));
-        (self.index.pinned(), patterns.zip(self.index.quotas()).collect(), self.index.memory())
+        Account {
+            pinned_bytes: self.index.pinned(),
+            quotas: patterns.zip(self.index.quotas()).map(|(pattern, bytes)| QuotaRow { pattern, bytes }).collect(),
+            index_memory_bytes: self.index.memory(),
+        }
     }
 }

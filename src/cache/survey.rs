@@ -12,7 +12,8 @@ use std::time::{Instant, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 
-use super::index::seconds;
+use super::catalog::Totals;
+use super::index::{Sum, seconds};
 use super::records::{ManifestRecord, TagRecord};
 use super::{Cache, read};
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
@@ -92,7 +93,7 @@ impl Cache {
         }
         self.reprotect();
         self.confine_known();
-        let (repositories, tags, manifests) = self.catalog.totals();
+        let Totals { repositories, tags, manifests } = self.catalog.totals();
         if unread.0 > 0 {
             tracing::error!(
                 files = unread.0,
@@ -184,7 +185,10 @@ impl Cache {
     pub(super) async fn keep_house(self: &Arc<Self>) {
         let this = self.clone();
         let _ = spawn_blocking(move || {
-            this.expire(false);
+            let Sum { objects, bytes } = this.expire();
+            if objects > 0 {
+                tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
+            }
             this.prune_records();
             this.prune_confined();
             this.index.retry();
@@ -195,10 +199,10 @@ impl Cache {
         .await;
     }
 
-    /// Removes what was unused for longer than its quota allows; how many objects and bytes.
-    pub(super) fn expire(&self, quiet: bool) -> (u64, u64) {
+    /// Removes what was unused for longer than its quota allows; what that was.
+    pub(super) fn expire(&self) -> Sum {
         let now = seconds(SystemTime::now());
-        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+        let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
             let (victims, next) = self.index.expire(now, at, CHUNK);
             from = next;
@@ -208,25 +212,20 @@ impl Cache {
                 }
                 self.memory.forget(&victim.digest);
                 self.count_eviction(&victim, "expired");
-                objects += 1;
-                bytes += victim.size;
+                expired.add(victim.size);
             }
         }
-        if objects > 0 && !quiet {
-            tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
-        }
-        (objects, bytes)
+        expired
     }
 
-    /// How many objects and bytes [`Cache::expire`] would remove.
-    pub(super) fn count_expired(&self) -> (u64, u64) {
+    /// What [`Cache::expire`] would remove.
+    pub(super) fn count_expired(&self) -> Sum {
         let now = seconds(SystemTime::now());
-        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+        let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
-            let (more_objects, more_bytes, next) = self.index.count_expired(now, at, CHUNK);
-            (from, objects, bytes) = (next, objects + more_objects, bytes + more_bytes);
+            from = self.index.count_expired(now, at, CHUNK, &mut expired);
         }
-        (objects, bytes)
+        expired
     }
 
     /// Removes the records of manifests that are gone, and what is known of what refers to them.
