@@ -9,6 +9,7 @@ mod begin;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus::core::Collector;
@@ -262,8 +263,16 @@ impl Metrics {
         all.entry(upstream.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Counts one request with all that is known of it (I12). `seconds` and `first_byte`: since its head.
-    pub fn count(&self, upstream: &str, kind: Kind, outcome: Outcome, bytes: u64, seconds: f64, first_byte: Option<f64>) {
+    /// Counts one request with all that is known of it (I12). Both times run from its head.
+    pub fn count(
+        &self,
+        upstream: &str,
+        kind: Kind,
+        outcome: Outcome,
+        bytes: u64,
+        duration: Duration,
+        first_byte: Option<Duration>,
+    ) {
         let series = self.series(upstream);
         let answers = series.answers[kind as usize][outcome as usize].get_or_init(|| {
             let labels = [upstream, kind.label(), outcome.label()];
@@ -276,10 +285,10 @@ impl Metrics {
         });
         answers.requests.inc();
         answers.bytes.inc_by(bytes);
-        answers.seconds.observe(seconds);
+        answers.seconds.observe(duration.as_secs_f64());
         if let Some(first_byte) = first_byte {
             let histogram = || self.first_byte_seconds.with_label_values(&[kind.label(), outcome.label()]);
-            answers.first_byte.get_or_init(histogram).observe(first_byte);
+            answers.first_byte.get_or_init(histogram).observe(first_byte.as_secs_f64());
         }
     }
 

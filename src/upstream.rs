@@ -74,7 +74,7 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
 use auth::{Auth, Guest};
-use client::Client;
+use client::{Client, Timeouts};
 use connect::{Connector, Guard};
 use credentials::{Credential, Credentials, Env, Ground};
 use pace::Pace;
@@ -146,7 +146,7 @@ impl Upstream {
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
             let connector = Connector::new(guard, Arc::clone(&proxies), tls.clone(), config.connect_timeout);
-            let timeouts = (config.response_timeout, config.stall_timeout);
+            let timeouts = Timeouts { response: config.response_timeout, stall: config.stall_timeout };
             let client =
                 Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts, offline.subscribe());
             let ground = Ground {

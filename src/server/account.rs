@@ -102,8 +102,7 @@ impl Drop for Account {
             Some(broken) => (Outcome::Error, Some(broken.as_str())),
             None => (self.outcome, self.error.as_deref()),
         };
-        let first_byte_seconds = first_byte.map(|time| time.as_secs_f64());
-        self.metrics.count(upstream, subject.kind, outcome, sent, duration.as_secs_f64(), first_byte_seconds);
+        self.metrics.count(upstream, subject.kind, outcome, sent, duration, first_byte);
         let reference: &dyn fmt::Display = match &subject.reference {
             Some(reference) => reference,
             None => &"",

@@ -170,7 +170,7 @@ impl Body {
         loop {
             let incoming = self.incoming.as_mut()?;
             let frame = tokio::select! {
-                frame = tokio::time::timeout(self.client.stall_timeout, incoming.frame()) => Some(frame),
+                frame = tokio::time::timeout(self.client.timeouts.stall, incoming.frame()) => Some(frame),
                 () = self.client.offline() => None,
             };
             let Some(frame) = frame else {
@@ -202,7 +202,7 @@ impl Body {
                     }
                 },
                 Ok(Some(Err(error))) => Reason::Broken(chain(&error)),
-                Err(_) => Reason::Stalled(self.client.stall_timeout),
+                Err(_) => Reason::Stalled(self.client.timeouts.stall),
             };
             self.incoming = None;
             return Some(Err(self.client.error(&self.url, reason)));
