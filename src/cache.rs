@@ -40,6 +40,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::config;
 use crate::metrics::{Metrics, gauge};
@@ -210,6 +211,18 @@ impl Cache {
             metrics,
             scanned: watch::Sender::new(Scan::Running),
         }))
+    }
+
+    /// Does what may wait for a disk on a thread that may wait (I11). Begins at once. Cancel-safe: what has begun is done to
+    /// its end. An error only if it panicked.
+    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = io::Result<T>> + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Arc<Self>) -> T + Send + 'static,
+    {
+        let this = self.clone();
+        let done = spawn_blocking(move || work(&this));
+        async move { done.await.map_err(io::Error::other) }
     }
 
     /// Whether the index has seen the whole tree.

@@ -131,8 +131,8 @@ impl Api {
         if matches!(selector, Selector::Digest(_)) {
             return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
         }
-        let (cache, now) = (self.cache.clone(), self.clock.now());
-        let pinned = tokio::task::spawn_blocking(move || {
+        let now = self.clock.now();
+        let pinned = self.cache.blocking(move |cache| {
             let targets = match &selector {
                 Selector::Image(image) => vec![image.clone()],
                 selector => {
@@ -142,7 +142,7 @@ impl Api {
             };
             cache.pin(targets, &platforms, now)
         });
-        match pinned.await.map_err(std::io::Error::other).flatten() {
+        match pinned.await.flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
@@ -150,15 +150,14 @@ impl Api {
 
     async fn unpin(&self, query: &Query) -> Result<Reply, Reply> {
         let selector = self.selector(query)?;
-        let cache = self.cache.clone();
-        let removed = tokio::task::spawn_blocking(move || {
+        let removed = self.cache.blocking(move |cache| {
             cache.unpin(|pin| match &selector {
                 Selector::Image(image) => pin.image == *image,
                 Selector::Digest(digest) => pin.image.reference == Reference::Digest(*digest),
                 Selector::Glob(globs) => globs.is_match(&pin.image.to_string()),
             })
         });
-        match removed.await.map_err(std::io::Error::other).flatten() {
+        match removed.await.flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }

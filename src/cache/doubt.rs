@@ -21,7 +21,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use super::index::seconds;
 use super::{Cache, SMALL};
@@ -173,8 +172,7 @@ impl Cache {
         let waiting = self.doubts.waiting.lock().take();
         let (Some(mut waiting), Some(rate)) = (waiting, self.doubts.rate) else { return };
         while let Some((digest, size)) = waiting.recv().await {
-            let this = self.clone();
-            let _ = spawn_blocking(move || this.check(&digest)).await;
+            let _ = self.blocking(move |cache| cache.check(&digest)).await;
             if rate > 0 {
                 tokio::time::sleep(Duration::from_secs_f64(size as f64 / rate as f64)).await;
             }

@@ -8,8 +8,6 @@
 use std::fs::{File, Metadata};
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
 use super::pages::OpenFile;
 use super::store::{FileId, stamp};
 use super::verify::{Verdict, condemns};
@@ -32,16 +30,17 @@ impl Cache {
         if self.is_scanned() && !self.index.contains(digest) && !self.finds(digest).await {
             return None;
         }
-        let (this, digest) = (self.clone(), *digest);
-        spawn_blocking(move || this.load(&digest)).await.ok().flatten()
+        let digest = *digest;
+        self.blocking(move |cache| cache.load(&digest)).await.ok().flatten()
     }
 
     /// Whether a file that the index does not know lies under an object's name, and is right: somebody has put it there. It is
     /// hashed once, whoever waits for that, and is an object from then on. One that is known to be damaged is not found.
     async fn finds(self: &Arc<Self>, digest: &Digest) -> bool {
-        let (this, digest) = (self.clone(), *digest);
-        let found = spawn_blocking(move || {
-            matches!(this.store.find(&digest), Ok(Some(_))) && !this.index.is_condemned(&digest) && !this.index.contains(&digest)
+        let digest = *digest;
+        let found = self.blocking(move |cache| {
+            let is_there = matches!(cache.store.find(&digest), Ok(Some(_)));
+            is_there && !cache.index.is_condemned(&digest) && !cache.index.contains(&digest)
         });
         if !found.await.unwrap_or(false) {
             // It may have been published meanwhile.
@@ -51,14 +50,13 @@ impl Cache {
             let this = self.clone();
             // In a task of its own: whoever asked may leave, and others wait.
             tokio::spawn(async move {
-                let looking = this.clone();
-                let _ = spawn_blocking(move || {
+                let looked = this.blocking(move |cache| {
                     tracing::info!(%digest, "a file that the mirror did not put into its cache is hashed before it is served");
-                    looking.check(&digest);
+                    cache.check(&digest);
                     // If that takes the cache beyond its limit, something is evicted at once.
-                    let _ = looking.make_room(0, 0);
-                })
-                .await;
+                    let _ = cache.make_room(0, 0);
+                });
+                let _ = looked.await;
                 this.suspects.clear(&digest);
             });
         }

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::memory::TIDY_EVERY;
 use super::{Cache, NoRoom, Scan, scan};
 
@@ -28,8 +26,7 @@ impl Cache {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
             // Closes files, some of which have no name any more: that can take its time (I11).
-            let this = self.clone();
-            let _ = spawn_blocking(move || this.memory.tidy()).await;
+            let _ = self.blocking(|cache| cache.memory.tidy()).await;
         }
     }
 
@@ -43,8 +40,7 @@ impl Cache {
             Ok(_) | Err(NoRoom::Full { .. }) => {}
             Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
         }
-        let this = self.clone();
-        let _ = spawn_blocking(move || this.survey()).await;
+        let _ = self.blocking(|cache| cache.survey()).await;
         self.surveyed.send_replace(true);
         let mut every = tokio::time::interval(Duration::from_secs(60));
         loop {
@@ -58,9 +54,7 @@ impl Cache {
     async fn read_tree(self: &Arc<Self>) {
         let (mut pause, longest) = PAUSES;
         loop {
-            let this = self.clone();
-            let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
-            match scan.map_err(std::io::Error::other).flatten() {
+            match self.blocking(|cache| scan::scan(&cache.store, &cache.index)).await.flatten() {
                 Ok(found) => {
                     tracing::info!(
                         objects = found.objects,
@@ -86,8 +80,7 @@ impl Cache {
     /// pinned is given up. Then what could be read has to do, since a mirror that adds nothing helps nobody.
     async fn read_pins(self: &Arc<Self>) {
         for pause in PIN_PAUSES {
-            let this = self.clone();
-            match spawn_blocking(move || this.survey_pins()).await.map_err(std::io::Error::other).flatten() {
+            match self.blocking(|cache| cache.survey_pins()).await.flatten() {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(%error, "what a pin needs cannot be read; until it can, it may be evicted");
@@ -100,13 +93,11 @@ impl Cache {
 
     /// Writes down recency and makes published names durable.
     pub async fn flush(self: &Arc<Self>) {
-        let this = self.clone();
-        let flushed = spawn_blocking(move || {
-            this.write_uses();
-            this.store.sync_names()
-        })
-        .await;
-        if let Ok(Err(error)) = flushed {
+        let flushed = self.blocking(|cache| {
+            cache.write_uses();
+            cache.store.sync_names()
+        });
+        if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "cannot sync the cache folder");
         }
     }

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::Cache;
 use super::catalog::{Part, Tagged};
@@ -194,8 +193,7 @@ impl Cache {
 
     /// Removes images and what only they need, or one object. What pins protect stays.
     pub async fn purge(self: &Arc<Self>, selector: Selector, dry_run: bool) -> Removed {
-        let this = self.clone();
-        spawn_blocking(move || this.purge_now(&selector, dry_run)).await.unwrap_or_default()
+        self.blocking(move |cache| cache.purge_now(&selector, dry_run)).await.unwrap_or_default()
     }
 
     fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
@@ -289,8 +287,7 @@ impl Cache {
         if self.until_scanned().await.is_err() {
             return Collected::default();
         }
-        let this = self.clone();
-        spawn_blocking(move || this.collect_now(free, dry_run)).await.unwrap_or_default()
+        self.blocking(move |cache| cache.collect_now(free, dry_run)).await.unwrap_or_default()
     }
 
     fn collect_now(&self, free: u64, dry_run: bool) -> Collected {

@@ -205,8 +205,8 @@ impl Cache {
             let path = self.records.tag_path(scope, tag);
             let written = if let Some(record) = &known {
                 if moved {
-                    let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
-                    let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
+                    let (scope, tag) = (scope.clone(), tag.clone());
+                    let _ = self.blocking(move |cache| cache.reprotect_tag(&scope, &tag)).await;
                 }
                 // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
                 self.write_record(path, &**record, moved).await
@@ -330,9 +330,8 @@ impl Cache {
     }
 
     async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {
-        let this = self.clone();
-        let read = spawn_blocking(move || {
-            let bytes = match this.store().read_small(&path) {
+        let read = self.blocking(move |cache| {
+            let bytes = match cache.store.read_small(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::NotFound {
@@ -350,20 +349,19 @@ impl Cache {
 
     async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) -> io::Result<()> {
         let json = serde_json::to_vec(record)?;
-        let this = self.clone();
-        let write = move || {
-            let written = match this.store().replace(&path, &json, durable) {
+        let written = self.blocking(move |cache| {
+            let written = match cache.store.replace(&path, &json, durable) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => path
                     .parent()
                     .map_or(Ok(()), std::fs::create_dir_all)
-                    .and_then(|()| this.store().replace(&path, &json, durable)),
+                    .and_then(|()| cache.store.replace(&path, &json, durable)),
                 other => other,
             };
             written.inspect_err(|error| {
                 tracing::warn!(path = %path.display(), %error, "cannot write a record; it is kept in memory");
             })
-        };
-        spawn_blocking(write).await.map_err(io::Error::other)?
+        });
+        written.await?
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
@@ -36,8 +35,7 @@ impl Cache {
     /// As [`Cache::reserve`], within the quota of `class`.
     pub async fn reserve_for(self: &Arc<Self>, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
         self.until_scanned().await?;
-        let this = self.clone();
-        spawn_blocking(move || this.make_room(bytes, class)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
+        self.blocking(move |cache| cache.make_room(bytes, class)).await?
     }
 
     /// Blocks; see [`Cache::reserve_for`], which also waits until the index is complete.
@@ -214,17 +212,15 @@ impl Cache {
     pub async fn put(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
         self.memory.insert(digest, bytes.clone());
         let reservation = self.reserve(bytes.len() as u64).await?;
-        let this = self.clone();
-        let stored = spawn_blocking(move || {
-            let mut ingest = this.store.ingest_whole(&digest)?;
+        let stored = self.blocking(move |cache| {
+            let mut ingest = cache.store.ingest_whole(&digest)?;
             if let Err(error) = ingest.append(&[bytes]) {
-                this.discard(&digest, Some(ingest), reservation);
+                cache.discard(&digest, Some(ingest), reservation);
                 return Err(error);
             }
             let verified = ingest.verify().map_err(io::Error::other)?;
-            this.publish(verified, reservation)
-        })
-        .await;
-        Ok(stored.map_err(io::Error::other)??)
+            cache.publish(verified, reservation)
+        });
+        Ok(stored.await.flatten()?)
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
-use tokio::task::spawn_blocking;
 
 use super::catalog::Totals;
 use super::index::{Sum, seconds};
@@ -154,13 +153,13 @@ impl Cache {
 
     /// Tells the catalog what a manifest is made of that came by another way than a pull.
     pub async fn learn_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest, media_type: &MediaType) {
-        let (this, scope, digest, media_type) = (self.clone(), scope.clone(), *digest, media_type.clone());
-        let learnt = move || {
+        let (scope, digest, media_type) = (scope.clone(), *digest, media_type.clone());
+        let learnt = self.blocking(move |cache| {
             // Of one that cannot be read, the next pull says what it is made of.
-            let _ = this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
-            this.reprotect_manifest(&digest);
-        };
-        let _ = spawn_blocking(learnt).await;
+            let _ = cache.survey_manifest(&scope, &digest, Some(media_type.as_str()));
+            cache.reprotect_manifest(&digest);
+        });
+        let _ = learnt.await;
     }
 
     /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
@@ -183,20 +182,19 @@ impl Cache {
 
     /// What is due every minute. On the blocking pool.
     pub(super) async fn keep_house(self: &Arc<Self>) {
-        let this = self.clone();
-        let _ = spawn_blocking(move || {
-            let Sum { objects, bytes } = this.expire();
+        let kept = self.blocking(|cache| {
+            let Sum { objects, bytes } = cache.expire();
             if objects > 0 {
                 tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
             }
-            this.prune_records();
-            this.prune_confined();
-            this.index.retry();
-            this.retry_condemned();
+            cache.prune_records();
+            cache.prune_confined();
+            cache.index.retry();
+            cache.retry_condemned();
             // Only complains where a fill would, too.
-            let _ = this.keep_free();
-        })
-        .await;
+            let _ = cache.keep_free();
+        });
+        let _ = kept.await;
     }
 
     /// Removes what was unused for longer than its quota allows; what that was.

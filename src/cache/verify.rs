@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 
 use super::Cache;
 use super::index::{Found, SHARDS};
@@ -261,8 +260,7 @@ impl Cache {
         let mut due = tokio::time::Instant::now();
         for shard in pass.next..SHARDS {
             for (digest, size) in self.index.shard(shard) {
-                let this = self.clone();
-                let verdict = spawn_blocking(move || this.check(&digest)).await.unwrap_or(Verdict::Unknown);
+                let verdict = self.blocking(move |cache| cache.check(&digest)).await.unwrap_or(Verdict::Unknown);
                 verification.count(verdict, size);
                 if rate > 0 {
                     due = due.max(tokio::time::Instant::now() - Duration::from_secs(1))
@@ -275,8 +273,8 @@ impl Cache {
                 pass.ended = crate::clock::seconds(SystemTime::now());
             }
             if let Some(file) = file {
-                let (this, file) = (self.clone(), file.to_path_buf());
-                let _ = spawn_blocking(move || pass.write(&this.store, &file)).await;
+                let file = file.to_path_buf();
+                let _ = self.blocking(move |cache| pass.write(&cache.store, &file)).await;
             }
         }
         drop(ended);
@@ -291,8 +289,8 @@ impl Cache {
         }
         let path = self.store.root().join("verified");
         loop {
-            let (this, file) = (self.clone(), path.clone());
-            let pass = spawn_blocking(move || Pass::read(&this.store, &file)).await.unwrap_or_default();
+            let file = path.clone();
+            let pass = self.blocking(move |cache| Pass::read(&cache.store, &file)).await.unwrap_or_default();
             let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(pass.ended)).unwrap_or_default();
             let wait = if pass.next == 0 { every.saturating_sub(age) } else { Duration::ZERO };
             // Not in the first minute of a mirror, which has other things to do; nor in a circle where all is small.
@@ -311,12 +309,11 @@ impl Cache {
         let queued = self.suspects.queued.lock().take();
         let Some(mut queued) = queued else { return };
         while let Some(digest) = queued.recv().await {
-            let this = self.clone();
-            let _ = spawn_blocking(move || {
-                this.memory.forget_file(&digest);
-                this.check(&digest)
-            })
-            .await;
+            let checked = self.blocking(move |cache| {
+                cache.memory.forget_file(&digest);
+                cache.check(&digest)
+            });
+            let _ = checked.await;
             self.suspects.clear(&digest);
         }
     }

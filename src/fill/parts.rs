@@ -121,8 +121,7 @@ impl Parts<'_> {
             shared.in_turn.send_if_modified(|known| std::mem::replace(known, in_turn) != in_turn);
             if bytes.saturating_sub(checked) >= CHECK {
                 checked = bytes;
-                let cache = self.run.fills.cache.clone();
-                spawn_blocking(move || cache.keep_free()).await.map_err(io::Error::other)??;
+                self.run.fills.cache.blocking(|cache| cache.keep_free()).await??;
             }
             self.read_back(frontier);
             if self.running.is_empty() && shared.hash.len() == Some(total) {

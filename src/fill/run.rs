@@ -135,8 +135,7 @@ impl Run {
                 tracing::info!(%digest, %upstream, %repository, reason, %error, "fill ended early");
             }
             // A task that panicked may have left something.
-            let cache = self.fills.cache.clone();
-            let _ = spawn_blocking(move || cache.recount(&digest)).await;
+            let _ = self.fills.cache.blocking(move |cache| cache.recount(&digest)).await;
             entry.fail(error);
         }
     }
@@ -147,9 +146,8 @@ impl Run {
         }
         let digest = self.fill.digest;
         self.fills.cache.until_scanned().await?;
-        let (cache, class) = (self.fills.cache.clone(), self.class());
-        let resumed = spawn_blocking(move || cache.resume(&digest, class)).await;
-        let (ingest, reservation) = resumed.map_err(std::io::Error::other)??;
+        let class = self.class();
+        let (ingest, reservation) = self.fills.cache.blocking(move |cache| cache.resume(&digest, class)).await??;
         if !ingest.is_empty() {
             tracing::debug!(%digest, written_bytes = ingest.len(), "resuming what an earlier fill left");
         }
@@ -188,9 +186,8 @@ impl Run {
         self.fill.was_not_misled();
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
-        let cache = self.fills.cache.clone();
-        let published = spawn_blocking(move || cache.publish(verified, reservation)).await;
-        if let Err(error) = published.map_err(std::io::Error::other).flatten() {
+        let published = self.fills.cache.blocking(move |cache| cache.publish(verified, reservation)).await;
+        if let Err(error) = published.flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");
             self.fills.metrics.fill_failures_total.with_label_values(&[self.source.upstream.name().as_str(), "publish"]).inc();
@@ -203,8 +200,8 @@ impl Run {
     /// The blob may have been published between the caller's look into the cache and its join. A file that the index does not
     /// know is none: nobody has hashed it (I5).
     async fn is_cached(&self) -> bool {
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let found = spawn_blocking(move || cache.open_sound(&digest)).await;
+        let digest = self.fill.digest;
+        let found = self.fills.cache.blocking(move |cache| cache.open_sound(&digest)).await;
         let Ok(Some((file, size))) = found else { return false };
         self.fill.begin(Arc::new(file), Some(size), Extents::prefix(size));
         self.fill.progress.verified(size);
@@ -244,8 +241,8 @@ impl Run {
     /// Only the blob itself tells; once it is published, the leftover goes.
     async fn begin_beside(&self) -> Result<(Ingest, Reservation), FillError> {
         let room = self.fills.cache.reserve_for(0, self.class()).await?;
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let ingest = spawn_blocking(move || cache.store().ingest_whole(&digest)).await.map_err(std::io::Error::other)??;
+        let digest = self.fill.digest;
+        let ingest = self.fills.cache.blocking(move |cache| cache.store().ingest_whole(&digest)).await??;
         Ok((ingest, room))
     }
 
@@ -351,13 +348,13 @@ impl Run {
     }
 
     async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation) {
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let _ = spawn_blocking(move || cache.leave(&digest, ingest, reservation)).await;
+        let digest = self.fill.digest;
+        let _ = self.fills.cache.blocking(move |cache| cache.leave(&digest, ingest, reservation)).await;
     }
 
     async fn discard(&self, ingest: Option<Ingest>, reservation: Reservation) {
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let _ = spawn_blocking(move || cache.discard(&digest, ingest, reservation)).await;
+        let digest = self.fill.digest;
+        let _ = self.fills.cache.blocking(move |cache| cache.discard(&digest, ingest, reservation)).await;
     }
 
     pub(super) fn wrong_length(&self, expected: u64, got: u64) -> FillError {

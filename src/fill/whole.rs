@@ -3,8 +3,6 @@
 //! For small blobs, for those of which nobody tells the size, and for upstreams that serve no ranges. A transfer that
 //! breaks is continued by Range, as long as that brings bytes. Called by [`super::run`].
 
-use tokio::task::spawn_blocking;
-
 use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, on_disk, stopped};
@@ -121,8 +119,7 @@ impl Run {
                         writer.push(chunk);
                         if received - checked >= CHECK {
                             checked = received;
-                            let cache = self.fills.cache.clone();
-                            spawn_blocking(move || cache.keep_free()).await.map_err(std::io::Error::other)??;
+                            self.fills.cache.blocking(|cache| cache.keep_free()).await??;
                         }
                     }
                     None => return Ok(()),
