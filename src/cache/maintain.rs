@@ -1,5 +1,6 @@
-//! The one task a cache has: it reads the tree, then writes down recency and keeps house, looks at what readers
-//! could not read and at what they were the first to read, all for as long as the mirror runs.
+//! The one task a cache has, for as long as the mirror runs: it reads the tree, then writes down recency and keeps house;
+//! and it looks at what readers could not read, and at what they were the first to read. Owns when these are done, not how.
+//! Spawned by `app`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! Who fills what: at most one fill per digest (I3).
+//!
+//! Owns the table of running fills. A fill enters it before it runs, and leaves it before anybody hears that it has ended, so
+//! that whoever asks then begins anew. Never downloads; called by `pull` to join or begin.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! `/token`: whom the mirror gives a token of its own, and how a client is told that there are some.
+//!
+//! Decides who gets one; what it looks like is [`super::token`]'s, and how it is asked for `server`'s.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! How much one identity may ask: requests a second, and downloads at one time.
+//!
+//! Owns the counts; how much is allowed comes with each call, since it can change while the mirror runs. What is remembered is
+//! bounded, whoever asks. Called by [`super::Policy`], and by `pull` through a [`super::Permit`].
 
 use std::collections::HashMap;
 use std::sync::Arc;

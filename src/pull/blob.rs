@@ -1,4 +1,7 @@
 //! Blobs: from the cache, or from the one fill of their digest.
+//!
+//! Nothing that is found or joined is shown before the repository is known to hold it ([`super::visibility`]). What the cache
+//! cannot take is handed to [`super::relay`]. Called by [`Pull::answer`].
 
 use std::io;
 use std::sync::Arc;

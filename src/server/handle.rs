@@ -1,4 +1,8 @@
 //! One request: refused here, or handed to the pull path.
+//!
+//! Owns the order of the questions: is it well formed, what does it ask for, who asks, may they. Gives every 401 its challenge
+//! and every answer its request id, and opens the account that counts it. Never looks into the cache or at an upstream. Called by
+//! [`super::connection`].
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,7 @@
 //! What a client may not do: how many connections it may hold, and why one is closed.
+//!
+//! Owns the count of each client's connections, and the one reading of hyper's errors. Closes nothing itself. Called by
+//! [`super::Server`] for each connection, and by [`super::connection`] when one ends.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -1,4 +1,7 @@
 //! Manifests and tags at an upstream: HEAD to learn a digest, GET for the bytes.
+//!
+//! Owns the judgement of such answers: which are no manifest, which are another one, which need another address. Never asks by
+//! GET where a HEAD will do. Whether the bytes are the right ones is for the caller to say.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};

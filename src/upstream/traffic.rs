@@ -1,4 +1,5 @@
-//! The kinds of requests that registries limit, and fail at, each by itself.
+//! The kinds of requests that registries limit, and fail at, each by itself. What is known of an address is known by them:
+//! breakers, silences, lies.
 
 /// A kind of request. Registries count pulls and not HEADs, and layers not at all, and their layers fail while tags do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! From an object upwards: what names it, where it is, and what has lost its meaning.
+//! From an object upwards: what names it, where it is, and what has lost its meaning. For `explain` and purges, for fetching
+//! again what was damaged, and for the housekeeping.
 
 use std::collections::HashSet;
 use std::time::SystemTime;

@@ -1,4 +1,5 @@
-//! Which repository holds what, for content that is not everybody's.
+//! Which repository holds what, for content that is not everybody's. For `pull`, which asks before it shows any, and for
+//! [`super::super::confined`].
 
 use std::collections::{HashMap, HashSet};
 

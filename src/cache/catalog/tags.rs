@@ -1,4 +1,4 @@
-//! Which tags there are, by name, by pattern and by what they stand for.
+//! Which tags there are, by name, by pattern and by what they stand for. For the commands that list and change what is kept.
 
 use std::collections::HashSet;
 use std::ops::Bound;

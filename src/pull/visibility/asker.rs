@@ -1,4 +1,7 @@
 //! On whose behalf something is done.
+//!
+//! Owns the caller's login while work is done with it, and the keyed hash by which it is remembered beyond that. Asks nobody
+//! and decides nothing: [`super::verdicts`] makes an [`Asker`] of a request, and everything in `pull` takes one along.
 
 use std::fmt;
 use std::net::IpAddr;
