@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -21,7 +20,7 @@ use super::handle::Handler;
 use super::io::Io;
 use super::limits::{Place, Refusal};
 use super::sendfile::{Lane, Socket};
-use super::streams::{Streams, Tasks, Watched};
+use super::streams::{Idle, Streams, Tasks, Watched};
 use crate::listen::tls::Tls;
 use crate::listen::{Accepted, Detached, Timed};
 use crate::metrics::Metrics;
@@ -191,7 +190,7 @@ impl Connection {
         });
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
         let (mut stopping, mut told) = (false, false);
-        let mut seen = (streams.activity(), Instant::now());
+        let mut idle = Idle::new(&streams);
         loop {
             tokio::select! {
                 served = &mut connection => {
@@ -208,19 +207,15 @@ impl Connection {
                     return self.refused(&peer, Refusal::Flood, &"streams are opened and taken back without end");
                 }
                 () = tokio::time::sleep(config.header_timeout) => {
-                    let activity = streams.activity();
-                    if activity != seen.0 {
-                        seen = (activity, Instant::now());
-                        continue;
-                    }
-                    if streams.are_open() || seen.1.elapsed() < config.header_timeout {
+                    if idle.time() < config.header_timeout {
                         continue;
                     }
                     if told {
                         // The client holds on all the same. What it has not taken by now it does not want.
                         return;
                     }
-                    (stopping, told, seen.1) = (true, true, Instant::now());
+                    (stopping, told) = (true, true);
+                    idle.restart();
                     connection.as_mut().graceful_shutdown();
                 }
             }

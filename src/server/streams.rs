@@ -51,18 +51,47 @@ impl Streams {
     }
 
     /// A number that changes when anything happens to any request.
-    pub fn activity(&self) -> usize {
+    fn activity(&self) -> usize {
         self.0.activity.load(Ordering::Relaxed)
     }
 
     /// Whether there are requests under way.
-    pub fn are_open(&self) -> bool {
+    fn are_open(&self) -> bool {
         self.0.open.load(Ordering::Relaxed) > 0
     }
 
     /// Waits until more requests were taken back than a client has reason to. Cancel-safe.
     pub async fn flooded(&self) {
         self.0.flood.notified().await;
+    }
+}
+
+/// For how long a connection has had no request.
+#[derive(Debug)]
+pub(super) struct Idle {
+    streams: Streams,
+    activity: usize,
+    since: Instant,
+}
+
+impl Idle {
+    /// From now on.
+    pub fn new(streams: &Streams) -> Self {
+        Self { streams: streams.clone(), activity: streams.activity(), since: Instant::now() }
+    }
+
+    /// The time without any, as far as it was looked at often enough.
+    pub fn time(&mut self) -> Duration {
+        let activity = self.streams.activity();
+        if std::mem::replace(&mut self.activity, activity) != activity || self.streams.are_open() {
+            self.restart();
+        }
+        self.since.elapsed()
+    }
+
+    /// Begins anew.
+    pub fn restart(&mut self) {
+        self.since = Instant::now();
     }
 }
 
