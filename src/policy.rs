@@ -14,6 +14,7 @@ mod passwords;
 mod refused;
 mod rules;
 mod token;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,10 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
-use crate::config::{Access, Config, Htpasswd, RepositoryRule, Visibility};
+use crate::config::{Access, Config, RepositoryRule, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
@@ -42,8 +42,6 @@ pub use rules::Verdict;
 pub use token::NoKey;
 use token::Tokens;
 
-/// How often the password file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long a client waits to begin a download when it has begun as many as it may.
 const FILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -138,48 +136,6 @@ impl Policy {
     /// Puts other rules into force, for requests that begin from now on.
     pub fn take(&self, Ready(rules): Ready) {
         self.rules.store(rules);
-    }
-
-    /// Reads the password file again whenever it changes; one that is wrong is told and not used. Runs until dropped.
-    pub async fn watch(self: Arc<Self>) {
-        let mut seen: Option<(std::path::PathBuf, _)> = None;
-        let mut every = tokio::time::interval(LOOK);
-        loop {
-            every.tick().await;
-            let Some(path) = self.rules.load().access.htpasswd.as_ref().map(|file| file.path.clone()) else { continue };
-            let before = seen.take();
-            // What changes between the look and the reading is seen by the next look.
-            let look = move || {
-                let now = (path.clone(), stamp(&path));
-                let read = (before.as_ref() != Some(&now)).then(|| Htpasswd::read(&path));
-                (now, read)
-            };
-            let Ok((now, read)) = spawn_blocking(look).await else { return };
-            seen = Some(now);
-            match read {
-                None => {}
-                Some(Ok(file)) => self.passwords_changed(file),
-                Some(Err(error)) => {
-                    tracing::error!(%error, "the password file cannot be used; the one read before stays in force")
-                }
-            }
-        }
-    }
-
-    fn passwords_changed(&self, file: Htpasswd) {
-        let now = self.rules.load();
-        if now.access.htpasswd.as_ref().is_none_or(|held| held.path != file.path || *held == file) {
-            return;
-        }
-        tracing::info!(file = %file.path.display(), users = file.len(), "the password file was read again");
-        // Rules that a reload has put in between stay: only the file is exchanged.
-        self.rules.rcu(|rules| {
-            let mut rules = Rules::clone(rules);
-            if rules.access.htpasswd.as_ref().is_some_and(|held| held.path == file.path) {
-                rules.access.htpasswd = Some(file.clone());
-            }
-            rules
-        });
     }
 
     /// Who asks. Counts the request against the caller's limits. `upstream`: which one is asked about, where that is clear.
@@ -336,12 +292,6 @@ impl Rules {
         let allowed = self.repositories.get(&scope.upstream).is_some_and(|rule| rule.permits(&scope.repository));
         (!allowed).then(|| Refused::Denied(scope.clone()))
     }
-}
-
-/// What changes when a file does.
-fn stamp(path: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
 }
 
 /// What `[access]` says of somebody, without anybody asking: for `roadstead check --as`. `who` is an entry as in a rule,

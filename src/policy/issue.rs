@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::identity::Identity;
 use super::token::{self, Claims};
-use super::{LOOK, Login, Peer, Policy, Refused, Why, rules};
+use super::{Login, Peer, Policy, Refused, Why, rules};
 use crate::oci::{Scope, UpstreamName};
 
 /// Where tokens are to be had.
@@ -54,7 +54,8 @@ impl Policy {
         let lifetime = rules.access.token_lifetime;
         let claims = Claims { user, login: identity.login.clone(), expires: self.clock.now().after(lifetime) };
         let why = "the system gives no random numbers";
-        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait: LOOK, why })?;
+        let wait = Duration::from_secs(1);
+        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait, why })?;
         Ok(Issued { identity, token, lifetime })
     }
 
