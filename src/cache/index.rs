@@ -11,16 +11,17 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::evict::{Id, Kind, MAX_HEAT, policy};
+use super::evict::{Kind, MAX_HEAT, policy};
 use super::objects::Objects;
 pub use super::objects::SHARDS;
-use super::store::Space;
 use crate::oci::Digest;
 
+mod due;
 mod leaving;
 mod reservation;
 mod state;
 
+pub use due::Sum;
 pub use reservation::{Claim, Reservation};
 use state::{Share, State};
 
@@ -44,23 +45,6 @@ pub struct Quota {
 
 /// Files with their sizes in bytes.
 pub type Files = Vec<(Digest, u64)>;
-
-/// Some objects, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    /// How many they are.
-    pub objects: u64,
-    /// Their bytes together.
-    pub bytes: u64,
-}
-
-impl Sum {
-    /// One more, of `size` bytes.
-    pub fn add(&mut self, size: u64) {
-        self.objects += 1;
-        self.bytes += size;
-    }
-}
 
 /// Which quota content counts for: 0, or the place of the quota in the list, from 1.
 pub type Class = u8;
@@ -190,40 +174,6 @@ impl Index {
         self.limits
     }
 
-    /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now, `owed` what it is still
-    /// to get back for files that were unlinked.
-    pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space, owed: u64) -> Claim {
-        let mut state = self.lock();
-        let class = state.class(class);
-        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
-        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
-        let share = &state.classes[usize::from(class)];
-        let beyond =
-            share.quota.max_size.map_or(0, |quota| (share.bytes + share.reserved).saturating_add(bytes).saturating_sub(quota));
-        if over == 0 && short == 0 && beyond == 0 {
-            state.share(class).reserved += bytes;
-            return Claim::Granted(Reservation { index: self.clone(), bytes, class });
-        }
-        let for_account = over > 0 || beyond > 0;
-        let short = short.saturating_sub(owed);
-        if short == 0 && !for_account {
-            return Claim::OnItsWay;
-        }
-        // What eviction could free at best; if that is not enough, nothing is evicted in vain.
-        let evictable = state.bytes - state.pinned + state.spare + state.leaving();
-        if over.max(short) > evictable || beyond > share.bytes - share.pinned {
-            return Claim::Impossible;
-        }
-        let spare = if over.max(short) > 0 { state.evict_spare() } else { None };
-        let victim = spare.or_else(|| state.evict((beyond > 0).then_some(class)));
-        match victim {
-            Some(victim) if for_account => Claim::Evict(victim),
-            Some(victim) => Claim::Free(victim),
-            None if !state.leaving.is_empty() => Claim::Wait,
-            None => Claim::Impossible,
-        }
-    }
-
     /// Takes in a file that is under `blobs/`, as the one used last.
     pub fn insert(&self, digest: Digest, size: u64) {
         self.lock().insert(&digest, 0, Found::now(size, 0));
@@ -351,46 +301,6 @@ impl Index {
         let state = self.lock();
         let here = state.objects.shard(shard).filter(|(_, entry)| entry.present);
         here.map(|(id, entry)| (state.objects.digest(id), entry.size)).collect()
-    }
-
-    /// Chooses the objects among `count` numbers from `from` on that were not used for longer than their quota says,
-    /// and where to go on. They are leaving now: [`Index::left`] must follow.
-    pub fn expire(&self, now: u32, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
-        let mut state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
-        (expired.into_iter().map(|id| state.leave(id)).collect(), next)
-    }
-
-    /// Adds what [`Index::expire`] would choose to `sum`; where to go on.
-    pub fn count_expired(&self, now: u32, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
-        let state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
-        expired.iter().for_each(|id| sum.add(state.objects.get(*id).size));
-        next
-    }
-
-    /// The objects that would go for `bytes` more, in that order, once the leftovers have gone; at most `most`, since the
-    /// lock is held. Then the bytes that would have to go besides.
-    pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
-        let state = self.lock();
-        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
-        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
-        let mut wanted = over.max(short).saturating_sub(state.spare);
-        let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
-        let mut files = Vec::new();
-        while wanted > 0 && files.len() < most {
-            // As when evicting: the class whose next candidate was unused for longest.
-            let next = orders.iter_mut().filter_map(|order| {
-                let used = state.objects.get(*order.peek()?).used;
-                Some((used, order))
-            });
-            let next = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next());
-            let Some(id) = next else { return (files, 0) };
-            let size = state.objects.get(id).size;
-            wanted = wanted.saturating_sub(size);
-            files.push((state.objects.digest(id), size));
-        }
-        (files, wanted)
     }
 
     /// Whether pins protect an object, here or not.
