@@ -13,12 +13,11 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::evict::Id;
-use super::index::{Class, Index, Known, seconds};
+use super::index::{Class, Index, Known, now};
 use super::owners::Owners;
 use super::records::TagRecord;
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Platforms, Reference, Scope, Tag};
@@ -272,7 +271,7 @@ impl Catalog {
     /// A manifest was served: what it is made of is in use, whether the client asked for it or has it already. The
     /// manifests of an index are asked for by themselves.
     pub fn touch_parts(&self, digest: &Digest) {
-        let now = seconds(SystemTime::now());
+        let now = now();
         let inner = self.inner.lock();
         let mut state = self.index.lock();
         let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };

@@ -123,7 +123,7 @@ pub struct Found {
 impl Found {
     /// A file that comes, or is used, now.
     pub fn now(size: u64, stamp: u32) -> Self {
-        let now = seconds(SystemTime::now());
+        let now = now();
         Self { size, used: now, since: now, stamp, heat: None }
     }
 }
@@ -142,6 +142,11 @@ pub struct Used {
 /// Seconds since 1970, as the index keeps times: enough until 2106.
 pub fn seconds(time: SystemTime) -> u32 {
     u32::try_from(crate::clock::seconds(time)).unwrap_or(u32::MAX)
+}
+
+/// The present, as the index keeps times.
+pub fn now() -> u32 {
+    seconds(SystemTime::now())
 }
 
 impl Index {
@@ -248,7 +253,7 @@ impl Index {
 
     /// Notes that an object was served; whether it is here.
     pub fn touch(&self, digest: &Digest) -> bool {
-        let now = seconds(SystemTime::now());
+        let now = now();
         let mut state = self.lock();
         state.objects.find(digest).is_some_and(|id| state.touch(id, now))
     }

@@ -7,12 +7,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
 use super::catalog::Totals;
-use super::index::{Sum, seconds};
+use super::index::{Sum, now};
 use super::records::{ManifestRecord, TagRecord};
 use super::{Cache, read};
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
@@ -199,7 +199,7 @@ impl Cache {
 
     /// Removes what was unused for longer than its quota allows; what that was.
     pub(super) fn expire(&self) -> Sum {
-        let now = seconds(SystemTime::now());
+        let now = now();
         let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
             let (victims, next) = self.index.expire(now, at, CHUNK);
@@ -218,7 +218,7 @@ impl Cache {
 
     /// What [`Cache::expire`] would remove.
     pub(super) fn count_expired(&self) -> Sum {
-        let now = seconds(SystemTime::now());
+        let now = now();
         let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
             from = self.index.count_expired(now, at, CHUNK, &mut expired);
