@@ -33,7 +33,7 @@ pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
 pub use identity::network;
-pub use issue::{Issued, SERVICE, TOKEN_PATH};
+pub use issue::{Issued, TOKEN_PATH};
 pub use keyed::Keyed;
 use limits::FillLimit;
 pub use limits::FillSlot;

@@ -14,7 +14,7 @@ use crate::oci::{Scope, UpstreamName};
 pub const TOKEN_PATH: &str = "/token";
 
 /// What the mirror calls itself in challenges.
-pub const SERVICE: &str = "roadstead";
+const SERVICE: &str = "roadstead";
 
 /// What `/token` gives.
 #[derive(Debug)]
