@@ -3,6 +3,12 @@
 //! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`], [`transfer`]). Listens apart from the
 //! mirror, on loopback by default; who may ask for what is decided in one place ([`guard`]). Called by `app`.
 
+pub mod api;
+mod guard;
+mod stats;
+pub mod transfer;
+pub mod upstreams;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,12 +183,6 @@ impl Admin {
         }
     }
 }
-
-pub mod api;
-mod guard;
-mod stats;
-pub mod transfer;
-pub mod upstreams;
 
 /// A body, whole. `Err` says what is wrong with it: it is longer than `limit`, comes too slowly, or broke off.
 async fn whole(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {

@@ -38,7 +38,9 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::config;
 use crate::metrics::{Metrics, gauge};
@@ -155,7 +157,7 @@ pub struct Cache {
     pub records: Records,
     /// Images and their parts.
     pub catalog: Catalog,
-    /// What stays.
+    /// What eviction, expiry and purges leave alone.
     pub pins: Pins,
     /// What came through upstreams that are not everybody's.
     pub confined: Confined,
@@ -171,10 +173,10 @@ pub struct Cache {
     /// What is hashed again because it is asked for.
     doubts: Doubts,
     /// Held while a file's modification time is set and noted, so that nobody sees one without the other.
-    stamping: std::sync::Mutex<()>,
+    stamping: Mutex<()>,
     /// What was found damaged, for whoever fetches it again.
     damaged: tokio::sync::broadcast::Sender<Digest>,
-    /// What evicted files are still to give back.
+    /// Space that evicted files have yet to give back.
     owed: Owed,
     /// The background verification.
     pub scrubbing: Verification,
@@ -216,7 +218,7 @@ impl Cache {
             surveyed: watch::Sender::new(false),
             suspects: Arc::new(Suspects::new(store.faults().clone())),
             doubts: Doubts::new(config),
-            stamping: std::sync::Mutex::default(),
+            stamping: Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
             owed: Owed::default(),
             scrubbing: Verification::default(),
@@ -225,6 +227,18 @@ impl Cache {
             metrics,
             scanned: watch::Sender::new(Scan::Running),
         }))
+    }
+
+    /// Does what may wait for a disk on a thread that may wait (I11). Begins at once. Cancel-safe: what has begun is done to
+    /// its end. An error only if it panicked.
+    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = io::Result<T>> + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Arc<Self>) -> T + Send + 'static,
+    {
+        let this = self.clone();
+        let done = spawn_blocking(move || work(&this));
+        async move { done.await.map_err(io::Error::other) }
     }
 
     /// Whether the index has seen the whole tree.

@@ -20,8 +20,9 @@ mod writer;
 
 use std::any::Any;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cache::NoRoom;
@@ -56,22 +57,22 @@ impl Source {
 #[derive(Debug)]
 pub struct Fill {
     digest: Digest,
-    /// Whoever began it named this.
+    /// As named by whoever began it.
     source: Source,
     progress: Progress<FillError>,
     /// Set before the progress says that it streams.
     file: OnceLock<Arc<OpenFile>>,
     /// The addresses that have sent bytes of it.
     givers: Mutex<Vec<Giver>>,
-    /// Its task has ended: what came is in the cache, or will not be.
+    /// Turns true when its task has ended: what came is in the cache by then, or will never be.
     over: watch::Sender<bool>,
-    /// What whoever began it wants dropped when it ends.
+    /// Dropped when it ends, for whoever began it.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Fill {
     fn is_given_by(&self, giver: Giver) {
-        let mut givers = self.givers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut givers = self.givers.lock();
         if !givers.contains(&giver) {
             givers.push(giver);
         }
@@ -79,12 +80,12 @@ impl Fill {
 
     /// The bytes are wrong: the next fill shall ask others for them first, where there are others.
     fn was_misled(&self) {
-        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::misled);
+        self.givers.lock().iter().for_each(Giver::misled);
     }
 
     /// The bytes are right, all of them.
     fn was_not_misled(&self) {
-        self.givers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Giver::was_right);
+        self.givers.lock().iter().for_each(Giver::was_right);
     }
 }
 
@@ -104,8 +105,8 @@ pub enum FillError {
         /// What was wanted and what came.
         mismatch: Box<Mismatch>,
     },
-    /// The whole is wrong, and began with what an earlier fill had left: that is blamed, not the upstream. It is gone, and
-    /// who asks again begins anew.
+    /// The whole is wrong, and began with what an earlier fill had left: that is blamed, not the upstream. It is removed,
+    /// so that whoever asks again begins anew.
     #[error("the content is wrong; it began with what an earlier download had left, which is discarded now: {0}")]
     Leftover(Box<Mismatch>),
     /// The upstream sent more or fewer bytes than it, or the manifest, had said.
@@ -163,8 +164,8 @@ impl FillError {
         }
     }
 
-    /// Whether something is wrong: with the upstream, on the way, or here. Not where it has no such blob, nor where nobody
-    /// wants it any more, or an operator does not.
+    /// Whether something is wrong with the upstream, on the way, or here. It is no fault that the upstream has no such
+    /// blob, or that nobody wants it any more, or an operator does not.
     pub fn is_fault(&self) -> bool {
         match self {
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Offline),
@@ -173,8 +174,8 @@ impl FillError {
         }
     }
 
-    /// Whether it may be that what is here already is none of the blob: the upstream has no more bytes than that, or does
-    /// not know what to make of a question for more.
+    /// Whether what is here already may be no part of the blob: the upstream has no more bytes than that, or does not
+    /// understand a question for more.
     fn is_misfit(&self) -> bool {
         match self {
             Self::Length { .. } => true,
@@ -183,7 +184,7 @@ impl FillError {
         }
     }
 
-    /// Whether somebody who named another repository or upstream may have more luck with it.
+    /// Whether another repository or upstream may have the blob all the same.
     fn blames_source(&self) -> bool {
         match self {
             Self::Upstream(_) | Self::Mismatch { .. } | Self::Length { .. } => true,

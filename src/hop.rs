@@ -5,9 +5,10 @@
 //! Work that many wait for carries the id of the one who began it, and tells that one alone where its answer came from.
 //! Set by `server`, handed to tasks by `pull` and `fill`, used by `upstream`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// A longer list of caches is nobody's.
@@ -49,12 +50,12 @@ pub fn request_id() -> Option<HeaderValue> {
 pub fn learn(headers: &HeaderMap) {
     let lines: Vec<_> = headers.get_all(CACHE_STATUS).iter().filter_map(|line| line.to_str().ok()).collect();
     let status = Some(lines.join(", ")).filter(|status| !status.trim().is_empty() && status.len() <= MAX_STATUS);
-    with(|hop| *hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner) = status);
+    with(|hop| *hop.cache_status.lock() = status);
 }
 
 /// The `Cache-Status` of the next hop, which goes before ours, if this request asked there.
 pub fn before() -> Option<String> {
-    with(|hop| hop.cache_status.lock().unwrap_or_else(PoisonError::into_inner).clone()).flatten()
+    with(|hop| hop.cache_status.lock().clone()).flatten()
 }
 
 #[cfg(test)]

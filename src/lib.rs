@@ -2,8 +2,8 @@
 //!
 //! # The way of one pull
 //!
-//! A pull is read here from top to bottom; each step hands a value of a new type to the next, so that none can be
-//! left out, and nothing below knows anything above.
+//! Read from top to bottom. Each step hands the next one a value of a new type, so that none can be left out; nothing
+//! below knows anything above.
 //!
 //! 1. [`listen`] binds and speaks TLS; [`server`] accepts a connection, within its limits, and hyper reads a request from it.
 //! 2. [`oci::Route::parse`] turns the URL into one validated value: upstream, repository, tag or digest.
@@ -13,19 +13,20 @@
 //!    - [`cache::Cache::get`] looks the digest up: in memory, then on disk;
 //!    - on a miss [`fill::Fills::join`] begins the one fill of that digest, or joins it ([`upstream::Upstream::blob`]
 //!      brings the bytes, [`cache::Cache::publish`] gives the file its name once the digest has matched);
-//!    - [`pull::respond`] makes status, headers and range of it.
+//!    - [`pull::respond`] makes status, headers and range of what was found.
 //! 5. [`pull::body::Body`] streams memory, a file, or the growing file of a fill.
 //! 6. [`server`] counts the request and logs it when the last byte has gone.
 //!
 //! # The vocabulary
 //!
-//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`], [`clock`] and [`hop`] (what a request
-//! shares with the next mirror in a chain) are used by all and use none. The invariants I1 to I12, cited where they are upheld, stand in `docs/ARCHITECTURE.md`.
+//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`], [`clock`] and [`hop`] (what a
+//! request shares with the next mirror in a chain) are used by all and use only each other. The invariants I1 to I12,
+//! cited where they are upheld, are in `docs/ARCHITECTURE.md`.
 //!
 //! # The program
 //!
 //! [`cli`] reads the command line, [`app`] builds a mirror from a configuration and takes it down again, [`admin`] shows
-//! its health and figures and changes what operators may change, [`telemetry`] its log. [`transfer`] brings images in and
+//! its health and figures and does what operators ask, [`telemetry`] writes its log. [`transfer`] brings images in and
 //! out without a client: prefetch, and the bundles of a site without a connection.
 
 pub mod admin;

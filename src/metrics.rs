@@ -8,8 +8,10 @@ mod begin;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
@@ -252,17 +254,25 @@ struct Answers {
 impl Metrics {
     /// The series of an upstream: of a configured one, or "unknown".
     fn series(&self, upstream: &str) -> Arc<Series> {
-        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
+        if let Some(series) = self.series.read().get(upstream) {
             return series.clone();
         }
-        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.series.write();
         let new =
             || Arc::new(Series { answers: Default::default(), pulls_saved: OnceLock::new(), pulls_made: AtomicU64::new(0) });
         all.entry(upstream.to_owned()).or_insert_with(new).clone()
     }
 
-    /// Counts one request with all that is known of it (I12). `seconds` and `first_byte`: since its head.
-    pub fn count(&self, upstream: &str, kind: Kind, outcome: Outcome, bytes: u64, seconds: f64, first_byte: Option<f64>) {
+    /// Counts one request with all that is known of it (I12). Both times run from its head.
+    pub fn count(
+        &self,
+        upstream: &str,
+        kind: Kind,
+        outcome: Outcome,
+        bytes: u64,
+        duration: Duration,
+        first_byte: Option<Duration>,
+    ) {
         let series = self.series(upstream);
         let answers = series.answers[kind as usize][outcome as usize].get_or_init(|| {
             let labels = [upstream, kind.label(), outcome.label()];
@@ -275,10 +285,10 @@ impl Metrics {
         });
         answers.requests.inc();
         answers.bytes.inc_by(bytes);
-        answers.seconds.observe(seconds);
+        answers.seconds.observe(duration.as_secs_f64());
         if let Some(first_byte) = first_byte {
             let histogram = || self.first_byte_seconds.with_label_values(&[kind.label(), outcome.label()]);
-            answers.first_byte.get_or_init(histogram).observe(first_byte);
+            answers.first_byte.get_or_init(histogram).observe(first_byte.as_secs_f64());
         }
     }
 

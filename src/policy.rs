@@ -8,11 +8,13 @@ mod caller;
 mod certificate;
 mod identity;
 mod issue;
+mod keyed;
 mod limits;
 mod passwords;
 mod refused;
 mod rules;
 mod token;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,10 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
-use crate::config::{Access, Config, Htpasswd, RepositoryRule, Visibility};
+use crate::config::{Access, Config, RepositoryRule, Visibility};
 use crate::metrics::Metrics;
 use crate::oci::{Repository, Scope, UpstreamName};
 
@@ -32,15 +33,15 @@ pub use certificate::ClientCertificate;
 pub use identity::Identity;
 use identity::Key;
 pub use identity::network;
-pub use issue::{Issued, SERVICE, TOKEN_PATH, TokenError};
+pub use issue::{Issued, TOKEN_PATH, TokenError};
+pub use keyed::Keyed;
+use limits::FillLimit;
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};
 pub use rules::Verdict;
 pub use token::NoKey;
 use token::Tokens;
 
-/// How often the password file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long a client waits to begin a download when it has begun as many as it may.
 const FILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -75,8 +76,8 @@ struct Rules {
 pub struct Permit {
     scope: Scope,
     login: Option<Login>,
-    /// Who is counted, and how many downloads they may have begun.
-    fills: Option<(Arc<limits::Fills>, Key, usize)>,
+    /// `None`: their number is not limited.
+    fills: Option<FillLimit>,
     address: Option<IpAddr>,
 }
 
@@ -95,8 +96,10 @@ impl Permit {
     /// The right to begin a download, to be held while it runs: `None` where their number is not limited. Waits for
     /// some seconds; then fails. Cancel-safe.
     pub async fn fill_slot(&self) -> Result<Option<FillSlot>, TooManyFills> {
-        let Some((fills, key, limit)) = &self.fills else { return Ok(None) };
-        fills.slot(key.clone(), *limit, FILL_PATIENCE).await.map(Some).ok_or(TooManyFills { limit: *limit })
+        match &self.fills {
+            Some(fills) => fills.slot(FILL_PATIENCE).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// From where it was asked for; `None` for a unix socket.
@@ -111,7 +114,7 @@ impl Policy {
         let tokens = Arc::new(Tokens::new(config.access.token_key.as_ref())?);
         Ok(Self {
             rules: ArcSwap::from_pointee(Rules::of(config, tokens)),
-            passwords: passwords::Passwords::new(metrics.clone())?,
+            passwords: passwords::Passwords::new(metrics.clone()),
             meter: limits::Meter::new(),
             fills: Arc::default(),
             clock: Clock::new(),
@@ -133,48 +136,6 @@ impl Policy {
     /// Puts other rules into force, for requests that begin from now on.
     pub fn take(&self, Ready(rules): Ready) {
         self.rules.store(rules);
-    }
-
-    /// Reads the password file again whenever it changes; one that is wrong is told and not used. Runs until dropped.
-    pub async fn watch(self: Arc<Self>) {
-        let mut seen: Option<(std::path::PathBuf, _)> = None;
-        let mut every = tokio::time::interval(LOOK);
-        loop {
-            every.tick().await;
-            let Some(path) = self.rules.load().access.htpasswd.as_ref().map(|file| file.path.clone()) else { continue };
-            let before = seen.take();
-            // What changes between the look and the reading is seen by the next look.
-            let look = move || {
-                let now = (path.clone(), stamp(&path));
-                let read = (before.as_ref() != Some(&now)).then(|| Htpasswd::read(&path));
-                (now, read)
-            };
-            let Ok((now, read)) = spawn_blocking(look).await else { return };
-            seen = Some(now);
-            match read {
-                None => {}
-                Some(Ok(file)) => self.passwords_changed(file),
-                Some(Err(error)) => {
-                    tracing::error!(%error, "the password file cannot be used; the one read before stays in force")
-                }
-            }
-        }
-    }
-
-    fn passwords_changed(&self, file: Htpasswd) {
-        let now = self.rules.load();
-        if now.access.htpasswd.as_ref().is_none_or(|held| held.path != file.path || *held == file) {
-            return;
-        }
-        tracing::info!(file = %file.path.display(), users = file.len(), "the password file was read again");
-        // Rules that a reload has put in between stay: only the file is exchanged.
-        self.rules.rcu(|rules| {
-            let mut rules = Rules::clone(rules);
-            if rules.access.htpasswd.as_ref().is_some_and(|held| held.path == file.path) {
-                rules.access.htpasswd = Some(file.clone());
-            }
-            rules
-        });
     }
 
     /// Who asks. Counts the request against the caller's limits. `upstream`: which one is asked about, where that is clear.
@@ -287,7 +248,8 @@ impl Policy {
         let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
         let refused = match rules.refusal(identity, &scope) {
             None => {
-                let fills = rules.access.max_fills_per_client.map(|limit| (self.fills.clone(), identity.key(), limit));
+                let limit = rules.access.max_fills_per_client;
+                let fills = limit.map(|limit| FillLimit { fills: self.fills.clone(), key: identity.key(), limit });
                 return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
             }
             Some(refused) => refused,
@@ -330,12 +292,6 @@ impl Rules {
         let allowed = self.repositories.get(&scope.upstream).is_some_and(|rule| rule.permits(&scope.repository));
         (!allowed).then(|| Refused::Denied(scope.clone()))
     }
-}
-
-/// What changes when a file does.
-fn stamp(path: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|file| (file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
 }
 
 /// What `[access]` says of somebody, without anybody asking: for `roadstead check --as`. `who` is an entry as in a rule,

@@ -23,15 +23,15 @@ use crate::config;
 use crate::listen::{Accepted, Listener, tls::Tls};
 use crate::metrics::{Metrics, gauge};
 use crate::oci::Directory;
-use connection::Connection;
+use connection::{Connection, Held};
 pub use handle::Handler;
 use limits::{Clients, Refusal};
 use workers::Workers;
 
-/// How often a full house is worth a line in the log.
+/// How often the log says that all connections are taken.
 const FULL_NOTICE: Duration = Duration::from_secs(60);
 
-/// How long the end waits for threads that serve. They need no time, unless a disk does not answer.
+/// How long a stop waits for the serving threads. They end at once, unless a disk does not answer.
 const LAST: Duration = Duration::from_secs(5);
 
 /// Serves clients until it is told to stop.
@@ -42,19 +42,19 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     connections: Arc<Semaphore>,
     clients: Arc<Clients>,
-    /// Turns true when connections shall end. Each holds a receiver, so that the last one's end is seen.
+    /// Turns true when connections are to end. Each holds a receiver, which shows when the last one has gone.
     open: watch::Sender<bool>,
     workers: Workers,
 }
 
 impl Server {
-    /// Knows these upstreams from the next request on.
+    /// Takes these upstreams from the next request on.
     pub fn replace_directory(&self, directory: Directory) {
         self.handler.replace_directory(directory);
     }
 
     /// A server that answers with `handler`, on a thread for each core. `tls` is for listeners that may speak it. Fails
-    /// if there is no thread to be had.
+    /// if a thread cannot be started.
     pub fn new(handler: Handler, config: config::Server, tls: Option<Arc<Tls>>) -> std::io::Result<Arc<Self>> {
         let limit = config.max_connections.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(limit));
@@ -76,7 +76,7 @@ impl Server {
         self.handler.metrics()
     }
 
-    /// Accepts connections until `stopping` turns true. What they ask goes on; see [`Server::finish`].
+    /// Accepts connections until `stopping` turns true. Those that are open go on; see [`Server::finish`].
     pub async fn run(self: Arc<Self>, listener: Listener, mut stopping: watch::Receiver<bool>) {
         let mut told: Option<Instant> = None;
         loop {
@@ -93,38 +93,42 @@ impl Server {
                     continue;
                 }
             };
-            let Some(place) = self.clients.enter(accepted.address()) else {
+            let Some(client) = self.clients.enter(accepted.address()) else {
                 self.refused(Refusal::PerClient);
                 continue;
             };
-            let slot = match self.connections.clone().try_acquire_owned() {
-                Ok(slot) => Ok(slot),
-                Err(_) => {
-                    // This client waits; those behind it wait in the kernel's queue and cost nothing here.
-                    self.metrics().connections_waits_total.inc();
-                    if told.is_none_or(|told| told.elapsed() > FULL_NOTICE) {
-                        told = Some(Instant::now());
-                        let limit = self.config.max_connections;
-                        tracing::warn!(limit, "as many connections are open as server.max_connections allows; clients wait");
-                    }
-                    tokio::select! {
-                        slot = self.connections.clone().acquire_owned() => slot,
-                        () = stopped(&mut stopping) => break,
-                    }
-                }
+            let slot = tokio::select! {
+                slot = self.slot(&mut told) => slot,
+                () = stopped(&mut stopping) => break,
             };
-            let Ok(slot) = slot else { break };
+            let Some(slot) = slot else { break };
             let tls = self.tls.clone().filter(|_| listener.tls);
-            self.begin(accepted, tls, (slot, place), self.open.subscribe());
+            self.begin(accepted, tls, Held { slot, client });
         }
     }
 
-    /// Lets running answers finish, for `shutdown_timeout` at most, and cuts off the others. To be called when nothing is
+    /// Waits until there is room for one more connection. `told`: when a lack of it was last logged.
+    async fn slot(&self, told: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = self.connections.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        // This client waits; those behind it wait in the kernel's queue and cost nothing here.
+        self.metrics().connections_waits_total.inc();
+        if told.is_none_or(|told| told.elapsed() > FULL_NOTICE) {
+            *told = Some(Instant::now());
+            let limit = self.config.max_connections;
+            tracing::warn!(limit, "as many connections are open as server.max_connections allows; clients wait");
+        }
+        // Never closed.
+        self.connections.clone().acquire_owned().await.ok()
+    }
+
+    /// Lets running answers finish for at most `shutdown_timeout`, then cuts them off. To be called when nothing is
     /// accepted any more.
     pub async fn finish(&self) {
         self.open.send_replace(true);
         let _ = tokio::time::timeout(self.config.shutdown_timeout, self.open.closed()).await;
-        // Those that only waited for a request have ended.
+        // Idle connections have ended by now; these have an answer to send.
         let connections = self.open.receiver_count();
         if connections > 0 {
             tracing::warn!(connections, timeout_s = self.config.shutdown_timeout.as_secs(), "answers were cut off at shutdown");
@@ -132,29 +136,19 @@ impl Server {
         self.cut_off().await;
     }
 
-    /// Ends whatever is still open, at once. When this returns, each of its requests has been counted and logged (I12), but
-    /// those on a thread that a disk holds up.
+    /// Ends all open connections at once. When this returns, each of their requests has been counted and logged (I12),
+    /// except on a thread that a disk holds up.
     pub async fn cut_off(&self) {
         let _ = tokio::time::timeout(LAST, self.workers.end()).await;
     }
 
     /// Hands a connection to the thread that will serve it.
-    fn begin(
-        self: &Arc<Self>,
-        accepted: Accepted,
-        tls: Option<Arc<Tls>>,
-        held: (OwnedSemaphorePermit, limits::Place),
-        stop: watch::Receiver<bool>,
-    ) {
+    fn begin(self: &Arc<Self>, accepted: Accepted, tls: Option<Arc<Tls>>, held: Held) {
         // From this reactor to that of the thread which will serve it.
         match accepted.detach() {
             Ok(socket) => {
-                let connection = Connection { server: self.clone(), tls, stop };
-                self.workers.spawn(move || async move {
-                    let held = held;
-                    connection.run(socket).await;
-                    drop(held);
-                });
+                let connection = Connection { server: self.clone(), tls, stop: self.open.subscribe(), _held: held };
+                self.workers.spawn(move || connection.run(socket));
             }
             Err(error) => tracing::debug!(%error, "connection ended"),
         }

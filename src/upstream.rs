@@ -8,7 +8,8 @@
 //! Called by `pull` (manifests, tags, referrers) and `fill` (blobs). One question, from the outside in:
 //!
 //! ```text
-//! Upstream        what to ask, what the answer means           (this file, blob, part, listing)
+//! Upstream        what to ask, what the answer means           (manifest, part, blob, listing)
+//!                 whose turn it is, which address, and again   (asking, queue, health and what that stands on)
 //!   Origin        one address: sign-in and redirects           (request, redirect, auth, challenge, realm, token, credentials)
 //!     Client      one exchange: counted, timed, logged         (client, quota)
 //!       Connector one connection: checked, proxied, encrypted  (connect, address, tls)
@@ -16,6 +17,7 @@
 
 mod accounts;
 mod address;
+mod asking;
 mod auth;
 mod blob;
 mod breaker;
@@ -43,19 +45,19 @@ mod request;
 mod standing;
 mod tls;
 mod token;
+mod traffic;
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use http::{HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use asking::jittered;
 pub use blob::{BlobAnswer, BlobBody, Giver};
+pub use breaker::Need;
 pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;
@@ -69,25 +71,17 @@ pub use redirect::RedirectError;
 pub use tls::{TlsError, check as check_certificates};
 
 use crate::config;
-use crate::metrics::{Kind, Metrics, gauge};
-use crate::oci::{Digest, Repository, UpstreamName};
+use crate::metrics::Metrics;
+use crate::oci::UpstreamName;
 use auth::{Auth, Guest};
-use breaker::Need;
-use client::Client;
+use client::{Client, Timeouts};
 use connect::{Connector, Guard};
 use credentials::{Credential, Credentials, Env, Ground};
-use health::{Temper, Turn};
-use holdback::{BRIEFS, LEAST};
 use pace::Pace;
-use queue::{Lane, Limits, Queue, Slot};
+use queue::{Limits, Queue};
 use ranges::Ranges;
-use request::{Answer, Ask, Origin};
+use request::Origin;
 use tls::Tls;
-
-/// How often a request that a client depends on is repeated, and the first pause before that. Pauses double, and each
-/// is lengthened by up to its own length, so that many who failed together do not come back together.
-const RETRIES: u32 = 2;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// One registry. Shared as `Arc<Upstream>`; all its methods are cancel-safe: dropping a call ends its request.
 #[derive(Debug)]
@@ -106,7 +100,7 @@ pub struct Upstream {
     ranges: Arc<Mutex<Ranges>>,
     /// True: nothing is asked.
     offline: watch::Sender<bool>,
-    /// True: it is no upstream of the mirror any more, or another one has its place. It has no gauges.
+    /// True: it is no upstream of the mirror any more, or another one has taken its place, and the gauges.
     retired: Arc<AtomicBool>,
 }
 
@@ -120,8 +114,9 @@ impl Upstream {
         Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)
     }
 
-    /// The same registry, reached otherwise from now on. Both have one switch, and one queue where its limits are the same: what
-    /// has begun with this one is not beyond the reach of an operator, and counts. Reads files, as [`Self::new`] does.
+    /// The same registry under another configuration. Both share one switch, and one queue if its limits are the same, so
+    /// that what has begun with this one still counts, and an operator can still stop it. Reads files, as [`Self::new`]
+    /// does.
     pub fn succeeded_by(&self, config: &config::Upstream) -> Result<Self, TlsError> {
         let (name, metrics, offline) = (self.name.clone(), self.metrics.clone(), self.offline.clone());
         let mut new = Self::within(name, config, metrics, Matcher::from_env(), Env::of_process(), offline)?;
@@ -135,7 +130,7 @@ impl Upstream {
         Ok(new)
     }
 
-    /// The same, in an environment: its proxies and its variables.
+    /// As [`Self::new`], with these proxies and environment variables.
     fn within(
         name: UpstreamName,
         config: &config::Upstream,
@@ -151,7 +146,7 @@ impl Upstream {
         let origin = |url: &url::Url| {
             let guard = Guard::new(url, &config.token_realms);
             let connector = Connector::new(guard, Arc::clone(&proxies), tls.clone(), config.connect_timeout);
-            let timeouts = (config.response_timeout, config.stall_timeout);
+            let timeouts = Timeouts { response: config.response_timeout, stall: config.stall_timeout };
             let client =
                 Client::new(name.clone(), Arc::clone(&metrics), connector, Arc::clone(&proxies), timeouts, offline.subscribe());
             let ground = Ground {
@@ -176,7 +171,7 @@ impl Upstream {
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
-    /// switch, and no token, silence or quota of anybody else's. `anew`: no token will do that is older than this call.
+    /// switch, but no token, silence or quota of anybody else's. `anew`: no token older than this call will do.
     ///
     /// The login goes where the mirror's own credentials would (I9). It lives as long as what this returns, and what is
     /// begun with it.
@@ -207,222 +202,9 @@ impl Upstream {
         self.config.blob_outage_status
     }
 
-    /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
-    /// download slot. `known`: its size, where that is certain; whoever says another one speaks of something else.
-    pub async fn blob_size(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        known: Option<u64>,
-    ) -> Result<Option<u64>, UpstreamError> {
-        let range = Some(HeaderValue::from_static("bytes=0-0"));
-        let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
-        // An empty blob has no first byte.
-        let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        let mut useless = 0;
-        loop {
-            let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
-            match blob::told_size(origin, answer, digest, known) {
-                Err(error)
-                    if error.class() == Class::Invalid
-                        && self.asks_another(origin, Temper::Layer, &mut useless, Some(&error)) => {}
-                told => return told,
-            }
-        }
-    }
-
-    /// An address's answer is of no use: it is tried after the others from now on, so that each of them has its turn. They are
-    /// configured as equals, and one may have in front of it what sends pages for content. Whether to ask again; `useless`
-    /// counts the answers of this kind to one question.
-    fn asks_another(&self, origin: &Origin, temper: Temper, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
-        origin.health().misled(temper);
-        *useless += 1;
-        let another = *useless < self.origins.len();
-        if another {
-            tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
-                "an address of the upstream sent what cannot be right; another one is asked");
-        }
-        another
-    }
-
-    /// Asks for something small: see [`Self::ask_in`].
-    async fn ask(&self, ask: &Ask<'_>, accepts: impl Fn(&Answer) -> bool) -> Result<(&Origin, Answer), UpstreamError> {
-        self.ask_in(Lane::Small, ask, accepts).await
-    }
-
-    /// Asks, in turn with others, until it has an answer of success or with a status that `accepts` wants to see; or
-    /// says why not. Ends at once when the upstream is switched off.
-    async fn ask_in(
-        &self,
-        lane: Lane,
-        ask: &Ask<'_>,
-        accepts: impl Fn(&Answer) -> bool,
-    ) -> Result<(&Origin, Answer), UpstreamError> {
-        let mut offline = self.offline.subscribe();
-        let asked = tokio::select! {
-            biased;
-            // The sender is here: it ends only by the switch.
-            _ = offline.wait_for(|offline| *offline) => Err(self.error(Reason::Offline)),
-            asked = self.ask_patiently(lane, ask, &accepts) => asked,
-        };
-        if let Err(error) = &asked {
-            self.metrics.upstream_failures_total.with_label_values(&[self.name.as_str(), error.label()]).inc();
-        }
-        asked
-    }
-
-    /// Asks again after a short pause what failed in passing, if a client depends on it and within its patience.
-    async fn ask_patiently(
-        &self,
-        lane: Lane,
-        ask: &Ask<'_>,
-        accepts: &impl Fn(&Answer) -> bool,
-    ) -> Result<(&Origin, Answer), UpstreamError> {
-        let retries = if ask.need == Need::Content && ask.effort == Effort::Patient { RETRIES } else { 0 };
-        let (mut started, mut slot, mut failed) = (Instant::now(), None, None);
-        let (mut retried, mut throttled) = (0, 0);
-        loop {
-            // What will be refused need not stand in line for it.
-            if slot.is_none() && !self.origins.iter().all(|origin| origin.peek(ask).is_err()) {
-                slot = Some(self.turn(lane, ask).await?);
-                started = Instant::now();
-            }
-            let error = match self.ask_around(ask, accepts, retried == 0).await {
-                Ok((origin, answer)) => return Ok((origin, Answer { slot, ..answer })),
-                Err(error) => error,
-            };
-            let pause = match error.moment() {
-                // One part more is not worth waiting for.
-                Some(moment) if throttled < BRIEFS && ask.effort != Effort::Spare => {
-                    throttled += u32::from(!error.was_not_asked());
-                    Some(moment.max(LEAST) + (3 * LEAST).mul_f64(jitter()))
-                }
-                None if retried < retries && error.is_passing() => {
-                    retried += 1;
-                    Some(jittered(PAUSE * (1 << (retried - 1))))
-                }
-                _ => None,
-            };
-            let was_asked = !error.was_not_asked();
-            // Why it failed at first says more than that it was not asked again.
-            let error = failed.take().filter(|_| !was_asked).unwrap_or(error);
-            let Some(pause) = pause.filter(|pause| started.elapsed() + *pause <= self.config.response_timeout) else {
-                return Err(error);
-            };
-            tracing::debug!(%error, "asking again");
-            if was_asked {
-                self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();
-            }
-            failed = Some(error);
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Waits for its turn: a layer as long as it takes, anything else as long as an answer may take, a spare part not at all.
-    async fn turn(&self, lane: Lane, ask: &Ask<'_>) -> Result<Slot, UpstreamError> {
-        if ask.effort == Effort::Spare {
-            return self.queue.try_enter(lane).ok_or_else(|| self.error(Reason::Busy));
-        }
-        let turn = self.queue.enter(lane, ask.repository);
-        let turn = match lane {
-            Lane::Layer => turn.await.ok(),
-            Lane::Small => tokio::time::timeout(self.config.response_timeout, turn).await.ok().and_then(Result::ok),
-        };
-        turn.ok_or_else(|| self.error(Reason::Busy))
-    }
-
-    /// Asks one address after the other, the healthy ones first.
-    ///
-    /// Every failure goes on to the next address: they are configured as equals, and one that has not what another one
-    /// has is no authority. `counts`: a failure is news to the circuit breaker, and no repetition of the last one.
-    async fn ask_around(
-        &self,
-        ask: &Ask<'_>,
-        accepts: &impl Fn(&Answer) -> bool,
-        counts: bool,
-    ) -> Result<(&Origin, Answer), UpstreamError> {
-        let mut origins: Vec<_> = self.origins.iter().map(|origin| (origin.health().rank(ask.temper()), origin)).collect();
-        origins.sort_by_key(|(rank, _)| *rank);
-        let mut failed: Option<UpstreamError> = None;
-        for (_, origin) in origins {
-            let error = match self.ask_one(origin, ask, accepts, counts).await {
-                Ok(answer) => return Ok((origin, answer)),
-                Err(error) => error,
-            };
-            tracing::debug!(%error, kind = ask.kind.label(), "an address of the upstream did not give it");
-            failed = Some(match failed {
-                Some(earlier) => earlier.or(error),
-                None => error,
-            });
-        }
-        Err(failed.unwrap_or_else(|| self.error(Reason::Connect("it has no `url`".into()))))
-    }
-
-    async fn ask_one(
-        &self,
-        origin: &Origin,
-        ask: &Ask<'_>,
-        accepts: &impl Fn(&Answer) -> bool,
-        counts: bool,
-    ) -> Result<Answer, UpstreamError> {
-        let refused = |reason| UpstreamError::new(&self.name, origin.host(), reason);
-        let account = origin.auth().account(ask.repository);
-        let admitted = origin.health().admit(account, ask.temper(), ask.what(), ask.need).map_err(refused)?;
-        let asked = match origin.ask(ask).await {
-            Ok(answer) => {
-                self.learn_quota(origin, &answer);
-                if answer.response.status().is_success() || accepts(&answer) {
-                    Ok(answer)
-                } else {
-                    let error = origin.client.refusal(&answer.url, answer.response).await;
-                    Err(if answer.foreign { error.elsewhere() } else { error.made_as(answer.account) })
-                }
-            }
-            Err(error) => Err(error),
-        };
-        let error = asked.as_ref().err();
-        if counts || error.is_none_or(|error| error.fault().is_none()) {
-            match admitted.answered(&origin.host(), error, jitter()) {
-                Turn::Opened => {
-                    tracing::warn!(upstream = %self.name, address = origin.host(), error = error.map(tracing::field::display),
-                        probe_every = ?self.config.breaker.probe_every, "an address of the upstream is down; it is only probed now");
-                }
-                Turn::Failing(temper) => {
-                    tracing::warn!(upstream = %self.name, address = origin.host(), of = temper.label(), error = error.map(tracing::field::display),
-                        probe_every = ?self.config.breaker.probe_every, "an address of the upstream fails at all that it is asked of a kind; that is only probed now");
-                }
-                Turn::Closed => tracing::info!(upstream = %self.name, address = origin.host(), "the upstream is back"),
-                Turn::None => {}
-            }
-        }
-        asked
-    }
-
     fn error(&self, reason: Reason) -> UpstreamError {
         UpstreamError::new(&self.name, self.origins.first().map_or_else(String::new, Origin::host), reason)
     }
-
-    fn learn_quota(&self, origin: &Origin, answer: &Answer) {
-        let Some(quota) = quota::quota(answer.response.headers()).filter(|_| !answer.foreign) else { return };
-        origin.health().told_quota(answer.account, quota);
-        // The mirror's own, which this one need not be.
-        let Some(quota) = self.quota().filter(|_| !self.retired.load(Ordering::Acquire)) else { return };
-        let labels = [self.name.as_str()];
-        self.metrics.upstream_ratelimit_remaining.with_label_values(&labels).set(gauge(quota.remaining));
-        if let Some(limit) = quota.limit {
-            self.metrics.upstream_ratelimit_limit.with_label_values(&labels).set(gauge(limit));
-        }
-    }
-}
-
-/// A number from 0 to 1, another one each time. For spreading things out, not for secrets.
-fn jitter() -> f64 {
-    (RandomState::new().hash_one(0_u8) >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// A pause, lengthened at random by up to its own length.
-pub fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 + jitter())
 }
 
 #[cfg(test)]

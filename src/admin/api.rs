@@ -11,6 +11,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
+use crate::cache::catalog::Totals;
+use crate::cache::manage::Account;
 use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
 use crate::clock::Clock;
@@ -67,34 +69,26 @@ impl Api {
     /// Answers a request for `path`, which begins after `/api/v1/`; `None` if there is no such thing.
     pub async fn answer(&self, method: &Method, path: &str, query: &str) -> Option<Reply> {
         let query = Query::parse(query);
-        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let (reads, changes) = (matches!(*method, Method::GET | Method::HEAD), *method == Method::POST);
         let answer = match path {
             "images" if reads => self.images(&query).await,
             "explain" if reads => self.explain(&query).await,
             "pins" if reads => Ok((StatusCode::OK, json!({ "pins": *self.cache.pins.all() }))),
             "cache" if reads => Ok(self.account()),
+            "images" | "explain" | "pins" | "cache" if changes => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "this only reads")),
             "verify" if reads => Ok(self.verification()),
+            "verify" if changes => self.verify(&query),
             "gc" if reads => self.collect(&query, true).await,
-            "images" | "explain" | "pins" | "cache" | "verify" | "gc" | "purge" | "pin" | "unpin" if *method == Method::POST => {
-                self.change(path, &query).await
-            }
+            "gc" if changes => self.collect(&query, query.is_set("dry_run")).await,
+            "purge" if changes => self.purge(&query).await,
+            "pin" if changes => self.pin(&query).await,
+            "unpin" if changes => self.unpin(&query).await,
             "images" | "explain" | "pins" | "cache" | "verify" | "gc" | "purge" | "pin" | "unpin" => {
                 Err(refused(StatusCode::METHOD_NOT_ALLOWED, "GET reads, POST changes"))
             }
             _ => return None,
         };
         Some(answer.unwrap_or_else(|refused| refused))
-    }
-
-    async fn change(&self, path: &str, query: &Query) -> Result<Reply, Reply> {
-        match path {
-            "purge" => self.purge(query).await,
-            "pin" => self.pin(query).await,
-            "unpin" => self.unpin(query).await,
-            "gc" => self.collect(query, query.is_set("dry_run")).await,
-            "verify" => self.verify(query),
-            _ => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "this only reads")),
-        }
     }
 
     fn selector(&self, query: &Query) -> Result<Selector, Reply> {
@@ -113,13 +107,11 @@ impl Api {
     }
 
     fn account(&self) -> Reply {
-        let (pinned, quotas, memory) = self.cache.account();
-        let (repositories, tags, manifests) = self.cache.catalog.totals();
-        let quotas: Vec<Value> =
-            quotas.into_iter().map(|(pattern, bytes)| json!({ "pattern": pattern, "bytes": bytes })).collect();
+        let Account { pinned_bytes, quotas, index_memory_bytes } = self.cache.account();
+        let Totals { repositories, tags, manifests } = self.cache.catalog.totals();
         let document = json!({
-            "repositories": repositories, "tags": tags, "manifests": manifests, "pinned_bytes": pinned, "quotas": quotas,
-            "index_memory_bytes": memory, "indexed": self.cache.is_scanned(), "complete": self.cache.is_surveyed(),
+            "repositories": repositories, "tags": tags, "manifests": manifests, "pinned_bytes": pinned_bytes, "quotas": quotas,
+            "index_memory_bytes": index_memory_bytes, "indexed": self.cache.is_scanned(), "complete": self.cache.is_surveyed(),
             "scrubbing": self.cache.scrubbing.progress(),
         });
         (StatusCode::OK, document)
@@ -139,8 +131,8 @@ impl Api {
         if matches!(selector, Selector::Digest(_)) {
             return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
         }
-        let (cache, now) = (self.cache.clone(), self.clock.now());
-        let pinned = tokio::task::spawn_blocking(move || {
+        let now = self.clock.now();
+        let pinned = self.cache.blocking(move |cache| {
             let targets = match &selector {
                 Selector::Image(image) => vec![image.clone()],
                 selector => {
@@ -150,7 +142,7 @@ impl Api {
             };
             cache.pin(targets, &platforms, now)
         });
-        match pinned.await.map_err(std::io::Error::other).flatten() {
+        match pinned.await.flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
@@ -158,15 +150,14 @@ impl Api {
 
     async fn unpin(&self, query: &Query) -> Result<Reply, Reply> {
         let selector = self.selector(query)?;
-        let cache = self.cache.clone();
-        let removed = tokio::task::spawn_blocking(move || {
+        let removed = self.cache.blocking(move |cache| {
             cache.unpin(|pin| match &selector {
                 Selector::Image(image) => pin.image == *image,
                 Selector::Digest(digest) => pin.image.reference == Reference::Digest(*digest),
                 Selector::Glob(globs) => globs.is_match(&pin.image.to_string()),
             })
         });
-        match removed.await.map_err(std::io::Error::other).flatten() {
+        match removed.await.flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": pins }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }

@@ -1,7 +1,7 @@
-//! What a look at a file leads to: a right one that the index does not know is taken in, a damaged one is set apart.
+//! What follows from a look at a file: a right one that the index does not know is taken in, a damaged one is set apart.
 //!
-//! With the name held, and of the very file that was looked at: by then another one may have its name. Blocks (I11); called
-//! by [`super::verify`], [`super::lookup`] and the housekeeping.
+//! Done with the name held, and only to the very file that was looked at: by then another one may have its name. Blocks
+//! (I11); called by [`super::verify`], [`super::lookup`] and the housekeeping.
 
 use std::fs::Metadata;
 
@@ -22,10 +22,10 @@ impl Cache {
         is_named && self.index.insert_found(digest, found)
     }
 
-    /// Blocks. Takes a damaged file of `size` bytes away from under its name; the next pull, or the mirror itself, fetches it
-    /// again. Known to be bad before anything is done to it, and until it is gone: where it can be neither moved nor
-    /// removed, it is served to nobody all the same. Nothing, if the name is another file's by now: whoever was faster has
-    /// set this one apart.
+    /// Blocks. Takes a damaged file of `size` bytes away from under its name; the next pull, or the mirror itself,
+    /// fetches it again. Known to be bad before anything is done to it, and until it is gone: where it can be neither
+    /// moved nor removed, it is served to nobody all the same. Does nothing if another file has the name by now: somebody
+    /// else has set this one apart.
     pub(super) fn quarantine(&self, digest: &Digest, file: FileId, size: u64) {
         let _name = self.names.hold(digest);
         if self.store.find(digest).is_ok_and(|found| found.is_none_or(|(found, _)| found != file)) {

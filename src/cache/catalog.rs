@@ -12,11 +12,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::evict::Id;
-use super::index::{Class, Index, Known, seconds};
+use super::index::{Class, Index, Known, now};
 use super::owners::Owners;
 use super::records::TagRecord;
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Platforms, Reference, Scope, Tag};
@@ -49,6 +50,17 @@ pub struct Tagged {
     pub record: TagRecord,
 }
 
+/// How much is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Repositories with a tag or a manifest.
+    pub repositories: usize,
+    /// Tags in all of them.
+    pub tags: usize,
+    /// Manifests of which it is known what they are made of.
+    pub manifests: usize,
+}
+
 /// Tags looked at under one lock.
 const CHUNK: usize = 1024;
 
@@ -56,9 +68,9 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 struct Edge {
     id: Id,
-    /// What takes it back from `owners`.
+    /// Its slot in `owners`, by which it is removed there.
     slot: Id,
-    /// Of `platforms`.
+    /// A number of `platforms`.
     platform: Option<NonZeroU32>,
     is_manifest: bool,
 }
@@ -73,7 +85,7 @@ struct Repo {
     number: Id,
     scope: Scope,
     tags: BTreeMap<Tag, TagRecord>,
-    /// Its manifests, with what takes them back from `homes`.
+    /// Its manifests, each with its slot in `homes`.
     manifests: HashMap<Id, Id>,
 }
 
@@ -96,7 +108,8 @@ struct Inner {
     platforms: KnownPlatforms,
 }
 
-/// More platforms than this, and longer names than [`LONGEST`], no real index has: upstreams choose them.
+/// Real indexes have fewer platforms than this, and shorter names than [`LONGEST`]. Upstreams choose them, so they are
+/// bounded.
 const PLATFORMS: usize = 1024;
 /// See [`PLATFORMS`]; in bytes.
 const LONGEST: usize = 256;
@@ -199,18 +212,14 @@ impl Catalog {
         Self { index, inner: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// Notes what a tag stands for, or that it is gone.
     pub fn set_tag(&self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
-        self.lock().put_tag(scope, tag, record);
+        self.inner.lock().put_tag(scope, tag, record);
     }
 
     /// As [`Catalog::set_tag`], for a record found at the start: what is known already is newer.
     pub fn found_tag(&self, scope: &Scope, tag: Tag, record: TagRecord) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !inner.repo(scope).tags.contains_key(&tag) {
             inner.put_tag(scope, &tag, Some(record));
         }
@@ -218,7 +227,7 @@ impl Catalog {
 
     /// Notes that a repository has a manifest; it counts for `class` from now on, and so do its parts.
     pub fn set_manifest(&self, scope: &Scope, digest: &Digest, class: Class) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         let id = match state.objects.find(digest) {
@@ -241,7 +250,7 @@ impl Catalog {
 
     /// Notes what a manifest is made of. `false`: that was known.
     pub fn set_parts(&self, digest: &Digest, manifest: &Manifest) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         if state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id)) {
@@ -262,8 +271,8 @@ impl Catalog {
     /// A manifest was served: what it is made of is in use, whether the client asked for it or has it already. The
     /// manifests of an index are asked for by themselves.
     pub fn touch_parts(&self, digest: &Digest) {
-        let now = seconds(SystemTime::now());
-        let inner = self.lock();
+        let now = now();
+        let inner = self.inner.lock();
         let mut state = self.index.lock();
         let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };
         for part in image.parts.iter().filter(|part| !part.is_manifest) {
@@ -273,7 +282,7 @@ impl Catalog {
 
     /// What a manifest is made of; `None` if that is not known.
     pub fn parts(&self, digest: &Digest) -> Option<Vec<Part>> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let image = inner.images.get(&state.objects.find(digest)?)?;
         let part = |edge: &Edge| Part {
@@ -310,7 +319,7 @@ impl Catalog {
         match reference {
             Reference::Digest(digest) => Some((*digest, None)),
             Reference::Tag(tag) => {
-                let inner = self.lock();
+                let inner = self.inner.lock();
                 let record = inner.repos.get(&scope.to_string())?.tags.get(tag)?.clone();
                 Some((record.digest, Some(record)))
             }
@@ -319,13 +328,13 @@ impl Catalog {
 
     /// Whether a manifest of this digest is known, whatever of it is here.
     pub fn is_manifest(&self, digest: &Digest) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         self.index.lock().objects.find(digest).is_some_and(|id| inner.images.contains_key(&id))
     }
 
-    /// Numbers of repositories, tags and manifests.
-    pub fn totals(&self) -> (usize, usize, usize) {
-        let inner = self.lock();
-        (inner.repos.len(), inner.tags, inner.images.len())
+    /// How many of everything there are.
+    pub fn totals(&self) -> Totals {
+        let inner = self.inner.lock();
+        Totals { repositories: inner.repos.len(), tags: inner.tags, manifests: inner.images.len() }
     }
 }

@@ -14,12 +14,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use std::{fs, io, slice};
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::task::spawn_blocking;
 
 use super::Cache;
@@ -106,7 +107,7 @@ impl Confined {
     /// is confined.
     pub fn set_private(&self, upstreams: impl IntoIterator<Item = UpstreamName>) {
         let upstreams: BTreeSet<_> = upstreams.into_iter().collect();
-        let _alone = self.steady.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.steady.write();
         if !upstreams.is_empty() {
             self.active.store(true, Ordering::Release);
         }
@@ -120,7 +121,7 @@ impl Confined {
 
     /// Blocks, while these upstreams are about to change. They do not before what is returned is dropped.
     pub fn steady(&self) -> RwLockReadGuard<'_, ()> {
-        self.steady.read().unwrap_or_else(PoisonError::into_inner)
+        self.steady.read()
     }
 
     /// Whether anything can be confined at all: false for a mirror that has only public upstreams, and had no others.
@@ -133,7 +134,7 @@ impl Confined {
         if !self.is_active() {
             return None;
         }
-        self.marks.read().unwrap_or_else(PoisonError::into_inner).get(digest).map(|mark| mark.holders.clone())
+        self.marks.read().get(digest).map(|mark| mark.holders.clone())
     }
 
     /// Whether an upstream is not everybody's.
@@ -148,7 +149,7 @@ impl Confined {
     /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that. What is
     /// confined to others stays theirs: that it may come is nobody's word. What is nobody's becomes `upstreams`'.
     fn insert(&self, digest: Digest, upstreams: &[UpstreamName]) -> bool {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.marks.write();
         let since = Instant::now();
         let mark = marks.entry(digest).or_insert_with(|| Mark { holders: Holders::default(), since, written: false });
         // It is about to come again: the next look must not find it gone.
@@ -166,7 +167,7 @@ impl Confined {
         if self.of(digest).is_none_or(|holders| knows(&holders)) {
             return false;
         }
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.marks.write();
         marks.get_mut(digest).is_some_and(|mark| mark.add(upstreams))
     }
 
@@ -182,14 +183,14 @@ impl Confined {
 
     /// Blocks. Writes down what the mark says by now, unless somebody has.
     fn write(&self, store: &Store, digest: &Digest) -> io::Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let _files = self.files.lock();
         let unwritten = {
-            let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+            let marks = self.marks.read();
             marks.get(digest).filter(|mark| !mark.written).map(|mark| mark.holders.clone())
         };
         let Some(holders) = unwritten else { return Ok(()) };
         self.replace(store, &self.path(digest), &text(&holders))?;
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut marks = self.marks.write();
         // Whoever was added in the meantime is waiting to write.
         if let Some(mark) = marks.get_mut(digest).filter(|mark| mark.holders == holders) {
             mark.written = true;
@@ -199,7 +200,7 @@ impl Confined {
 
     /// Blocks. Removes the file of what has no mark any more, and has not got one anew.
     fn unwrite(&self, digest: &Digest) {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let _files = self.files.lock();
         if self.of(digest).is_none() {
             let _ = fs::remove_file(self.path(digest));
         }
@@ -208,7 +209,7 @@ impl Confined {
     /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
     fn prune(&self, is_here: impl Fn(&Digest) -> bool) {
         {
-            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut looked = self.looked.lock();
             if looked.elapsed() < LOOK {
                 return;
             }
@@ -219,12 +220,12 @@ impl Confined {
 
     fn forget(&self, age: Duration, is_here: impl Fn(&Digest) -> bool) {
         let old: Vec<Digest> = {
-            let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+            let marks = self.marks.read();
             marks.iter().filter(|(_, mark)| mark.since.elapsed() >= age).map(|(digest, _)| *digest).collect()
         };
         for digest in old.into_iter().filter(|digest| !is_here(digest)) {
             let forgotten = {
-                let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+                let mut marks = self.marks.write();
                 let is_old = marks.get(&digest).is_some_and(|mark| mark.since.elapsed() >= age);
                 is_old && marks.remove(&digest).is_some()
             };
@@ -306,12 +307,12 @@ impl Cache {
                 self.confined.write(&self.store, digest)
             }
             None => {
-                let _files = self.confined.files.lock().unwrap_or_else(PoisonError::into_inner);
+                let _files = self.confined.files.lock();
                 match fs::remove_file(self.confined.path(digest)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
-                self.confined.marks.write().unwrap_or_else(PoisonError::into_inner).remove(digest);
+                self.confined.marks.write().remove(digest);
                 Ok(())
             }
         }
@@ -324,7 +325,7 @@ impl Cache {
         }
         let removed = {
             // Looked at where marks are made: what is confined because of the change is so after it.
-            let mut marks = self.confined.marks.write().unwrap_or_else(PoisonError::into_inner);
+            let mut marks = self.confined.marks.write();
             !self.confined.is_private(upstream) && marks.remove(digest).is_some()
         };
         if removed {

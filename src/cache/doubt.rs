@@ -15,25 +15,25 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
-use super::index::seconds;
+use super::index::now;
 use super::{Cache, SMALL};
 use crate::config;
 use crate::oci::Digest;
 
-/// So long, in seconds, a file that was hashed is not hashed behind a reader.
+/// For so many seconds after it was hashed, a file is not hashed behind a reader.
 const SOUND: u32 = 24 * 3600;
 
-/// So long, in seconds, a file that was hashed is given to a client again without a look.
+/// For so many seconds after it was hashed, a file is given to the same client again without a look.
 const FRESH: u32 = 3600;
 
-/// So soon, in seconds, a client asks again that found a blob wrong: kubelet's longest pause, and two more downloads.
+/// Within so many seconds a client that found a blob wrong asks again: kubelet's longest pause, and two more downloads.
 const AGAIN: u32 = 15 * 60;
 
 /// Bytes a second that are hashed in the mean for clients that ask again; [`BURST`] of them at once.
@@ -45,8 +45,8 @@ const BURST: f64 = (8_u64 << 30) as f64;
 /// Files that wait to be hashed behind their readers. What finds no place is left to the background pass.
 const WAITING: usize = 256;
 
-/// When something was last so: a table of fixed size, whose entries overwrite each other. One that is lost costs a look
-/// too many, or too few, which the background pass makes up for.
+/// When something was last noted, in a table of fixed size whose entries overwrite each other. A lost one costs a look
+/// too many, or one too few, which the background pass makes up for.
 #[derive(Debug)]
 struct Recent {
     /// Half of a hash, and seconds since 1970. 0: nothing.
@@ -64,14 +64,14 @@ impl Recent {
         (&self.slots[hash as usize % self.slots.len()], hash & !u64::from(u32::MAX))
     }
 
-    /// Whether it was so within so many seconds.
+    /// Whether it was noted within so many seconds.
     fn was(&self, key: impl Hash, within: u32, now: u32) -> bool {
         let (slot, mark) = self.slot(key);
         let found = slot.load(Ordering::Relaxed);
         found & !u64::from(u32::MAX) == mark && now.saturating_sub(found as u32) < within
     }
 
-    /// It is so now.
+    /// Notes it as of now.
     fn note(&self, key: impl Hash, now: u32) {
         let (slot, mark) = self.slot(key);
         slot.store(mark | u64::from(now), Ordering::Relaxed);
@@ -131,12 +131,12 @@ impl Doubts {
 
     /// A file was hashed, and is right.
     pub fn sound(&self, digest: &Digest) {
-        self.hashed.note(digest, seconds(SystemTime::now()));
+        self.hashed.note(digest, now());
     }
 
     /// A large file was opened for a reader.
     pub fn opened(&self, digest: &Digest, size: u64) {
-        let now = seconds(SystemTime::now());
+        let now = now();
         if self.rate.is_none() || self.hashed.was(digest, SOUND, now) || self.queued.was(digest, SOUND, now) {
             return;
         }
@@ -147,10 +147,10 @@ impl Doubts {
 
     /// A client is given the whole of a large file. `true`: it shall be hashed before.
     fn given(&self, digest: &Digest, client: IpAddr, size: u64) -> bool {
-        let (key, now) = ((digest, client), seconds(SystemTime::now()));
+        let (key, now) = ((digest, client), now());
         let again = self.given.was(key, AGAIN, now);
         self.given.note(key, now);
-        let budget = || self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(size, Instant::now());
+        let budget = || self.budget.lock().take(size, Instant::now());
         again && !self.hashed.was(digest, FRESH, now) && budget()
     }
 }
@@ -167,13 +167,12 @@ impl Cache {
         doubtful
     }
 
-    /// Hashes behind their readers what was opened, for ever.
+    /// Hashes what was opened, behind its readers, for ever.
     pub(super) async fn follow_readers(self: Arc<Self>) {
-        let waiting = self.doubts.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waiting = self.doubts.waiting.lock().take();
         let (Some(mut waiting), Some(rate)) = (waiting, self.doubts.rate) else { return };
         while let Some((digest, size)) = waiting.recv().await {
-            let this = self.clone();
-            let _ = spawn_blocking(move || this.check(&digest)).await;
+            let _ = self.blocking(move |cache| cache.check(&digest)).await;
             if rate > 0 {
                 tokio::time::sleep(Duration::from_secs_f64(size as f64 / rate as f64)).await;
             }
@@ -222,13 +221,13 @@ mod tests {
         for _ in 0..3 {
             (0..1000).for_each(|n| doubts.opened(&digest(n), 1));
         }
-        let mut waiting = doubts.waiting.lock().unwrap().take().unwrap();
+        let mut waiting = doubts.waiting.lock().take().unwrap();
         let found: Vec<Digest> = std::iter::from_fn(|| waiting.try_recv().ok()).map(|(digest, _)| digest).collect();
         assert_eq!(found.len(), WAITING);
         assert!(!found.contains(&digest(1)) && found.contains(&digest(2)));
         let never = Doubts::new(&config::Cache { verify_every: Duration::ZERO, ..config::Cache::default() });
         never.opened(&digest(1), 1);
-        assert!(never.waiting.lock().unwrap().take().unwrap().try_recv().is_err());
+        assert!(never.waiting.lock().take().unwrap().try_recv().is_err());
     }
 
     #[test]

@@ -1,25 +1,28 @@
 //! What the disk tier holds and may still take in: sizes, order of use, reservations.
 //!
-//! Owns the account behind I8: objects + leftovers + damaged files + what is being unlinked + reservations ≤ limit, at every
-//! moment. Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. Until it has, the victim is
-//! leaving, and may be taken back: by a fill that resumes it, by a publication under its name. The lock is held for map
-//! operations only.
+//! Owns the account behind I8: objects + leftovers + damaged files + what is being unlinked + reservations ≤ limit, at
+//! every moment. Never touches a file: it names a victim, [`super::Cache`] unlinks it and reports back. Until then the
+//! victim is leaving, and may be taken back: by a fill that resumes it, or by a publication under its name. The lock is
+//! held for map operations only.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::evict::{Id, Kind, MAX_HEAT, policy};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::evict::{Kind, MAX_HEAT, policy};
 use super::objects::Objects;
 pub use super::objects::SHARDS;
-use super::store::Space;
 use crate::oci::Digest;
 
+mod due;
 mod hold;
 mod leaving;
 mod reservation;
 mod state;
 
+pub use due::Sum;
 pub use hold::Hold;
 pub use reservation::{Claim, Reservation};
 use state::{Share, State};
@@ -66,7 +69,7 @@ pub struct Victim {
     pub class: Class,
     /// Where it lies.
     pub place: Place,
-    /// Its entry's stamp, last use and age, should it stay.
+    /// What its entry needs, should it stay: see [`Known::stamp`].
     pub stamp: u32,
     /// See [`Known::used`].
     pub used: u32,
@@ -122,7 +125,7 @@ pub struct Found {
 impl Found {
     /// A file that comes, or is used, now.
     pub fn now(size: u64, stamp: u32) -> Self {
-        let now = seconds(SystemTime::now());
+        let now = now();
         Self { size, used: now, since: now, stamp, heat: None }
     }
 }
@@ -141,6 +144,11 @@ pub struct Used {
 /// Seconds since 1970, as the index keeps times: enough until 2106.
 pub fn seconds(time: SystemTime) -> u32 {
     u32::try_from(crate::clock::seconds(time)).unwrap_or(u32::MAX)
+}
+
+/// The present, as the index keeps times.
+pub fn now() -> u32 {
+    seconds(SystemTime::now())
 }
 
 impl Index {
@@ -178,40 +186,6 @@ impl Index {
     pub fn quota_of(&self, class: Class) -> Quota {
         let state = self.lock();
         state.classes[usize::from(state.class(class))].quota
-    }
-
-    /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now, `owed` what it is still
-    /// to get back for files that were unlinked.
-    pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space, owed: u64) -> Claim {
-        let mut state = self.lock();
-        let class = state.class(class);
-        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
-        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
-        let share = &state.classes[usize::from(class)];
-        let beyond =
-            share.quota.max_size.map_or(0, |quota| (share.bytes + share.reserved).saturating_add(bytes).saturating_sub(quota));
-        if over == 0 && short == 0 && beyond == 0 {
-            state.share(class).reserved += bytes;
-            return Claim::Granted(Reservation { index: self.clone(), bytes, class });
-        }
-        let for_account = over > 0 || beyond > 0;
-        let short = short.saturating_sub(owed);
-        if short == 0 && !for_account {
-            return Claim::OnItsWay;
-        }
-        // What eviction could free at best; if that is not enough, nothing is evicted in vain.
-        let evictable = state.bytes - state.pinned + state.spare + state.leaving();
-        if over.max(short) > evictable || beyond > share.bytes - share.pinned {
-            return Claim::Impossible;
-        }
-        let spare = if over.max(short) > 0 { state.evict_spare() } else { None };
-        let victim = spare.or_else(|| state.evict((beyond > 0).then_some(class)));
-        match victim {
-            Some(victim) if for_account => Claim::Evict(victim),
-            Some(victim) => Claim::Free(victim),
-            None if !state.leaving.is_empty() => Claim::Wait,
-            None => Claim::Impossible,
-        }
     }
 
     /// Takes in a file that is under `blobs/`, as the one used last.
@@ -262,8 +236,8 @@ impl Index {
         state.leftovers.contains_key(digest) || state.leaving.contains_key(&(Place::Ingest, *digest))
     }
 
-    /// Hands a leftover over to a new fill of the same digest: its bytes count as that fill's from now on. Also one that was
-    /// chosen as a victim, if it was not unlinked yet.
+    /// Hands a leftover to a new fill of the same digest: its bytes count as that fill's from now on. So is one that was
+    /// chosen as a victim and is not unlinked yet.
     pub fn take_leftover(self: &Arc<Self>, digest: &Digest, class: Class) -> Reservation {
         let mut state = self.lock();
         let class = state.class(class);
@@ -279,7 +253,7 @@ impl Index {
         state.remove(id)
     }
 
-    /// Forgets an object that is to be unlinked now; [`Index::left`] must follow. `None` if it is not here.
+    /// Makes an object leave, to be unlinked now; [`Index::left`] must follow. `None` if it is not here.
     pub fn expel(&self, digest: &Digest) -> Option<Victim> {
         let mut state = self.lock();
         let id = state.objects.find(digest).filter(|id| state.objects.get(*id).present)?;
@@ -288,7 +262,7 @@ impl Index {
 
     /// Notes that an object was served; whether it is here.
     pub fn touch(&self, digest: &Digest) -> bool {
-        let now = seconds(SystemTime::now());
+        let now = now();
         let mut state = self.lock();
         state.objects.find(digest).is_some_and(|id| state.touch(id, now))
     }
@@ -343,45 +317,6 @@ impl Index {
         here.map(|(id, entry)| (state.objects.digest(id), entry.size)).collect()
     }
 
-    /// Chooses the objects among `count` numbers from `from` on that were not used for longer than their quota says,
-    /// and where to go on. They are leaving now: [`Index::left`] must follow.
-    pub fn expire(&self, now: u32, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
-        let mut state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
-        (expired.into_iter().map(|id| state.leave(id)).collect(), next)
-    }
-
-    /// How many objects, and bytes, [`Index::expire`] would choose; and where to go on.
-    pub fn count_expired(&self, now: u32, from: Id, count: Id) -> (u64, u64, Option<Id>) {
-        let state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
-        (expired.len() as u64, expired.iter().map(|id| state.objects.get(*id).size).sum(), next)
-    }
-
-    /// The objects that would go for `bytes` more, in that order; leftovers first. Not more than `most` are looked for,
-    /// since the lock is held; what would have to go besides, in bytes.
-    pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
-        let state = self.lock();
-        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
-        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
-        let mut wanted = over.max(short).saturating_sub(state.spare);
-        let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
-        let mut files = Vec::new();
-        while wanted > 0 && files.len() < most {
-            // As when evicting: the class whose next candidate was unused for longest.
-            let next = orders.iter_mut().filter_map(|order| {
-                let used = state.objects.get(*order.peek()?).used;
-                Some((used, order))
-            });
-            let next = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next());
-            let Some(id) = next else { return (files, 0) };
-            let size = state.objects.get(id).size;
-            wanted = wanted.saturating_sub(size);
-            files.push((state.objects.digest(id), size));
-        }
-        (files, wanted)
-    }
-
     /// Whether pins protect an object, here or not.
     pub fn is_protected(&self, digest: &Digest) -> bool {
         self.lock().protected.contains(digest)
@@ -417,8 +352,7 @@ impl Index {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics; if it did, the account is still the best there is.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,14 +1,12 @@
 //! Looking an object up: memory, then disk, and never a file that is not what the index knows.
 //!
 //! Small files are hashed when they are read. Of a large one that is opened, length and modification time are compared
-//! with what the mirror last saw: one that somebody has written to is hashed before it is served. So is one that the index
-//! does not know, of any size: nobody trusts a name alone. What a reader could not read is not opened again until it has been
-//! looked at, and what is known to be damaged never.
+//! with what the mirror last saw: one that somebody has written to is hashed before it is served. So is a file of any
+//! size that the index does not know: a name alone proves nothing. What a reader could not read is not opened again until
+//! it has been looked at, and what is known to be damaged never.
 
 use std::fs::{File, Metadata};
 use std::sync::Arc;
-
-use tokio::task::spawn_blocking;
 
 use super::pages::OpenFile;
 use super::store::{FileId, stamp};
@@ -32,33 +30,33 @@ impl Cache {
         if self.is_scanned() && !self.index.contains(digest) && !self.finds(digest).await {
             return None;
         }
-        let (this, digest) = (self.clone(), *digest);
-        spawn_blocking(move || this.load(&digest)).await.ok().flatten()
+        let digest = *digest;
+        self.blocking(move |cache| cache.load(&digest)).await.ok().flatten()
     }
 
     /// Whether a file that the index does not know lies under an object's name, and is right: somebody has put it there. It is
     /// hashed once, whoever waits for that, and is an object from then on. One that is known to be damaged is not found.
     async fn finds(self: &Arc<Self>, digest: &Digest) -> bool {
-        let (this, digest) = (self.clone(), *digest);
-        let found = spawn_blocking(move || {
-            matches!(this.store.find(&digest), Ok(Some(_))) && !this.index.is_condemned(&digest) && !this.index.contains(&digest)
+        let digest = *digest;
+        let found = self.blocking(move |cache| {
+            let is_there = matches!(cache.store.find(&digest), Ok(Some(_)));
+            is_there && !cache.index.is_condemned(&digest) && !cache.index.contains(&digest)
         });
         if !found.await.unwrap_or(false) {
-            // Published meanwhile, perhaps.
+            // It may have been published meanwhile.
             return self.index.contains(&digest);
         }
         if self.suspects.mark(digest) {
             let this = self.clone();
             // In a task of its own: whoever asked may leave, and others wait.
             tokio::spawn(async move {
-                let looking = this.clone();
-                let _ = spawn_blocking(move || {
+                let looked = this.blocking(move |cache| {
                     tracing::info!(%digest, "a file that the mirror did not put into its cache is hashed before it is served");
-                    looking.check(&digest);
-                    // What it takes more than the limit goes at once, if it can.
-                    let _ = looking.make_room(0, 0);
-                })
-                .await;
+                    cache.check(&digest);
+                    // If that takes the cache beyond its limit, something is evicted at once.
+                    let _ = cache.make_room(0, 0);
+                });
+                let _ = looked.await;
                 this.suspects.clear(&digest);
             });
         }
@@ -75,7 +73,7 @@ impl Cache {
             let file = Arc::new(OpenFile::from(Arc::new(file)));
             self.memory.insert_file(*digest, file.clone(), size);
             if !self.index.touch(digest) {
-                // Evicted, or found damaged, since it was opened: nobody who comes later gets it.
+                // It was evicted, or found damaged, since it was opened: nobody may get it.
                 self.memory.forget_file(digest);
                 return None;
             }
@@ -165,9 +163,9 @@ impl Cache {
         Some(size)
     }
 
-    /// As [`Self::has`], for whoever is about to rely on it for long: the file is looked at, which somebody may have removed, and
-    /// hashed where the index does not know it, or where it is small: whoever reads such a file hashes it, and would find out
-    /// then, when what could have replaced it is gone. Blocks.
+    /// As [`Self::has`], for callers that are going to rely on it for long. Looks at the file, which somebody may have
+    /// removed, and hashes it if the index does not know it or it is small: a small file is hashed when it is read, and
+    /// damage must not show only then, when what could have replaced it is gone. Blocks.
     pub fn keeps(&self, digest: &Digest) -> Option<u64> {
         if !self.index.contains(digest) && !self.index.is_condemned(digest) {
             self.check(digest);

@@ -1,18 +1,17 @@
-//! The one task a cache has: it reads the tree, then writes down recency and keeps house, looks at what readers
-//! could not read and at what they were the first to read, all for as long as the mirror runs.
+//! The one task a cache has, for as long as the mirror runs: it reads the tree, then writes down recency and keeps house;
+//! and it looks at what readers could not read, and at what they were the first to read. Owns when these are done, not how.
+//! Spawned by `app`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::memory::TIDY_EVERY;
 use super::{Cache, NoRoom, SMALL, Scan, scan};
 
-/// How long a tree that cannot be read is left alone: at first, and at most.
+/// How long to wait before a tree that cannot be read is tried again: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long it is waited before what pins need is read again, and how often.
+/// How long to wait each time before what pins need is read again.
 const PIN_PAUSES: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3), Duration::ZERO];
 
 /// Uses written down at a time; the index's lock is held for as long as it takes to list them.
@@ -27,9 +26,8 @@ impl Cache {
     async fn close_unread(self: &Arc<Self>) {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
-            // Files are closed, the last names of some of which are gone: that can take its time (I11).
-            let this = self.clone();
-            let _ = spawn_blocking(move || this.memory.tidy()).await;
+            // Closes files, some of which have no name any more: that can take its time (I11).
+            let _ = self.blocking(|cache| cache.memory.tidy()).await;
         }
     }
 
@@ -43,8 +41,7 @@ impl Cache {
             Ok(_) | Err(NoRoom::Full { .. }) => {}
             Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
         }
-        let this = self.clone();
-        let _ = spawn_blocking(move || this.survey()).await;
+        let _ = self.blocking(|cache| cache.survey()).await;
         self.surveyed.send_replace(true);
         let mut every = tokio::time::interval(Duration::from_secs(60));
         loop {
@@ -58,9 +55,7 @@ impl Cache {
     async fn read_tree(self: &Arc<Self>) {
         let (mut pause, longest) = PAUSES;
         loop {
-            let this = self.clone();
-            let scan = spawn_blocking(move || scan::scan(&this.store, &this.index)).await;
-            match scan.map_err(std::io::Error::other).flatten() {
+            match self.blocking(|cache| scan::scan(&cache.store, &cache.index)).await.flatten() {
                 Ok(found) => {
                     tracing::info!(
                         objects = found.objects,
@@ -86,8 +81,7 @@ impl Cache {
     /// pinned is given up. Then what could be read has to do, since a mirror that adds nothing helps nobody.
     async fn read_pins(self: &Arc<Self>) {
         for pause in PIN_PAUSES {
-            let this = self.clone();
-            match spawn_blocking(move || this.survey_pins()).await.map_err(std::io::Error::other).flatten() {
+            match self.blocking(|cache| cache.survey_pins()).await.flatten() {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(%error, "what a pin needs cannot be read; until it can, it may be evicted");
@@ -100,13 +94,11 @@ impl Cache {
 
     /// Writes down recency and makes published names durable.
     pub async fn flush(self: &Arc<Self>) {
-        let this = self.clone();
-        let flushed = spawn_blocking(move || {
-            this.write_uses();
-            this.store.sync_names()
-        })
-        .await;
-        if let Ok(Err(error)) = flushed {
+        let flushed = self.blocking(|cache| {
+            cache.write_uses();
+            cache.store.sync_names()
+        });
+        if let Ok(Err(error)) = flushed.await {
             tracing::warn!(%error, "cannot sync the cache folder");
         }
     }

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::Cache;
 use super::catalog::{Part, Tagged};
@@ -95,11 +94,31 @@ pub struct Collected {
     pub expired: u64,
     /// Records of manifests that are gone.
     pub records: u64,
-    /// What has to go for `free`: in this order, the first 10 000 objects.
+    /// What has to go for `free`, in this order: the first 10 000 objects.
     pub evicted: Vec<(Digest, u64)>,
     /// Bytes that have to go besides.
     pub evicted_more_bytes: u64,
     /// Bytes in all.
+    pub bytes: u64,
+}
+
+/// What takes how much.
+#[derive(Clone, Debug, Serialize)]
+pub struct Account {
+    /// Files that pins keep.
+    pub pinned_bytes: u64,
+    /// In the order of the configuration.
+    pub quotas: Vec<QuotaRow>,
+    /// Memory that the index takes.
+    pub index_memory_bytes: usize,
+}
+
+/// A quota, and what counts for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuotaRow {
+    /// As configured.
+    pub pattern: String,
+    /// Bytes of files, and of room that is set aside.
     pub bytes: u64,
 }
 
@@ -174,8 +193,7 @@ impl Cache {
 
     /// Removes images and what only they need, or one object. What pins protect stays.
     pub async fn purge(self: &Arc<Self>, selector: Selector, dry_run: bool) -> Removed {
-        let this = self.clone();
-        spawn_blocking(move || this.purge_now(&selector, dry_run)).await.unwrap_or_default()
+        self.blocking(move |cache| cache.purge_now(&selector, dry_run)).await.unwrap_or_default()
     }
 
     fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
@@ -233,11 +251,11 @@ impl Cache {
         removed
     }
 
-    /// Blocks. Takes back what an import has `published`, in that order, and what is of no use to it after all. As with a purge
-    /// that stays which others rely on by now: what a pin protects, a tag names, or a manifest needs that is here. Only when
-    /// the catalog has seen the whole tree it is known what that is.
+    /// Blocks. Takes back what an import has `published`, in that order, and has no use for after all. As with a purge,
+    /// what others rely on by now stays: what a pin protects, a tag names, or a manifest that is here needs. That is
+    /// known only when the catalog has seen the whole tree.
     pub fn take_back(&self, published: &[Digest]) {
-        // Indexes and manifests come after what they need: they have gone before it is asked for that.
+        // Indexes and manifests were published after what they need, so they are gone before the look at that.
         for digest in published.iter().rev() {
             let is_pinned = self.index.known(digest).is_some_and(|known| known.pinned);
             let is_needed = || self.catalog.unshared(&[*digest], &HashSet::new()).is_empty();
@@ -269,8 +287,7 @@ impl Cache {
         if self.until_scanned().await.is_err() {
             return Collected::default();
         }
-        let this = self.clone();
-        spawn_blocking(move || this.collect_now(free, dry_run)).await.unwrap_or_default()
+        self.blocking(move |cache| cache.collect_now(free, dry_run)).await.unwrap_or_default()
     }
 
     fn collect_now(&self, free: u64, dry_run: bool) -> Collected {
@@ -287,9 +304,9 @@ impl Cache {
                 (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
                 collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
             }
-            let expired: u64;
-            (collected.expired, expired) = self.count_expired();
-            collected.bytes += expired;
+            let expired = self.count_expired();
+            collected.expired = expired.objects;
+            collected.bytes += expired.bytes;
             collected.records = if self.is_surveyed() { self.catalog.count_prunable() } else { 0 };
             return collected;
         }
@@ -305,9 +322,9 @@ impl Cache {
                 Err(error) => tracing::warn!(digest = %victim.digest, %error, place = ?victim.place, "cannot be removed"),
             }
         }
-        let (expired, bytes) = self.expire(true);
-        collected.expired = expired;
-        collected.bytes += bytes;
+        let expired = self.expire();
+        collected.expired = expired.objects;
+        collected.bytes += expired.bytes;
         collected.records = self.prune_records();
         // The claim evicts; what it set aside is given back at once.
         if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
@@ -321,9 +338,13 @@ impl Cache {
         self.index.known(digest)
     }
 
-    /// Bytes that pins keep, of each quota, and of memory that the index takes.
-    pub fn account(&self) -> (u64, Vec<(String, u64)>, usize) {
+    /// What takes how much.
+    pub fn account(&self) -> Account {
         let patterns = self.quotas.iter().map(|quota| quota.patterns().join(" "));
-        (self.index.pinned(), patterns.zip(self.index.quotas()).collect(), self.index.memory())
+        Account {
+            pinned_bytes: self.index.pinned(),
+            quotas: patterns.zip(self.index.quotas()).map(|(pattern, bytes)| QuotaRow { pattern, bytes }).collect(),
+            index_memory_bytes: self.index.memory(),
+        }
     }
 }

@@ -7,34 +7,35 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
-use super::index::seconds;
+use super::index::now;
 use super::pages::OpenFile;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
 pub const OPEN_FILES: u64 = 512;
 
-/// Unread for so long, a file is closed: the space of an evicted one is free only then.
+/// A file that is unread for so long is closed: the space of an evicted one is free only then.
 const CLOSE_AFTER: Duration = Duration::from_secs(30);
 
-/// So often it is looked for those.
+/// How often such files are looked for.
 pub const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// Media types noted; a few dozen bytes each.
 const MEDIA_TYPES: u64 = 100_000;
 
-/// So often, in seconds, a file that stays open is looked at by its name again: somebody may have written to it.
+/// How often, in seconds, a file that stays open is looked up by its name again: somebody may have written to it.
 const LOOK_EVERY: u32 = 1;
 
 #[derive(Debug)]
 struct Kept {
-    /// Taken out when the entry goes: moka drops what it removes when it comes to it.
+    /// Taken out when the entry goes, because moka drops what it removes only later.
     file: Mutex<Option<Arc<OpenFile>>>,
     size: u64,
     /// Seconds since 1970: when it was last looked at.
@@ -42,12 +43,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn file(&self) -> MutexGuard<'_, Option<Arc<OpenFile>>> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn close(&self) {
-        self.file().take();
+        self.file.lock().take();
     }
 }
 
@@ -103,41 +100,37 @@ impl Memory {
     /// An object's open file and its size in bytes. `None` also for the one caller a second who is to open it anew.
     pub fn file(&self, digest: &Digest) -> Option<(Arc<OpenFile>, u64)> {
         let open = self.files.get(digest)?;
-        let (now, looked) = (seconds(SystemTime::now()), open.looked.load(Ordering::Relaxed));
+        let (now, looked) = (now(), open.looked.load(Ordering::Relaxed));
         // Also where the clock has gone back.
         let is_due = now.abs_diff(looked) > LOOK_EVERY;
         if is_due && open.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return None;
         }
-        let file = open.file().clone()?;
+        let file = open.file.lock().clone()?;
         Some((file, open.size))
     }
 
     /// Keeps a published file open for the next reader.
     pub fn insert_file(&self, digest: Digest, file: Arc<OpenFile>, size: u64) {
         {
-            let mut opened = self.opened();
+            let mut opened = self.opened.lock();
             let opened = opened.entry(digest).or_default();
             opened.retain(is_open);
             opened.push(Arc::downgrade(file.file()));
         }
         let file = Mutex::new(Some(file));
-        self.files.insert(digest, Arc::new(Kept { file, size, looked: seconds(SystemTime::now()).into() }));
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<Digest, Vec<Weak<File>>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.insert(digest, Arc::new(Kept { file, size, looked: now().into() }));
     }
 
     /// Whether somebody reads the file of a large object. The one that is kept for the next reader is one of them.
     pub fn is_read(&self, digest: &Digest) -> bool {
-        self.opened().get(digest).is_some_and(|opened| opened.iter().any(is_open))
+        self.opened.lock().get(digest).is_some_and(|opened| opened.iter().any(is_open))
     }
 
     /// Closes what was unread for [`CLOSE_AFTER`]: nobody else does, where nothing is read.
     pub fn tidy(&self) {
         self.files.run_pending_tasks();
-        self.opened().retain(|_, opened| {
+        self.opened.lock().retain(|_, opened| {
             opened.retain(is_open);
             !opened.is_empty()
         });
@@ -201,7 +194,7 @@ mod tests {
         drop(reader);
         assert!(!is_open(&first) && !memory.is_read(&digest));
         memory.tidy();
-        assert!(memory.opened().is_empty());
+        assert!(memory.opened.lock().is_empty());
     }
 
     #[test]

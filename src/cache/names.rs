@@ -1,13 +1,14 @@
-//! Whose name under the cache folder is being changed: one at a time for each digest.
+//! Which digests' names in the cache folder are being changed, each by one at a time.
 //!
-//! A file is chosen, hashed or found missing first, and unlinked, set apart or forgotten a moment later; in between the same
-//! digest may be published anew, or its leftover be resumed. So whoever changes what a digest's name means, on disk and in
-//! the account, holds the name meanwhile, and looks again once he has it. Nobody holds two. Never held while something is
-//! downloaded or hashed, nor on the way of a hit. Blocks (I11); used by [`super::room`], [`super::leftover`], [`super::lookup`] and
-//! [`super::apart`].
+//! A file is chosen, hashed or found missing first, and unlinked, set apart or forgotten a moment later; in between the
+//! same digest may be published anew, or its leftover be resumed. So whoever changes what a digest's name means, on disk
+//! and in the account, holds the name meanwhile, and looks again once it is held. Nobody holds two. Never held while
+//! something is downloaded or hashed, nor on the way of a hit. Blocks (I11); used by [`super::room`],
+//! [`super::leftover`], [`super::lookup`] and [`super::apart`].
 
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::oci::Digest;
 
@@ -29,20 +30,16 @@ pub(super) struct Held<'a> {
 impl Names {
     /// Blocks until nobody else holds the name.
     pub fn hold(&self, digest: &Digest) -> Held<'_> {
-        let held = self.lock();
-        let mut held = self.freed.wait_while(held, |held| held.contains(digest)).unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
+        self.freed.wait_while(&mut held, |held| held.contains(digest));
         held.insert(*digest);
         Held { names: self, digest: *digest }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.names.lock().remove(&self.digest);
+        self.names.held.lock().remove(&self.digest);
         self.names.freed.notify_all();
     }
 }
@@ -71,6 +68,6 @@ mod tests {
                 });
             }
         });
-        assert!(names.lock().is_empty());
+        assert!(names.held.lock().is_empty());
     }
 }

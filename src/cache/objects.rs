@@ -174,7 +174,7 @@ impl Objects {
         digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, b""))
     }
 
-    /// Tells an object apart for ever.
+    /// A name that tells the object apart for ever, unlike its number.
     pub fn name(&self, id: Id) -> u64 {
         self.entries[id].key.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
     }

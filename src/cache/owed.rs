@@ -4,10 +4,11 @@
 //! never, while a snapshot or another process holds it. Whoever waits for room then must neither take that for a reason to
 //! evict more, and more, nor wait for ever. Pure; used by [`super::room`].
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So long space counts as being on its way.
+use parking_lot::Mutex;
+
+/// How long space counts as being on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
@@ -25,7 +26,7 @@ struct Debt {
 impl Owed {
     /// A file of `size` bytes was unlinked; what was free before and after.
     pub fn unlinked(&self, size: u64, before: u64, after: u64, now: Instant) {
-        // Others write meanwhile. Where most of it has come, all has.
+        // Others write meanwhile: if most of it has come, all of it counts as come.
         if after.saturating_sub(before) < size / 2 {
             let bytes = self.now(after, now) + size;
             self.set(Some(Debt { bytes, free: after, since: now }));
@@ -34,7 +35,7 @@ impl Owed {
 
     /// Bytes that are still to come, where `free` are free now.
     pub fn now(&self, free: u64, now: Instant) -> u64 {
-        let debt = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let debt = *self.0.lock();
         let debt = debt.filter(|debt| now.duration_since(debt.since) < PATIENCE).and_then(|debt| {
             let bytes = debt.bytes.saturating_sub(free.saturating_sub(debt.free));
             (bytes > 0).then_some(Debt { bytes, free, ..debt })
@@ -44,7 +45,7 @@ impl Owed {
     }
 
     fn set(&self, debt: Option<Debt>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = debt;
+        *self.0.lock() = debt;
     }
 }
 

@@ -22,7 +22,7 @@ const PLACES: usize = 256;
 /// How long a piece is remembered, in milliseconds.
 const MOMENT: u64 = 1000;
 
-/// Pages are looked for so far apart: what the kernel reads ahead comes in pieces of this size at least.
+/// How far apart pages are looked for: what the kernel reads ahead comes in pieces of this size at least.
 const STEP: u64 = 128 << 10;
 
 /// 21 bits; a piece's whole length is one of what they can say.

@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Cache;
@@ -125,17 +126,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Tells the index what pins protect now; or has whoever is about to do so do it once more.
+    /// Tells the index what pins protect now. If somebody is doing that already, they do it once more.
     pub fn protect(&self) {
         let Protection { turn, outdated, .. } = &self.pins.protection;
         outdated.store(true, Ordering::SeqCst);
-        // Looked at again after each turn: who found it taken relies on that.
+        // Looked at again after each turn: whoever found the turn taken relies on that.
         while outdated.load(Ordering::SeqCst) {
-            let _turn = match turn.try_lock() {
-                Ok(turn) => turn,
-                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(_turn) = turn.try_lock() else { return };
             while outdated.swap(false, Ordering::SeqCst) {
                 self.compute_protection();
             }
@@ -158,8 +155,8 @@ impl Cache {
         }
     }
 
-    /// After it has become known what a manifest is made of: it may be of a pinned image. One that a computation has just
-    /// looked at is not in the index yet.
+    /// After it has become known what a manifest is made of: it may belong to a pinned image. While a computation runs,
+    /// the index does not know yet what that will find.
     pub(super) fn reprotect_manifest(&self, digest: &Digest) {
         if self.pins.protection.running.load(Ordering::SeqCst) > 0 || self.index.is_protected(digest) {
             self.reprotect();

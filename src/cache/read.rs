@@ -9,11 +9,12 @@ use std::future::Future as _;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -40,7 +41,7 @@ struct Buffer {
 
 impl Buffer {
     fn take() -> Self {
-        let pooled = POOL.lock().ok().and_then(|mut pool| pool.pop());
+        let pooled = POOL.lock().pop();
         Self { bytes: pooled.unwrap_or_else(|| vec![0; CHUNK]), len: 0 }
     }
 
@@ -58,9 +59,8 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(mut pool) = POOL.lock()
-            && pool.len() < POOLED
-        {
+        let mut pool = POOL.lock();
+        if pool.len() < POOLED {
             pool.push(std::mem::take(&mut self.bytes));
         }
     }

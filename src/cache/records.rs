@@ -148,16 +148,15 @@ impl Cache {
         self.records.tags.get_with(key, || found.map(Arc::new))
     }
 
-    /// Writes down what a tag is, whatever was known of it. After an error it is so until the process ends.
+    /// Writes down what a tag is, whatever was known of it. After an error that holds until the process ends.
     pub async fn set_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord) -> io::Result<()> {
         self.put_tag(scope, tag, record, |_| true).await
     }
 
-    /// Writes down what a check of a tag has found, unless what is known was asked for later; what was asked for after
-    /// `now` was written under a wrong clock. Of several checks at one time the one that asked last counts, whichever
-    /// lands last.
+    /// Writes down what a check of a tag has found, unless a later check is known: of several at one time the one that
+    /// asked last counts, whichever ends last. What was asked for after `now` was written under a wrong clock.
     pub async fn confirm_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, now: Timestamp) {
-        // From its file, if it must be.
+        // Reads it from its file, if it is not in memory.
         let _ = self.tag(scope, tag).await;
         let asked = record.checked_at;
         // One that cannot be written down is asked for again by the next process.
@@ -206,8 +205,8 @@ impl Cache {
             let path = self.records.tag_path(scope, tag);
             let written = if let Some(record) = &known {
                 if moved {
-                    let (this, scope, tag) = (self.clone(), scope.clone(), tag.clone());
-                    let _ = spawn_blocking(move || this.reprotect_tag(&scope, &tag)).await;
+                    let (scope, tag) = (scope.clone(), tag.clone());
+                    let _ = self.blocking(move |cache| cache.reprotect_tag(&scope, &tag)).await;
                 }
                 // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
                 self.write_record(path, &**record, moved).await
@@ -215,7 +214,7 @@ impl Cache {
                 let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
                 Ok(())
             };
-            // Who came meanwhile may have been through with its file before this one.
+            // A change that came meanwhile may have written its file before this one did.
             match self.records.tags.get(&key) {
                 Some(latest) if latest != known => {
                     moved = latest.as_ref().map(|record| record.digest) != known.as_ref().map(|record| record.digest);
@@ -249,7 +248,8 @@ impl Cache {
         let _ = self.keep_manifest_record(scope, digest, record).await;
     }
 
-    /// As [`Cache::set_manifest_record`], where nobody may ever say it again: after an error the next process does not know.
+    /// As [`Cache::set_manifest_record`], for what nobody may ever say again: after an error the next process does not
+    /// know it.
     pub async fn keep_manifest_record(
         self: &Arc<Self>,
         scope: &Scope,
@@ -290,7 +290,7 @@ impl Cache {
         }
     }
 
-    /// As [`Cache::set_referrers_record`] for a whole list, where nobody may ever say it again: after an error the next
+    /// As [`Cache::set_referrers_record`], of a whole list, for what nobody may ever say again: after an error the next
     /// process does not know it.
     pub async fn keep_referrers_record(
         self: &Arc<Self>,
@@ -313,7 +313,7 @@ impl Cache {
     pub async fn set_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: &AbsenceRecord) {
         let Some(subject) = tag.subject() else { return };
         if !self.catalog.has_manifest(scope, &subject) {
-            // It came through another repository, and this one has a tag or an index of it.
+            // The manifest came through another repository, and this one has a tag or an index that names it.
             let known = self.catalog.is_manifest(&subject) && self.catalog.holds(scope, &subject);
             let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
             self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
@@ -330,9 +330,8 @@ impl Cache {
     }
 
     async fn read_record<T: DeserializeOwned + Send + 'static>(self: &Arc<Self>, path: PathBuf) -> Option<T> {
-        let this = self.clone();
-        let read = spawn_blocking(move || {
-            let bytes = match this.store().read_small(&path) {
+        let read = self.blocking(move |cache| {
+            let bytes = match cache.store.read_small(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::NotFound {
@@ -350,20 +349,19 @@ impl Cache {
 
     async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) -> io::Result<()> {
         let json = serde_json::to_vec(record)?;
-        let this = self.clone();
-        let write = move || {
-            let written = match this.store().replace(&path, &json, durable) {
+        let written = self.blocking(move |cache| {
+            let written = match cache.store.replace(&path, &json, durable) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => path
                     .parent()
                     .map_or(Ok(()), std::fs::create_dir_all)
-                    .and_then(|()| this.store().replace(&path, &json, durable)),
+                    .and_then(|()| cache.store.replace(&path, &json, durable)),
                 other => other,
             };
             written.inspect_err(|error| {
                 tracing::warn!(path = %path.display(), %error, "cannot write a record; it is kept in memory");
             })
-        };
-        spawn_blocking(write).await.map_err(io::Error::other)?
+        });
+        written.await?
     }
 }
 

@@ -1,16 +1,15 @@
 //! Room on disk: what is set aside for a fill, what goes for it, and how a file gets in.
 //!
-//! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the limit is the account's, any
-//! victim helps. Where the file system is short of space, only one helps whose space is free once it is unlinked: what
-//! somebody reads, or what has another name, stays. What fills leave is [`super::leftover`]'s. Called by the fills, by
-//! `transfer`, and by [`super::survey`] every minute.
+//! The account is the index's; here its victims are unlinked and its promises kept (I8). Where the account has reached
+//! its limit, any victim helps. Where the file system is short of space, a victim helps only if its space is free once it
+//! is unlinked: what somebody reads, or what has another name, stays. What fills leave is the business of
+//! [`super::leftover`]. Called by the fills, by `transfer`, and by [`super::survey`] every minute.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
@@ -23,7 +22,7 @@ const USELESS: u32 = 64;
 /// Victims of one claim that could not be unlinked, after which it fails.
 const STUCK: u32 = 16;
 
-/// How often, and how long after each other, it is looked for space that is on its way.
+/// How often, and at what interval, space that is on its way is looked for.
 const LOOKS: u32 = 25;
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 
@@ -36,8 +35,7 @@ impl Cache {
     /// As [`Cache::reserve`], within the quota of `class`.
     pub async fn reserve_for(self: &Arc<Self>, bytes: u64, class: Class) -> Result<Reservation, NoRoom> {
         self.until_scanned().await?;
-        let this = self.clone();
-        spawn_blocking(move || this.make_room(bytes, class)).await.map_err(|error| NoRoom::from(io::Error::other(error)))?
+        self.blocking(move |cache| cache.make_room(bytes, class)).await?
     }
 
     /// Blocks; see [`Cache::reserve_for`], which also waits until the index is complete.
@@ -82,8 +80,8 @@ impl Cache {
         }
     }
 
-    /// As [`Cache::evict`]. One that cannot be unlinked stays, until its turn comes again, and others go in its place: an error
-    /// only after [`STUCK`] of those.
+    /// As [`Cache::evict`]. A victim that cannot be unlinked stays until its turn comes again, and others go in its
+    /// place; an error only after [`STUCK`] of them.
     fn try_evict(&self, victim: Victim, stuck: &mut u32) -> io::Result<bool> {
         self.evict(victim).or_else(|error| {
             let path = self.store.path(victim.place, &victim.digest);
@@ -149,7 +147,7 @@ impl Cache {
             return Err(error);
         }
         if victim.place == Place::Blobs {
-            // Last, so that nobody who had just opened it keeps it open.
+            // Last, so that it is not kept open by somebody who opened it a moment ago.
             self.memory.forget_file(&victim.digest);
         }
         self.index.left(victim);
@@ -188,7 +186,7 @@ impl Cache {
         match self.confine_for_good(&digest, upstream) {
             Ok(_steady) => self.publish(verified, reservation),
             Err(error) => {
-                self.leave(&digest, Some(verified.given_up()), reservation, false);
+                self.discard(&digest, Some(verified.given_up()), reservation);
                 Err(error)
             }
         }
@@ -200,18 +198,18 @@ impl Cache {
         let (digest, size) = (*verified.digest(), verified.size());
         let _name = self.names.hold(&digest);
         if let Err(error) = self.store.publish(&verified) {
-            self.leave(&digest, Some(verified.given_up()), reservation, false);
+            self.discard(&digest, Some(verified.given_up()), reservation);
             return Err(error);
         }
-        // One that is not known makes the next reader hash the file.
+        // A wrong stamp makes the next reader hash the file.
         let stamp = verified.file().metadata().map_or(0, |meta| stamp(&meta));
         if reservation.published(digest, size, stamp) {
             tracing::warn!(%digest, size_bytes = size, "a damaged file that could not be set apart is replaced by the right one");
         }
         if self.index.has_leftover(&digest) {
-            // Nobody will go on with it.
+            // No fill will go on with it.
             let leftover = self.index.take_leftover(&digest, 0);
-            self.leave(&digest, None, leftover, false);
+            self.discard(&digest, None, leftover);
         }
         self.doubts.sound(&digest);
         if size > SMALL {
@@ -227,20 +225,18 @@ impl Cache {
     /// cannot take it, it is kept in memory alone.
     pub async fn put(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
         let reservation = self.reserve(bytes.len() as u64).await;
-        let this = self.clone();
-        spawn_blocking(move || this.store_whole(digest, bytes, reservation)).await.map_err(io::Error::other)?
+        self.blocking(move |cache| cache.store_whole(digest, bytes, reservation)).await?
     }
 
     /// As [`Cache::put`], of what came through `upstream`, whosever that is by now. Where that cannot be written down it is not
     /// kept at all.
     pub async fn put_from(self: &Arc<Self>, upstream: UpstreamName, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
         let reservation = self.reserve(bytes.len() as u64).await;
-        let this = self.clone();
-        let stored = spawn_blocking(move || {
-            let _steady = this.confine_for_good(&digest, &upstream)?;
-            this.store_whole(digest, bytes, reservation)
+        let stored = self.blocking(move |cache| {
+            let _steady = cache.confine_for_good(&digest, &upstream)?;
+            cache.store_whole(digest, bytes, reservation)
         });
-        stored.await.map_err(io::Error::other)?
+        stored.await?
     }
 
     fn store_whole(&self, digest: Digest, bytes: Bytes, reservation: Result<Reservation, NoRoom>) -> Result<(), NoRoom> {
@@ -248,7 +244,7 @@ impl Cache {
         let reservation = reservation?;
         let mut ingest = self.store.ingest_whole(&digest)?;
         if let Err(error) = ingest.append(&[bytes]) {
-            self.leave(&digest, Some(ingest), reservation, false);
+            self.discard(&digest, Some(ingest), reservation);
             return Err(error.into());
         }
         let verified = ingest.verify().map_err(io::Error::other)?;

@@ -7,13 +7,13 @@ use std::fs::Metadata;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::index::{self, Index, seconds};
+use super::index::{Found, Index, seconds};
 use super::store::{Store, heat, stamp};
 use crate::oci::{Algorithm, Digest};
 
 /// What the scan found.
 #[derive(Debug)]
-pub struct Found {
+pub struct Scanned {
     /// Published files.
     pub objects: usize,
     /// Their bytes.
@@ -25,17 +25,17 @@ pub struct Found {
 }
 
 /// What a file under `blobs/` says of itself.
-pub fn found(meta: &Metadata) -> io::Result<index::Found> {
+pub fn found(meta: &Metadata) -> io::Result<Found> {
     let used = seconds(meta.modified()?);
     // Not every file system knows when a file was made.
     let since = meta.created().map_or(used, seconds);
-    Ok(index::Found { size: meta.len(), used, since, stamp: stamp(meta), heat: Some(heat(meta)) })
+    Ok(Found { size: meta.len(), used, since, stamp: stamp(meta), heat: Some(heat(meta)) })
 }
 
 /// Takes in all files of the tree.
-pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
+pub fn scan(store: &Store, index: &Index) -> io::Result<Scanned> {
     let started = Instant::now();
-    let mut objects: Vec<(Digest, index::Found)> = Vec::new();
+    let mut objects: Vec<(Digest, Found)> = Vec::new();
     for algorithm in Algorithm::ALL {
         for entry in store.list(&store.blobs(algorithm))? {
             let entry = entry?;
@@ -68,7 +68,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
     let mut leftovers = 0;
     for entry in store.list(&store.ingest_dir())? {
         let entry = entry?;
-        // Everything else in there is being written at this moment.
+        // Everything else in there is being written just now.
         if let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) {
             let trimmed = store.trim_ingest(&digest);
             if let Err(error) = &trimmed {
@@ -78,5 +78,5 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Found> {
             leftovers += 1;
         }
     }
-    Ok(Found { objects: objects.len(), bytes, leftovers, took: started.elapsed() })
+    Ok(Scanned { objects: objects.len(), bytes, leftovers, took: started.elapsed() })
 }

@@ -1,19 +1,19 @@
 //! The disk tier's files: where things lie, how they come into being, how they go.
 //!
-//! Owns everything below `cache.dir` except the JSON records' contents. The way of a blob is told by types:
-//! [`Ingest`] (a growing file whose bytes are hashed as they are written) → [`Verified`] (its digest matched) →
-//! [`Store::publish`], the one function that gives a file its name under `blobs/` (I1). A published file is never
-//! written again (I2). Opening and locking the folder is [`folder`]'s. Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`] and
-//! by the fills.
+//! Owns everything below `cache.dir` except the JSON records' contents. The way of a blob is told by types: [`Ingest`] (a
+//! growing file whose bytes are hashed as they are written) → [`Verified`] (its digest matched) → [`Store::publish`], the
+//! one function that gives a file its name under `blobs/` (I1). A published file is never written again (I2). [`folder`]
+//! opens and locks the folder. Every function here blocks and is called from `spawn_blocking` (I11), by [`super::Cache`]
+//! and by the fills.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::evict::MAX_HEAT;
@@ -21,7 +21,7 @@ use super::index::{Place, Used};
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
 pub use folder::{StoreError, VERSION};
-pub use ingest::{Ingest, Mismatch, Refused, Verified};
+pub use ingest::{Disproved, Ingest, Mismatch, Verified};
 pub use scatter::Scatter;
 
 pub mod faults;
@@ -77,7 +77,7 @@ impl Store {
         self.blobs(digest.algorithm()).join(digest.hex())
     }
 
-    /// Where what lies in a place has its file.
+    /// The path of a file of this digest in a place.
     pub fn path(&self, place: Place, digest: &Digest) -> PathBuf {
         match place {
             Place::Blobs => self.blob_path(digest),
@@ -317,7 +317,7 @@ pub struct Space {
     pub total: u64,
 }
 
-/// Tells a file from another one that has its name later, as long as somebody has it open or it has a name.
+/// Tells a file from another one that gets its name later, as long as the file is open or has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,

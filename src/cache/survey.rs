@@ -7,12 +7,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
-use tokio::task::spawn_blocking;
 
-use super::index::seconds;
+use super::catalog::Totals;
+use super::index::{Sum, now};
 use super::records::{ManifestRecord, TagRecord};
 use super::{Cache, read};
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
@@ -20,7 +20,7 @@ use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference,
 /// Index numbers looked at under one lock.
 const CHUNK: super::evict::Id = 4096;
 
-/// What cannot be read at the start is said once, by its number: a disk that fails has more than a line to say.
+/// Counts what cannot be read at the start. Only the first is logged by itself: a disk that fails would fill the log.
 #[derive(Default)]
 struct Unread(u64);
 
@@ -92,7 +92,7 @@ impl Cache {
         }
         self.reprotect();
         self.confine_known();
-        let (repositories, tags, manifests) = self.catalog.totals();
+        let Totals { repositories, tags, manifests } = self.catalog.totals();
         if unread.0 > 0 {
             tracing::error!(
                 files = unread.0,
@@ -153,13 +153,13 @@ impl Cache {
 
     /// Tells the catalog what a manifest is made of that came by another way than a pull.
     pub async fn learn_manifest(self: &Arc<Self>, scope: &Scope, digest: &Digest, media_type: &MediaType) {
-        let (this, scope, digest, media_type) = (self.clone(), scope.clone(), *digest, media_type.clone());
-        let learnt = move || {
+        let (scope, digest, media_type) = (scope.clone(), *digest, media_type.clone());
+        let learnt = self.blocking(move |cache| {
             // Of one that cannot be read, the next pull says what it is made of.
-            let _ = this.survey_manifest(&scope, &digest, Some(media_type.as_str()));
-            this.reprotect_manifest(&digest);
-        };
-        let _ = spawn_blocking(learnt).await;
+            let _ = cache.survey_manifest(&scope, &digest, Some(media_type.as_str()));
+            cache.reprotect_manifest(&digest);
+        });
+        let _ = learnt.await;
     }
 
     /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
@@ -182,23 +182,25 @@ impl Cache {
 
     /// What is due every minute. On the blocking pool.
     pub(super) async fn keep_house(self: &Arc<Self>) {
-        let this = self.clone();
-        let _ = spawn_blocking(move || {
-            this.expire(false);
-            this.prune_records();
-            this.prune_confined();
-            this.index.retry();
-            this.retry_condemned();
+        let kept = self.blocking(|cache| {
+            let Sum { objects, bytes } = cache.expire();
+            if objects > 0 {
+                tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
+            }
+            cache.prune_records();
+            cache.prune_confined();
+            cache.index.retry();
+            cache.retry_condemned();
             // Only complains where a fill would, too.
-            let _ = this.keep_free();
-        })
-        .await;
+            let _ = cache.keep_free();
+        });
+        let _ = kept.await;
     }
 
-    /// Removes what its quota has no more time for; how many objects and bytes.
-    pub(super) fn expire(&self, quiet: bool) -> (u64, u64) {
-        let now = seconds(SystemTime::now());
-        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+    /// Removes what was unused for longer than its quota allows; what that was.
+    pub(super) fn expire(&self) -> Sum {
+        let now = now();
+        let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
             let (victims, next) = self.index.expire(now, at, CHUNK);
             from = next;
@@ -208,25 +210,20 @@ impl Cache {
                 }
                 self.memory.forget(&victim.digest);
                 self.count_eviction(&victim, "expired");
-                objects += 1;
-                bytes += victim.size;
+                expired.add(victim.size);
             }
         }
-        if objects > 0 && !quiet {
-            tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
-        }
-        (objects, bytes)
+        expired
     }
 
-    /// How many objects and bytes [`Cache::expire`] would remove.
-    pub(super) fn count_expired(&self) -> (u64, u64) {
-        let now = seconds(SystemTime::now());
-        let (mut from, mut objects, mut bytes) = (Some(0), 0, 0);
+    /// What [`Cache::expire`] would remove.
+    pub(super) fn count_expired(&self) -> Sum {
+        let now = now();
+        let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
-            let (more_objects, more_bytes, next) = self.index.count_expired(now, at, CHUNK);
-            (from, objects, bytes) = (next, objects + more_objects, bytes + more_bytes);
+            from = self.index.count_expired(now, at, CHUNK, &mut expired);
         }
-        (objects, bytes)
+        expired
     }
 
     /// Removes the records of manifests that are gone, and what is known of what refers to them.

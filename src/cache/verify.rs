@@ -1,20 +1,20 @@
 //! Looking again: re-hashing what is under `blobs/`, setting apart what is wrong, having it fetched again.
 //!
-//! Five callers: a request whose file could not be read, or is in doubt ([`Alarm`]); one that finds a file which the index does not
-//! know ([`super::lookup`]); [`super::doubt`], behind the first reader of a file; the background pass ([`Cache::scrub`], slow); and
-//! `roadstead verify` (fast). Hashing happens on the blocking pool (I11). A verdict is about the file that was hashed, and never
-//! about another one that has its name by then.
+//! Called in five places: for a request whose file could not be read, or is in doubt ([`Alarm`]); for one that finds a
+//! file which the index does not know ([`super::lookup`]); behind the first reader of a file ([`super::doubt`]); by the
+//! background pass ([`Cache::scrub`], slow); and by `roadstead verify` (fast). Hashing happens on the blocking pool
+//! (I11). A verdict is about the file that was hashed, and never about another one that has its name by then.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 
 use super::Cache;
 use super::index::{Found, SHARDS};
@@ -71,7 +71,7 @@ impl Suspects {
     }
 
     fn change(&self, change: impl FnOnce(&mut HashSet<Digest>) -> bool) -> bool {
-        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut digests = self.digests.lock();
         let changed = change(&mut digests);
         self.count.store(digests.len(), Ordering::Release);
         changed
@@ -83,7 +83,7 @@ impl Suspects {
         }
     }
 
-    /// Nobody is given the object until it is cleared. `true`: nobody looks at it yet; the caller does, and clears it.
+    /// Nobody is given the object until it is cleared. `true`: nobody looks at it yet; the caller must, and clears it.
     pub fn mark(&self, digest: Digest) -> bool {
         self.change(|digests| digests.insert(digest))
     }
@@ -104,7 +104,7 @@ impl Suspects {
         }
         let mut changed = self.changed.subscribe();
         let verdict = changed.wait_for(|()| !self.holds(digest));
-        // A disk that does not answer: whoever asks finds that out by himself.
+        // If a disk does not answer, whoever asks finds that out for themselves.
         let _ = tokio::time::timeout(VERDICT, verdict).await;
     }
 }
@@ -120,8 +120,8 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Whether an error says that a file's bytes are lost, and not only that somebody could not look at them just now: for
-/// want of descriptors or memory, of a permission, because of a signal. Of those nothing follows for the file.
+/// Whether an error says that a file's bytes are lost, and not only that they could not be looked at just now, for want
+/// of descriptors, memory or a permission, or because of a signal. That says nothing about the file.
 pub(super) fn condemns(error: &io::Error) -> bool {
     use rustix::io::Errno;
     // What file systems say of a medium that does not give its bytes back, or of checksums that do not fit.
@@ -204,7 +204,7 @@ impl Cache {
     /// Blocks. Hashes what is under an object's name; sets it apart if it is wrong, or if its medium cannot read it. A right
     /// one is an object from then on, if it was not.
     pub fn check(&self, digest: &Digest) -> Verdict {
-        // Before it is opened: of one that cannot be, this says which it was.
+        // Looked up before it is opened: if that fails, this says which file it was.
         let found = self.store.find(digest);
         match self.store.open_file(digest) {
             Ok(Some((file, meta))) => self.check_file(digest, &file, &meta),
@@ -264,8 +264,7 @@ impl Cache {
         let mut due = tokio::time::Instant::now();
         for shard in pass.next..SHARDS {
             for (digest, size) in self.index.shard(shard) {
-                let this = self.clone();
-                let verdict = spawn_blocking(move || this.check(&digest)).await.unwrap_or(Verdict::Unknown);
+                let verdict = self.blocking(move |cache| cache.check(&digest)).await.unwrap_or(Verdict::Unknown);
                 verification.count(verdict, size);
                 if rate > 0 {
                     due = due.max(tokio::time::Instant::now() - Duration::from_secs(1))
@@ -278,8 +277,8 @@ impl Cache {
                 pass.ended = crate::clock::seconds(SystemTime::now());
             }
             if let Some(file) = file {
-                let (this, file) = (self.clone(), file.to_path_buf());
-                let _ = spawn_blocking(move || pass.write(&this.store, &file)).await;
+                let file = file.to_path_buf();
+                let _ = self.blocking(move |cache| pass.write(&cache.store, &file)).await;
             }
         }
         drop(ended);
@@ -294,8 +293,8 @@ impl Cache {
         }
         let path = self.store.root().join("verified");
         loop {
-            let (this, file) = (self.clone(), path.clone());
-            let pass = spawn_blocking(move || Pass::read(&this.store, &file)).await.unwrap_or_default();
+            let file = path.clone();
+            let pass = self.blocking(move |cache| Pass::read(&cache.store, &file)).await.unwrap_or_default();
             let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(pass.ended)).unwrap_or_default();
             let wait = if pass.next == 0 { every.saturating_sub(age) } else { Duration::ZERO };
             // Not in the first minute of a mirror, which has other things to do; nor in a circle where all is small.
@@ -311,15 +310,14 @@ impl Cache {
 
     /// Looks at what readers could not read, for ever.
     pub(super) async fn watch(self: Arc<Self>) {
-        let queued = self.suspects.queued.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let queued = self.suspects.queued.lock().take();
         let Some(mut queued) = queued else { return };
         while let Some(digest) = queued.recv().await {
-            let this = self.clone();
-            let _ = spawn_blocking(move || {
-                this.memory.forget_file(&digest);
-                this.check(&digest)
-            })
-            .await;
+            let checked = self.blocking(move |cache| {
+                cache.memory.forget_file(&digest);
+                cache.check(&digest)
+            });
+            let _ = checked.await;
             self.suspects.clear(&digest);
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::Fill;
 use crate::config::{self, Abandoned};
 
-/// Nobody reading at so many looks in a row is nobody reading for `fill.abandon_after`.
+/// Looks in a row without a reader that make up `fill.abandon_after`.
 const LOOKS: u32 = 4;
 
 /// Watches the readers of one fill.
@@ -31,7 +31,7 @@ impl Abandonment {
         Self { look, unread: 0 }
     }
 
-    /// Waits until nobody has read `fill` for long enough, and gives it up: who comes after that begins it anew.
+    /// Waits until nobody has read `fill` for long enough, and gives it up: whoever comes after that begins it anew.
     /// Cancel-safe.
     pub async fn of(&mut self, fill: &Fill) {
         let Some(look) = &mut self.look else { return std::future::pending().await };

@@ -47,19 +47,9 @@ impl Extents {
         self.end_from(0).unwrap_or(0)
     }
 
-    /// Where the last range ends.
-    pub fn end(&self) -> u64 {
-        self.0.last().map_or(0, |extent| extent.end)
-    }
-
     /// Number of bytes in all.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|extent| extent.end - extent.start).sum()
-    }
-
-    /// The ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
-        self.0.iter()
     }
 
     /// What is missing of `range`, in order.

@@ -4,10 +4,11 @@
 //! write is under way: told to stop, it ends after that. Begun and judged by [`super::parts`] alone.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
@@ -21,7 +22,7 @@ use crate::upstream::{BlobAnswer, Class, Effort, Lead};
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
 const BATCH: usize = 1 << 20;
 
-/// Bytes that are read back and hashed in one go: so long the blocking pool is held at once.
+/// Bytes that are read back and hashed in one go: the blocking pool is not held for longer than that takes.
 const HASHED: u64 = 8 << 20;
 
 /// What the parts of one fill share.
@@ -54,13 +55,13 @@ impl Hash {
 
     /// Bytes hashed; `None` while some are being hashed.
     pub fn len(&self) -> Option<u64> {
-        Some(self.0.try_lock().ok()?.as_ref()?.len())
+        Some(self.0.try_lock()?.as_ref()?.len())
     }
 
-    /// Takes in what has just been written, if that is what comes next and the hash is free: then nothing has to be
-    /// read back. Blocks as long as hashing takes.
+    /// Hashes what has just been written, if it comes next and nobody else is hashing: then it need not be read back.
+    /// Blocks as long as hashing takes.
     fn offer(&self, at: u64, chunks: &[Bytes]) {
-        if let Ok(mut ingest) = self.0.try_lock()
+        if let Some(mut ingest) = self.0.try_lock()
             && let Some(ingest) = ingest.as_mut()
         {
             ingest.follow(at, chunks);
@@ -69,13 +70,13 @@ impl Hash {
 
     /// Reads back and hashes up to byte `until`, or as far as one go takes. Blocks.
     pub fn catch_up(&self, until: u64) -> io::Result<()> {
-        let mut ingest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ingest = self.0.lock();
         ingest.as_mut().map_or(Ok(()), |ingest| ingest.absorb(until.min(ingest.len() + HASHED)))
     }
 
     /// The file, for good.
     pub fn take(&self) -> Option<Ingest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(|ingest| *ingest)
+        self.0.lock().take().map(|ingest| *ingest)
     }
 }
 
@@ -91,17 +92,7 @@ pub(super) struct Known {
     pub answered: usize,
 }
 
-impl Shared {
-    pub fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a part ended before its end.
+/// Why a part ended early.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
     /// No answer, or one that broke off.
@@ -118,7 +109,8 @@ pub(super) enum Start {
     Ask {
         part: std::ops::Range<u64>,
         spare: bool,
-        /// It is asked ahead: what answers it is read once the part before it has come, so that the hash goes on from memory.
+        /// It is asked for ahead: the answer is read only once the part before it has come, so that the hash goes on from
+        /// memory.
         in_turn: bool,
     },
     /// A question for all from this byte on.
@@ -130,7 +122,7 @@ pub(super) struct Ended {
     pub id: Id,
     /// Bytes that it has brought.
     pub bytes: u64,
-    /// Another answer had brought them before.
+    /// Another answer had brought its bytes before.
     pub void: bool,
     /// How long it waited for its answer, and how long that took to come; of a part that waited for nothing else, neither a
     /// slot nor its turn.
@@ -182,7 +174,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
             Ok(Some(Incoming::new(&shared.fill, answer.body, from - answer.start)))
         }
         Start::Ask { part, spare, in_turn: _ } => {
-            let lead = shared.known().lead.clone();
+            let lead = shared.known.lock().lead.clone();
             let effort = if spare { Effort::Spare } else { Effort::Once };
             let asked = upstream.blob_part(repository, digest, part.clone(), lead.as_deref(), effort).await;
             let answer = asked.map_err(|error| match error.class() {
@@ -190,11 +182,11 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
                 _ => fail(error),
             })?;
             agrees(shared, &part, &answer).map_err(Trouble::Odd)?;
-            if !shared.plan().answered(id) {
+            if !shared.plan.lock().answered(id) {
                 // An open answer has brought it in the meantime.
                 return Ok(None);
             }
-            shared.known().answered += 1;
+            shared.known.lock().answered += 1;
             shared.moved.notify_one();
             Ok(Some(Incoming::new(&shared.fill, answer.body, 0)))
         }
@@ -203,7 +195,7 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
 
 /// Whether an answer is the part that was asked for, of the same content as the parts before.
 fn agrees(shared: &Shared, part: &std::ops::Range<u64>, answer: &BlobAnswer) -> Result<(), &'static str> {
-    let mut known = shared.known();
+    let mut known = shared.known.lock();
     if !answer.ranges || (answer.start, answer.end) == (0, Some(known.total)) {
         return Err("it ignores Range");
     }
@@ -267,7 +259,7 @@ fn write(shared: &Shared, batch: Vec<(u64, Bytes)>) -> io::Result<()> {
         // Readers first; the hash before the frontier moves, so that nobody begins to read back what is in memory here.
         shared.fill.progress.fill(at..end);
         shared.hash.offer(at, &chunks);
-        shared.plan().wrote(at..end);
+        shared.plan.lock().wrote(at..end);
         shared.moved.notify_one();
     }
     Ok(())
@@ -289,8 +281,8 @@ async fn receive(shared: &Arc<Shared>, id: Id, body: Incoming) -> Ended {
             }
             chunk = chunk_of(&mut body), if body.is_some() && lane.pending_bytes < BATCH => match chunk {
                 Some(Ok(chunk)) => {
-                    let at = shared.plan().position(id);
-                    let (pieces, on) = shared.plan().take(id, chunk.len() as u64);
+                    let at = shared.plan.lock().position(id);
+                    let (pieces, on) = shared.plan.lock().take(id, chunk.len() as u64);
                     for piece in pieces {
                         // Within the chunk, whose length is a usize.
                         let slice = chunk.slice((piece.start - at) as usize..(piece.end - at) as usize);

@@ -10,8 +10,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
@@ -29,7 +29,7 @@ use crate::cache::store::Ingest;
 use crate::hop;
 use crate::upstream::{Class, Reason, UpstreamError};
 
-/// What is asked for at once where one connection is fast enough, in parts: a question costs time, too.
+/// Steps of a part where one connection is fast enough: each question costs time.
 const FAST_STEPS: u64 = 4;
 
 /// Where one connection is fast enough, the next part is asked for when so many bytes are still to come, so that there is
@@ -41,7 +41,7 @@ struct Parts<'a> {
     run: &'a mut Run,
     shared: Arc<Shared>,
     running: JoinSet<Ended>,
-    /// So many at one time at the most: lowered where the upstream pushes back.
+    /// The most at one time; lowered where the upstream pushes back.
     most: usize,
     /// The upstream serves no parts after all: one request for all that is missing.
     whole: bool,
@@ -84,14 +84,14 @@ impl Run {
             stop: watch::Sender::new(false),
         });
         let most = if opened.ranges { self.parts(total) } else { 1 };
-        let rate = Rate::new(shared.plan().bytes());
+        let rate = Rate::new(shared.plan.lock().bytes());
         let (running, whole) = (JoinSet::new(), !opened.ranges);
         let mut parts =
             Parts { run: self, shared, running, most, whole, fruitless: 0, rate, pace: Pace::default(), reading_back: None };
         let id = match opened.end {
-            Some(end) if end < total => parts.shared.plan().claim(from..end.max(from)),
-            _ if parts.whole => parts.shared.plan().claim_whole(from),
-            _ => parts.shared.plan().claim_open(from),
+            Some(end) if end < total => parts.shared.plan.lock().claim(from..end.max(from)),
+            _ if parts.whole => parts.shared.plan.lock().claim_whole(from),
+            _ => parts.shared.plan.lock().claim_open(from),
         };
         parts.spawn(id, Start::Answer(Box::new(opened.incoming)));
         let ended = parts.drive(total).await;
@@ -108,21 +108,20 @@ impl Parts<'_> {
     /// Runs parts until all is here and hashed.
     async fn drive(&mut self, total: u64) -> Result<(), FillError> {
         let mut abandonment = Abandonment::new(&self.run.fills.config);
-        let mut checked = self.shared.plan().bytes();
+        let mut checked = self.shared.plan.lock().bytes();
         let (shared, mut stopping) = (self.shared.clone(), self.run.stopping.clone());
         loop {
             let (frontier, bytes) = {
-                let plan = shared.plan();
+                let plan = shared.plan.lock();
                 (plan.frontier(), plan.bytes())
             };
             let fast = self.rate.is_enough(bytes, Instant::now());
             self.begin_more(fast);
-            let in_turn = fast && !shared.plan().keeps_waiting(&shared.fill.progress.wanted());
+            let in_turn = fast && !shared.plan.lock().keeps_waiting(&shared.fill.progress.wanted());
             shared.in_turn.send_if_modified(|known| std::mem::replace(known, in_turn) != in_turn);
             if bytes.saturating_sub(checked) >= CHECK {
                 checked = bytes;
-                let cache = self.run.fills.cache.clone();
-                spawn_blocking(move || cache.keep_free()).await.map_err(io::Error::other)??;
+                self.run.fills.cache.blocking(|cache| cache.keep_free()).await??;
             }
             self.read_back(frontier);
             if self.running.is_empty() && shared.hash.len() == Some(total) {
@@ -156,7 +155,7 @@ impl Parts<'_> {
     /// as long as they make a difference.
     fn begin_more(&mut self, fast: bool) {
         loop {
-            let (running, answered) = (self.running.len(), self.shared.known().answered);
+            let (running, answered) = (self.running.len(), self.shared.known.lock().answered);
             // The first answer permits a second part, each part that came as asked one more.
             let allowed = self.most.min(answered + 2);
             let spare = running > 0;
@@ -164,24 +163,24 @@ impl Parts<'_> {
                 return;
             }
             if self.whole {
-                let from = self.shared.plan().frontier();
-                if running > 0 || !self.shared.plan().has_gap() {
+                let from = self.shared.plan.lock().frontier();
+                if running > 0 || !self.shared.plan.lock().has_gap() {
                     return;
                 }
-                let id = self.shared.plan().claim_whole(from);
+                let id = self.shared.plan.lock().claim_whole(from);
                 return self.spawn(id, Start::AskRest(from));
             }
             let wanted = self.run.fill.progress.wanted();
             let claimed = {
-                let mut plan = self.shared.plan();
-                // However fast it comes: nobody waits for what nobody fetches.
+                let mut plan = self.shared.plan.lock();
+                // However fast it comes: a reader must not wait for what nobody fetches.
                 let elsewhere = plan.neglected(&wanted).is_some();
                 if spare && fast && !elsewhere && (running > 1 || !plan.ends_within(AHEAD)) {
                     return;
                 }
                 let steps = match (fast, elsewhere) {
                     (true, _) => FAST_STEPS,
-                    // Who jumps about wants a connection soon again.
+                    // A reader that jumps about will soon want a connection again.
                     (false, true) => 1,
                     (false, false) => plan.steps(self.pace.worthwhile(), self.most),
                 };
@@ -195,7 +194,7 @@ impl Parts<'_> {
     /// Decides what follows from the end of a part.
     async fn settle(&mut self, ended: Ended) -> Result<(), FillError> {
         let missing = {
-            let mut plan = self.shared.plan();
+            let mut plan = self.shared.plan.lock();
             plan.release(ended.id);
             plan.has_gap()
         };
@@ -210,7 +209,7 @@ impl Parts<'_> {
         let broken = match ended.trouble {
             // An upstream may send less than it was asked for; the rest is asked for anew.
             None if ended.bytes > 0 || ended.void || !missing => return Ok(()),
-            None => self.run.wrong_length(self.shared.known().total, self.shared.plan().bytes()),
+            None => self.run.wrong_length(self.shared.known.lock().total, self.shared.plan.lock().bytes()),
             Some(Trouble::Odd(why)) => {
                 upstream.part_refused(why);
                 (self.most, self.whole) = (1, true);
@@ -236,7 +235,7 @@ impl Parts<'_> {
         if self.fruitless > FRUITLESS {
             return Err(broken);
         }
-        let received = self.shared.plan().bytes();
+        let received = self.shared.plan.lock().bytes();
         tracing::debug!(digest = %self.run.fill.digest, received_bytes = received, error = %broken, fruitless = self.fruitless, "resuming");
         let fruitless = self.fruitless;
         self.run.pause(fruitless, &broken).await?;
@@ -247,7 +246,7 @@ impl Parts<'_> {
     /// A part failed while others go on: what it left goes to them.
     fn push_back(&mut self, error: &UpstreamError, useful: bool) {
         let upstream = &self.run.source.upstream;
-        // Nothing is wrong with a part for which there is no place just now, or whose connection broke on its way.
+        // It is no push-back that a part found no place just now, or that its connection broke on its way.
         let passing =
             error.was_not_asked() || (useful && error.class() == Class::Broken && !matches!(error.reason(), Reason::Stalled(_)));
         if useful {

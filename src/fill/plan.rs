@@ -31,7 +31,7 @@ struct Claim {
     /// Where its next byte belongs.
     at: u64,
     reach: Reach,
-    /// Until there is an answer to it, it gives way to an open one: nothing is lost if the answer is a refusal.
+    /// Until it is answered it gives way to an open claim: nothing is lost if the answer is a refusal.
     answered: bool,
 }
 
@@ -196,7 +196,7 @@ impl Plan {
     fn taken(&self) -> Extents {
         let mut taken = self.written.clone();
         for claim in &self.claims {
-            // An open one that has not begun still has the first part to itself.
+            // An open claim has its first part to itself even before a byte has come.
             let end = match claim.reach {
                 Reach::Open => claim.range.end.max((claim.range.start + self.step).min(self.total)),
                 Reach::Part | Reach::Whole => claim.range.end,

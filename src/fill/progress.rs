@@ -36,8 +36,8 @@ enum Phase<E> {
     Asked,
     /// Bytes arrive; the whole has `total` bytes, if the upstream said.
     Streaming { total: Option<u64> },
-    /// Given up while nobody read it. Who has come since then waits for its failure, and begins anew: whoever is given
-    /// the head of an answer is given the rest of it.
+    /// Given up while nobody read it. Readers that have come since wait for its failure and begin anew: whoever is given
+    /// the head of an answer must be given the rest of it.
     GivenUp,
     /// All bytes are there and are the right ones.
     Verified,
@@ -94,7 +94,7 @@ impl<E: Clone> Progress<E> {
         });
     }
 
-    /// Gives it up, if it has no reader; whether it has none. What follows is [`Progress::fail`].
+    /// Gives it up if it has no reader; whether it was given up. [`Progress::fail`] must follow.
     pub fn give_up(&self) -> bool {
         let mut state = self.lock();
         let unread = state.readers.count() == 0;
@@ -142,8 +142,9 @@ impl<E: Clone> Progress<E> {
         self.lock().readers.give_back(place);
     }
 
-    /// The total size once the upstream has answered; `None` where it does not say. Of a blob that is held back whole, once all is
-    /// verified: an error then still gets a status line, which sends clients to their next address; a 200 that breaks off does not.
+    /// The total size once the upstream has answered; `None` where it does not say. For a blob that is held back whole,
+    /// only once all is verified: an error before that still gets a status line, which sends clients on to their next
+    /// address; a 200 that breaks off does not.
     pub fn poll_head(&self, place: &Place, cx: &mut Context<'_>) -> Poll<Result<Option<u64>, E>> {
         let mut state = self.lock();
         let head = match &state.phase {
@@ -151,7 +152,7 @@ impl<E: Clone> Progress<E> {
                 state.readers.wait(place, None, cx);
                 return Poll::Pending;
             }
-            // Of nothing no end can be held back: the head itself would be a complete answer (I5).
+            // Held back whole. Of an empty blob the head alone would be a complete answer (I5).
             Phase::Streaming { total: Some(..=HELD_BACK) } => {
                 state.readers.wait(place, None, cx);
                 return Poll::Pending;
@@ -228,7 +229,7 @@ impl<E: Clone> State<E> {
         (at < until).then_some(Ok(Readable::Until(until)))
     }
 
-    /// The wakers of those for whom something has changed: of all, where the phase has, else of those whose bytes have
+    /// The wakers of those for whom something has changed: all of them, if the phase has, else those whose bytes have
     /// come. A crowd that waits for the end of a blob is not woken for each piece of its middle.
     fn woken(&mut self, phase: bool) -> Vec<Waker> {
         let mut waiting = std::mem::take(&mut self.readers.waiting);

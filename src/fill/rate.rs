@@ -15,7 +15,7 @@ const ENOUGH: f64 = 500e6;
 /// around the bound, makes no connections, and an answer that comes well is not cut for them.
 const TOLERANCE: f64 = 4.0;
 
-/// So much has come, or so long it has taken, before anything is said.
+/// Nothing is said before so much has come, or so long has passed.
 const SAMPLE: u64 = 4 << 20;
 const LONGEST: Duration = Duration::from_millis(50);
 
@@ -40,8 +40,8 @@ impl Rate {
         bytes.saturating_sub(self.before) >= SAMPLE || now >= self.began + LONGEST
     }
 
-    /// When to ask again even if no byte comes until then: a connection that came well and then stands still tells nobody.
-    /// `None`: it is slow already. Always later than `now`.
+    /// When to ask again even if no byte comes until then: a connection that was fast and then stands still causes no
+    /// event. `None`: it is slow already. Always later than `now`.
     pub fn slow_at(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
         if !self.is_known(bytes, now) {
             return Some(self.began + LONGEST);

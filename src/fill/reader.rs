@@ -30,7 +30,7 @@ impl Fill {
 
     /// The fill has ended: drops what was to be kept until then.
     pub(super) fn ended(&self) {
-        let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let kept = self.kept.lock().take();
         drop(kept);
         self.over.send_replace(true);
     }
@@ -56,9 +56,9 @@ impl FillReader {
         self.fill.source.upstream.name()
     }
 
-    /// Keeps a value until the fill ends, or for those who read on after it. For the one who began it.
+    /// Keeps a value until the fill ends. For the one who began it.
     pub fn keep(&self, kept: impl Any + Send) {
-        *self.fill.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(kept));
+        *self.fill.kept.lock() = Some(Box::new(kept));
     }
 
     /// Whether a reader that joined this fill and got `error` should begin one from its own `source`: yes if that is another
@@ -97,8 +97,7 @@ impl FillReader {
 
     /// Waits until bytes from `at` on may be read: the file's reader, and how far. `None` where the content ends.
     ///
-    /// A read that the reader has begun is not in doubt any more, whatever becomes of the fill: what may be read once
-    /// may be read for ever.
+    /// A read that has begun may be finished, whatever becomes of the fill: what may be read once may be read for ever.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>, at: u64) -> Poll<Result<Option<(&mut Reader, u64)>, FillError>> {
         let until = match ready!(self.fill.progress.poll_beyond(at, &self.place, cx))? {
             Readable::Until(until) => until,

@@ -14,7 +14,7 @@ use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::{Fill, FillError, Source, part, plan};
 use crate::cache::index::{self, Reservation};
-use crate::cache::store::{Ingest, Refused};
+use crate::cache::store::{Disproved, Ingest};
 use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, Effort, UpstreamError, jittered};
 
@@ -69,11 +69,11 @@ impl Incoming {
     }
 }
 
-/// What has come of a download. Whatever comes of it, the file and what is reserved for it stay together, so that the account
-/// never says less than the disk holds (I8).
+/// How a download ended. Either way the file and what is reserved for it stay together, so that the account never says
+/// less than the disk holds (I8).
 pub(super) struct Download {
     pub(super) reservation: Reservation,
-    /// All of it; or as far as it came, `None` where the task that wrote it is gone.
+    /// The whole file; or what there is of it, `None` if the task that wrote it is gone.
     pub(super) ended: Result<Ingest, (Option<Ingest>, FillError)>,
 }
 
@@ -83,7 +83,8 @@ impl Download {
     }
 }
 
-/// Blocks elsewhere, with the file; which comes back whatever came of it, unless the task panicked.
+/// Does blocking work on a file off the reactor (I11). The file comes back whether that failed or not, unless the task
+/// panicked.
 pub(super) async fn on_disk<T: Send + 'static>(
     mut ingest: Ingest,
     work: impl FnOnce(&mut Ingest) -> std::io::Result<T> + Send + 'static,
@@ -134,8 +135,7 @@ impl Run {
                 tracing::info!(%digest, %upstream, %repository, reason, %error, "fill ended early");
             }
             // A task that panicked may have left something.
-            let cache = self.fills.cache.clone();
-            let _ = spawn_blocking(move || cache.recount(&digest)).await;
+            let _ = self.fills.cache.blocking(move |cache| cache.recount(&digest)).await;
             entry.fail(error);
         }
     }
@@ -146,9 +146,8 @@ impl Run {
         }
         let digest = self.fill.digest;
         self.fills.cache.until_scanned().await?;
-        let (cache, class) = (self.fills.cache.clone(), self.class());
-        let resumed = spawn_blocking(move || cache.resume(&digest, class)).await;
-        let (ingest, reservation) = resumed.map_err(std::io::Error::other)??;
+        let class = self.class();
+        let (ingest, reservation) = self.fills.cache.blocking(move |cache| cache.resume(&digest, class)).await??;
         if !ingest.is_empty() {
             tracing::debug!(%digest, written_bytes = ingest.len(), "resuming what an earlier fill left");
         }
@@ -156,17 +155,19 @@ impl Run {
         let ingest = match ended {
             Ok(ingest) => ingest,
             Err((ingest, error)) => {
-                let keep = may_be_resumed(ingest.as_ref(), &error);
-                self.leave(ingest, reservation, keep).await;
+                match may_be_resumed(ingest.as_ref(), &error) {
+                    true => self.leave(ingest, reservation).await,
+                    false => self.discard(ingest, reservation).await,
+                }
                 return Err(error);
             }
         };
         let (len, file, resumed) = (ingest.len(), ingest.file().clone(), ingest.is_resumed());
         let verified = match ingest.proved() {
             Ok(verified) => verified,
-            Err(refused) => {
-                let Refused { ingest, mismatch } = *refused;
-                self.leave(Some(ingest), reservation, false).await;
+            Err(disproved) => {
+                let Disproved { ingest, mismatch } = *disproved;
+                self.discard(Some(ingest), reservation).await;
                 let mismatch = Box::new(mismatch);
                 return Err(match resumed {
                     true => FillError::Leftover(mismatch),
@@ -185,9 +186,9 @@ impl Run {
         self.fill.was_not_misled();
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
-        let (cache, upstream) = (self.fills.cache.clone(), self.source.upstream.name().clone());
-        let published = spawn_blocking(move || cache.publish_from(&upstream, verified, reservation)).await;
-        if let Err(error) = published.map_err(std::io::Error::other).flatten() {
+        let upstream = self.source.upstream.name().clone();
+        let published = self.fills.cache.blocking(move |cache| cache.publish_from(&upstream, verified, reservation)).await;
+        if let Err(error) = published.flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");
             self.fills.metrics.fill_failures_total.with_label_values(&[self.source.upstream.name().as_str(), "publish"]).inc();
@@ -200,8 +201,8 @@ impl Run {
     /// The blob may have been published between the caller's look into the cache and its join. A file that the index does not
     /// know is none: nobody has hashed it (I5).
     async fn is_cached(&self) -> bool {
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let found = spawn_blocking(move || cache.open_sound(&digest)).await;
+        let digest = self.fill.digest;
+        let found = self.fills.cache.blocking(move |cache| cache.open_sound(&digest)).await;
         let Ok(Some((file, size))) = found else { return false };
         self.fill.begin(Arc::new(file), Some(size), Extents::prefix(size));
         self.fill.progress.verified(size);
@@ -222,7 +223,7 @@ impl Run {
                 Err(error) => return Download::stopped(Some(ingest), reservation, error),
             };
             let (left, its) = (std::mem::replace(&mut ingest, fresh), std::mem::replace(&mut reservation, room));
-            self.leave(Some(left), its, true).await;
+            self.leave(Some(left), its).await;
             opened = self.open(&mut ingest, &mut reservation).await;
         }
         let opened = match opened {
@@ -237,19 +238,19 @@ impl Run {
         self.download_whole(ingest, reservation, opened).await
     }
 
-    /// A file and a reservation beside what an earlier fill left, of which nobody knows whether it or this source is wrong. Only
-    /// the blob itself tells: published, it takes the leftover with it.
+    /// A file and a reservation beside what an earlier fill left: nobody knows yet whether that or this source is wrong.
+    /// Only the blob itself tells; once it is published, the leftover goes.
     async fn begin_beside(&self) -> Result<(Ingest, Reservation), FillError> {
         let room = self.fills.cache.reserve_for(0, self.class()).await?;
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let ingest = spawn_blocking(move || cache.store().ingest_whole(&digest)).await.map_err(std::io::Error::other)??;
+        let digest = self.fill.digest;
+        let ingest = self.fills.cache.blocking(move |cache| cache.store().ingest_whole(&digest)).await??;
         Ok((ingest, room))
     }
 
     /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
     async fn open(&mut self, ingest: &mut Ingest, reservation: &mut Reservation) -> Result<Opened, FillError> {
         let here = ingest.reaches();
-        // As much without a hole would be all of it, and then be right.
+        // All of it without a hole would be complete, and not come here.
         let whole = ingest.len();
         let is_too_much = |total: &u64| *total < here || (*total == whole && whole > 0);
         if let Some(size) = self.source.size.filter(is_too_much) {
@@ -332,7 +333,7 @@ impl Run {
         Ok(())
     }
 
-    /// Waits before the next attempt: at once after progress, then longer and longer, each time a little different. An
+    /// Waits before the next attempt: hardly at all after progress, then longer and longer, by times that vary. An
     /// upstream that is not asked just now is waited for, within bounds.
     pub(super) async fn pause(&mut self, fruitless: u32, broken: &FillError) -> Result<(), FillError> {
         let pause = jittered(Duration::from_millis(if fruitless == 1 { 10 } else { 100 << fruitless }));
@@ -347,9 +348,14 @@ impl Run {
         }
     }
 
-    async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation, keep: bool) {
-        let (cache, digest) = (self.fills.cache.clone(), self.fill.digest);
-        let _ = spawn_blocking(move || cache.leave(&digest, ingest, reservation, keep)).await;
+    async fn leave(&self, ingest: Option<Ingest>, reservation: Reservation) {
+        let digest = self.fill.digest;
+        let _ = self.fills.cache.blocking(move |cache| cache.leave(&digest, ingest, reservation)).await;
+    }
+
+    async fn discard(&self, ingest: Option<Ingest>, reservation: Reservation) {
+        let digest = self.fill.digest;
+        let _ = self.fills.cache.blocking(move |cache| cache.discard(&digest, ingest, reservation)).await;
     }
 
     pub(super) fn wrong_length(&self, expected: u64, got: u64) -> FillError {
@@ -357,8 +363,8 @@ impl Run {
     }
 }
 
-/// Whether what has come of a blob is worth keeping after `error`. Only a source that wrote all of it can contradict it: that a
-/// repository does not have the blob, or does not say why, is nothing against what came from another one.
+/// Whether what has come of a blob is worth keeping after `error`. Only the source that sent all of it can contradict it:
+/// that another repository does not have the blob, or fails at it, says nothing against it.
 fn may_be_resumed(ingest: Option<&Ingest>, error: &FillError) -> bool {
     let contradicts = match error {
         FillError::Upstream(error) => error.class() == Class::Invalid,

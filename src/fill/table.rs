@@ -1,9 +1,13 @@
 //! Who fills what: at most one fill per digest (I3).
+//!
+//! Owns the table of running fills. A fill enters it before it runs, and leaves it before anybody hears that it has ended, so
+//! that whoever asks then begins anew. Never downloads; called by `pull` to join or begin.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -56,7 +60,7 @@ impl Fills {
 
     /// Joins the fill of `digest` if there is one.
     pub fn join_running(&self, digest: &Digest) -> Option<Join> {
-        let table = self.lock();
+        let table = self.table.lock();
         let fill = table.get(digest).filter(|fill| !fill.progress.has_failed())?;
         Some(Join { reader: FillReader::new(fill.clone()), began: false })
     }
@@ -71,10 +75,10 @@ impl Fills {
         join
     }
 
-    /// A place at the fill of `digest`, and if there was none, the fill, which is the caller's to run.
+    /// A place at the fill of `digest`; if there was none, also the new fill, which the caller must run.
     pub(super) fn enter(self: &Arc<Self>, digest: &Digest, source: &Source) -> (Join, Option<(Arc<Fill>, Entry)>) {
         let fill = {
-            let mut table = self.lock();
+            let mut table = self.table.lock();
             match table.get(digest) {
                 // One that has failed is about to leave the table: nobody joins it any more.
                 Some(fill) if !fill.progress.has_failed() => {
@@ -95,7 +99,7 @@ impl Fills {
 
     /// Whether a fill of `digest` runs that [`Fills::join`] would join.
     pub fn is_running(&self, digest: &Digest) -> bool {
-        self.lock().get(digest).is_some_and(|fill| !fill.progress.has_failed())
+        self.table.lock().get(digest).is_some_and(|fill| !fill.progress.has_failed())
     }
 
     /// Ends all fills, leaving on disk what can be resumed; waits for them at most `patience`.
@@ -106,10 +110,6 @@ impl Fills {
         if !stopped {
             tracing::warn!("some downloads did not stop in time; they are resumed at the next start");
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
-        self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -156,7 +156,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.fills.lock();
+        let mut table = self.fills.table.lock();
         // A failed fill may have been replaced already.
         if table.get(&self.fill.digest).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
             table.remove(&self.fill.digest);

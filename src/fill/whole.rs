@@ -1,9 +1,7 @@
 //! A blob in one piece: one request at one time, in order.
 //!
 //! For small blobs, for those of which nobody tells the size, and for upstreams that serve no ranges. A transfer that
-//! breaks is gone on with by Range, as long as that brings bytes. Called by [`super::run`].
-
-use tokio::task::spawn_blocking;
+//! breaks is continued by Range, as long as that brings bytes. Called by [`super::run`].
 
 use super::abandon::Abandonment;
 use super::extents::Extents;
@@ -53,7 +51,7 @@ impl Run {
                     Some(total) if writer.received() < total => self.wrong_length(total, writer.received()),
                     _ => return Ok(()),
                 },
-                // All of it has come, and only its end has not: the digest says whether it is right.
+                // All bytes have come, and only the end of the answer has not: the digest says whether they are right.
                 Err(FillError::Upstream(_)) if total == Some(writer.received()) => return Ok(()),
                 Err(FillError::Upstream(error)) if error.retry() => error.into(),
                 Err(error) => return Err(error),
@@ -121,8 +119,7 @@ impl Run {
                         writer.push(chunk);
                         if received - checked >= CHECK {
                             checked = received;
-                            let cache = self.fills.cache.clone();
-                            spawn_blocking(move || cache.keep_free()).await.map_err(std::io::Error::other)??;
+                            self.fills.cache.blocking(|cache| cache.keep_free()).await??;
                         }
                     }
                     None => return Ok(()),

@@ -100,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// Writes what failed to be written again.
+    /// Tries once more to write what could not be written.
     pub fn retry(&mut self) {
         self.start();
     }

@@ -1,4 +1,7 @@
 //! From an entry of the configuration to bound sockets.
+//!
+//! Owns the options of listening sockets, and the files of unix sockets from their making to their removal. Called by `app` at
+//! the start.
 
 use std::fs;
 use std::io;

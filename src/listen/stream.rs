@@ -1,4 +1,5 @@
-//! A connection before anything is known of it.
+//! A connection before anything is known of it: which kind it is, and how it gets from one thread's reactor to another's.
+//! Made by [`super::Listener::accept`]; `server` and `admin` take it from there.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

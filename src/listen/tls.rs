@@ -9,9 +9,10 @@ mod names;
 mod setup;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -142,7 +143,7 @@ impl Tls {
     /// tried again. Says whether new certificates are in use. An error leaves the old ones in use, and is counted.
     /// Blocking (I11).
     pub fn reload(&self, config: Option<&config::Tls>) -> Result<bool, TlsError> {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         let wanted = config.unwrap_or(&source.config).clone();
         let files = files::read(&wanted);
         let digest = files.digest();
@@ -153,7 +154,7 @@ impl Tls {
         (source.tried, source.good) = (digest, false);
         let made = setup::server_config(&wanted, &files, self.http2, self.interface)
             .inspect_err(|_| self.metrics.tls_reload_failures_total.inc())?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = made.config;
+        *self.current.write() = made.config;
         (source.config, source.good) = (wanted, true);
         self.tell(&made.expiries, std::mem::replace(&mut source.shown, made.expiries.len()));
         Ok(true)
@@ -189,7 +190,7 @@ impl Tls {
 
     /// Agrees on TLS with a client. Not cancel-safe: what was agreed on is lost with the connection.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<Secured<S>, HandshakeError> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = self.current.read().clone();
         let handshake = TlsAcceptor::from(current).accept(stream);
         let stream = match tokio::time::timeout(self.handshake_timeout, handshake).await {
             Err(_) => return Err(HandshakeError::TimedOut),

@@ -1,4 +1,5 @@
-//! The error bodies of a registry (OCI distribution-spec, *Error Codes*).
+//! The error codes of a registry, with their statuses and bodies (OCI distribution-spec, *Error Codes*). Which error gets
+//! which code is decided where it happens.
 
 use bytes::Bytes;
 use http::StatusCode;

@@ -1,4 +1,7 @@
-//! What a request turned out to be from: a user, a certificate, or an address alone.
+//! Who a request turned out to be from: a user, a certificate, or an address alone.
+//!
+//! Holds only what was proved, but for a login for an upstream, which only that can prove. Made by [`super::Policy`]; the
+//! rules, the limits and the log go by it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,18 +1,20 @@
 //! `/token`: whom the mirror gives a token of its own, and how a client is told that there are some.
+//!
+//! Decides who gets one; what it looks like is [`super::token`]'s, and how it is asked for `server`'s.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::identity::Identity;
 use super::token::{self, Claims};
-use super::{LOOK, Login, Peer, Policy, Refused, Why, rules};
+use super::{Login, Peer, Policy, Refused, Why, rules};
 use crate::oci::{Scope, UpstreamName};
 
 /// Where tokens are to be had.
 pub const TOKEN_PATH: &str = "/token";
 
 /// What the mirror calls itself in challenges.
-pub const SERVICE: &str = "roadstead";
+const SERVICE: &str = "roadstead";
 
 /// What `/token` gives.
 #[derive(Debug)]
@@ -62,7 +64,8 @@ impl Policy {
         let lifetime = rules.access.token_lifetime;
         let claims = Claims { user, login: identity.login.clone(), expires: self.clock.now().after(lifetime) };
         let why = "the system gives no random numbers";
-        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait: LOOK, why })?;
+        let wait = Duration::from_secs(1);
+        let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait, why })?;
         Ok(Issued { identity, token, lifetime })
     }
 

@@ -1,14 +1,19 @@
 //! How much one identity may ask: requests a second, and downloads at one time.
+//!
+//! Owns the counts; how much is allowed comes with each call, since it can change while the mirror runs. What is remembered is
+//! bounded, whoever asks. Called by [`super::Policy`], and by `pull` through a [`super::Permit`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::TooManyFills;
 use super::identity::Key;
 use crate::config::Pace;
 
@@ -61,6 +66,22 @@ struct Turns {
     free: Arc<Semaphore>,
 }
 
+/// How many downloads one identity may have begun.
+#[derive(Clone, Debug)]
+pub(super) struct FillLimit {
+    pub fills: Arc<Fills>,
+    pub key: Key,
+    pub limit: usize,
+}
+
+impl FillLimit {
+    /// As [`Fills::slot`].
+    pub async fn slot(&self, patience: Duration) -> Result<FillSlot, TooManyFills> {
+        let Self { fills, key, limit } = self;
+        fills.slot(key.clone(), *limit, patience).await.ok_or(TooManyFills { limit: *limit })
+    }
+}
+
 /// The right to begin a download. Held while it runs.
 #[derive(Debug)]
 pub struct FillSlot {
@@ -76,7 +97,7 @@ impl Fills {
         let mut slot = FillSlot { fills: self.clone(), key, permit: None };
         let free = {
             let new = || Turns { limit, free: Arc::new(Semaphore::new(limit)) };
-            let mut begun = self.lock();
+            let mut begun = self.begun.lock();
             let turns = begun.entry(slot.key.clone()).or_insert_with(new);
             if turns.limit != limit {
                 // Reloaded: those who hold one of the old ones are not counted among the new.
@@ -87,15 +108,11 @@ impl Fills {
         slot.permit = Some(tokio::time::timeout(patience, free.acquire_owned()).await.ok()?.ok()?);
         Some(slot)
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Turns>> {
-        self.begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl Drop for FillSlot {
     fn drop(&mut self) {
-        let mut begun = self.fills.lock();
+        let mut begun = self.fills.begun.lock();
         self.permit = None;
         // Whoever holds one or waits for one shares the semaphore.
         if begun.get(&self.key).is_some_and(|turns| Arc::strong_count(&turns.free) == 1) {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand;
 use moka::future::Cache;
 use moka::sync;
 use tokio::sync::Semaphore;
@@ -17,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::identity::Key;
-use super::token::NoKey;
+use super::keyed::Keyed;
 use super::{Login, Refused};
 use crate::config::{Htpasswd, Secret};
 use crate::metrics::Metrics;
@@ -37,7 +35,7 @@ const WAITING: usize = 64;
 /// Checks passwords.
 #[derive(Debug)]
 pub(super) struct Passwords {
-    key: hmac::Key,
+    key: Keyed,
     good: Cache<[u8; 32], ()>,
     failures: sync::Cache<Key, Failures>,
     turns: Arc<Semaphore>,
@@ -61,19 +59,17 @@ enum No {
 }
 
 impl Passwords {
-    pub fn new(metrics: Arc<Metrics>) -> Result<Self, NoKey> {
-        let mut key = [0; 32];
-        rand::fill(&mut key).map_err(|_| NoKey)?;
+    pub fn new(metrics: Arc<Metrics>) -> Self {
         // bcrypt takes a core; pulls need the others.
         let turns = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
-        Ok(Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+        Self {
+            key: Keyed::new(),
             good: Cache::builder().max_capacity(LOGINS).time_to_live(REMEMBERED).build(),
             failures: sync::Cache::builder().max_capacity(ADDRESSES).time_to_live(WINDOW).build(),
             turns: Arc::new(Semaphore::new(turns)),
             waiting: AtomicUsize::new(0),
             metrics,
-        })
+        }
     }
 
     /// Whether the login is one of the file's. Cancel-safe; all who bring the same one at one time wait for one check.
@@ -129,14 +125,7 @@ impl Passwords {
 
     /// A login without the login, and without a use once the user's password has changed.
     fn keyed(&self, login: &Login, hash: Option<&Secret>) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        for part in [login.username(), hash.map_or("", Secret::expose), login.password().expose()] {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part.as_bytes());
-        }
-        let mut keyed = [0; 32];
-        keyed.copy_from_slice(context.sign().as_ref());
-        keyed
+        self.key.hash([login.username(), hash.map_or("", Secret::expose), login.password().expose()])
     }
 
     /// For how long an address has to wait that has sent too many wrong passwords.

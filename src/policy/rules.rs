@@ -1,4 +1,5 @@
-//! The rules of `[access]`, first match wins. Pure.
+//! The rules of `[access]`: the first that matches decides, and none is a no. Pure; called by [`super::Policy`], and by
+//! `roadstead check --as` through [`super::explain`].
 
 use crate::config::{Access, AccessRule, Who};
 

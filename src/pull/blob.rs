@@ -1,4 +1,7 @@
 //! Blobs: from the cache, or from the one fill of their digest.
+//!
+//! Nothing that is found or joined is shown before the repository is known to hold it ([`super::visibility`]). What the cache
+//! cannot take is handed to [`super::relay`]. Called by [`Pull::answer`].
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +40,8 @@ impl Pull {
         Box::pin(self.missing_blob(request, asker, digest)).await
     }
 
-    /// A client that gets a blob a second time within minutes may have found it wrong: it waits until somebody has looked.
+    /// A client that asks for a blob again within minutes may have found it wrong: it waits until the file has been
+    /// hashed.
     async fn unless_wrong(&self, request: &Request<'_>, digest: &Digest, hit: Hit) -> Option<Hit> {
         let is_whole = !request.head && !request.headers.contains_key(header::RANGE);
         match (request.permit.address(), &hit.content) {
@@ -61,7 +65,7 @@ impl Pull {
         answer.map_err(|error| self.told(scope, error))
     }
 
-    /// An outage as the operator wants it told.
+    /// The error as the operator wants clients to be told of an outage.
     fn told(&self, scope: &Scope, error: PullError) -> PullError {
         match self.site(scope) {
             Ok(site) => error.instead(site.upstream.blob_outage_status()),
@@ -82,19 +86,20 @@ impl Pull {
         }
         let mut slot = None;
         loop {
-            // Whoever joins another's download begins none. (One that ends between the look and the joining is not counted.)
+            // Joining a download that runs takes no slot. (If that ends between the look and the joining, the new one is
+            // not counted.)
             if slot.is_none() && !self.fills.is_running(digest) {
                 slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
             }
             let Ok(Join { reader, began }) = self.join(scope, digest, source.clone()).await else {
-                // It takes one of its own.
+                // [`Self::relay`] takes one of its own.
                 drop(slot);
                 return self.relay(request, digest, source).await;
             };
             if began && let Some(slot) = slot.take() {
                 reader.keep(slot);
             }
-            // Whoever began it has said by now whose content it is.
+            // By now the content is marked with the upstream that it comes through.
             self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
             let size = match reader.head().await {
                 // A range needs the whole size, so that every ranged request gets the same kind of answer; and so does a
@@ -104,7 +109,7 @@ impl Pull {
             };
             match size {
                 Ok(size) => return Ok(request.blob(body::Source::Fill(reader), size, digest, ServedFrom::upstream(!began))),
-                // Somebody else's repository or upstream; this request has its own.
+                // Another repository or upstream failed; this request has its own.
                 Err(error) if !began && reader.leaves_hope(&error, &source) => {}
                 Err(FillError::NoRoom(_)) => {
                     drop(slot);
@@ -119,8 +124,8 @@ impl Pull {
         self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
     }
 
-    /// Joins the fill of a blob, or begins it, and says first whose content that will be. After an error it must not be
-    /// kept.
+    /// Joins the fill of a blob, or begins it, after marking the content with its upstream. After an error the blob must
+    /// not be kept.
     pub(super) async fn join(&self, scope: &Scope, digest: &Digest, source: Source) -> io::Result<Join> {
         let join = match self.fills.join_running(digest) {
             Some(running) => running,
@@ -150,7 +155,7 @@ impl Pull {
         Ok(request.blob(body::Source::None, size, digest, ServedFrom::uncached(landed.joined)))
     }
 
-    /// A blob's size, as a manifest of the same repository has it.
+    /// A blob's size, as a manifest of the same repository states it.
     fn told_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         self.sizes.get(&(scope.clone(), *digest))
     }

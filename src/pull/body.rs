@@ -250,7 +250,7 @@ impl Body {
     }
 }
 
-/// A piece of a file, once its pages are in memory: `sendfile` would wait for the disk on the reactor (I11).
+/// A piece of a file, once its pages are in memory: else `sendfile` would wait for the disk on the reactor (I11).
 fn poll_span(reader: &mut Reader, cx: &mut Context<'_>, at: u64, end: u64) -> Poll<io::Result<Piece>> {
     let end = if end - at > Span::LONGEST { at + Span::MAX } else { end };
     ready!(reader.poll_warm(cx, at, end))?;

@@ -1,7 +1,7 @@
-//! Where an answer came from, in the three ways in which it is told: the outcome that is counted, `Cache-Status` (RFC 9211)
-//! and `Warning`.
+//! Where an answer came from, in the three forms in which that is told: the outcome that is counted, `Cache-Status` (RFC
+//! 9211) and `Warning`.
 //!
-//! Said by whoever found the content; [`super::respond`] puts it into the head.
+//! Made by whoever found the content; [`super::respond`] puts it into the head.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::cache::Tier;
 use crate::metrics::Outcome;
 
-/// Why something is told that the upstream has not confirmed.
+/// Why something is served that the upstream has not confirmed.
 #[derive(Clone, Debug)]
 pub struct Stale {
     /// How long ago its freshness ended.

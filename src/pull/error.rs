@@ -16,10 +16,10 @@ use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
 use crate::upstream::{Class, UpstreamError};
 
-/// How long a client should wait where nobody said.
+/// How long a client should wait where the upstream did not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest time that a client is told to wait: podman does wait so long.
+/// The shortest and the longest time that a client is told to wait: podman does wait as long as it is told.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Why a pull failed before the status line.

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::fill::{FillError, Source};
 use crate::oci::route::ReferrersQuery;
 use crate::oci::{Digest, Reference, Scope, Tag};
-use crate::upstream::Upstream;
+use crate::upstream::{Need, Upstream};
 
 /// Longest list of tags that is followed from page to page.
 const MAX_PAGES: usize = 1000;
@@ -44,19 +44,20 @@ impl Pull {
         self.site_of(&scope.upstream)?.upstream.kept_for_clients()
     }
 
-    /// Asks the upstream what a tag is now, and has its manifest in the cache then. Cancel-safe.
+    /// Asks the upstream what a tag stands for now, and brings that manifest into the cache. Cancel-safe.
     pub async fn refresh(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Result<Digest, PullError> {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Tag(tag.clone()) });
         }
-        let landed = self.check_tag(scope, &Asker::Mirror, tag, false, |_| false).await.ok_or(PullError::Internal)?;
+        let landed = self.check_tag(scope, &Asker::Mirror, tag, Need::Content, |_| false).await.ok_or(PullError::Internal)?;
         landed.value.map(|confirmed| confirmed.digest())
     }
 
     /// A manifest's bytes, from the cache or the upstream. Cancel-safe.
     pub async fn manifest_bytes(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
         if let Some(held) = self.held(scope, digest).await {
-            // What came through a private upstream is this repository's when its upstream says so.
+            // What came through a private upstream is shown for this repository only if its own upstream says that it has
+            // it.
             self.vouch(scope, &Asker::Mirror, Evidence::Manifest(Reference::Digest(*digest))).await?;
             return Ok(held.bytes);
         }
@@ -104,7 +105,7 @@ impl Pull {
             };
             match ended {
                 Ok(()) => break join.reader,
-                // Somebody else's repository or upstream; this one has its own.
+                // Another repository or upstream failed; this one is asked itself.
                 Err(error) if !join.began && join.reader.leaves_hope(&error, &source) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -117,8 +118,8 @@ impl Pull {
         Err(PullError::Fill(FillError::from(std::io::Error::other("the blob was downloaded and could not be kept"))))
     }
 
-    /// What has come is confined to others, as where theirs was the download that was joined: this upstream is asked for its own
-    /// word, without which it would be closed to this one's repositories later.
+    /// Where what has come is confined to other upstreams, because a download of theirs was joined, asks this upstream
+    /// whether it has it, too. Without that its own repositories could not be served it later.
     async fn vouch_for_others(self: &Arc<Self>, scope: &Scope, evidence: Evidence, digest: &Digest) -> Result<(), PullError> {
         match self.cache.confined.of(digest) {
             Some(holders) if !holders.contains(&scope.upstream) => self.vouch(scope, &Asker::Mirror, evidence).await,

@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -26,9 +27,9 @@ impl<K, V> Flights<K, V> {
         Arc::new(Self { flying: Mutex::default(), runtime: Handle::current() })
     }
 
-    /// Who comes from now on begins anew: what is under way asks somebody who is not to be asked any more.
+    /// Whoever comes from now on begins anew: the work under way asks an upstream that is not to be asked any more.
     pub fn renew(&self) {
-        self.flying.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.flying.lock().clear();
     }
 }
 
@@ -70,17 +71,18 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flying = self.flying.lock();
         if let Some(result) = flying.get(&key) {
             return (result.clone(), true);
         }
         let (sender, result) = watch::channel(None);
         flying.insert(key.clone(), result.clone());
-        // Boxed: the task would have room for it twice.
+        // Boxed: else the task would keep room for it twice.
         let (work, leave) = (Box::pin(work()), Leave { flights: self.clone(), key, result: result.clone() });
         self.runtime.spawn(hop::carried(async move {
             let value = work.await;
-            // Left before it is announced: who comes now begins anew and does not get a result from before it asked.
+            // Out of the table before the result is announced: whoever comes now begins anew, and gets no result from
+            // before they asked.
             drop(leave);
             sender.send_replace(Some(value));
         }));
@@ -97,8 +99,8 @@ struct Leave<K: Eq + Hash, V> {
 
 impl<K: Eq + Hash, V> Drop for Leave<K, V> {
     fn drop(&mut self) {
-        let mut flying = self.flights.flying.lock().unwrap_or_else(PoisonError::into_inner);
-        // After a renewal it may be another one's.
+        let mut flying = self.flights.flying.lock();
+        // After a renewal the entry may be another flight's.
         if flying.get(&self.key).is_some_and(|result| result.same_channel(&self.result)) {
             flying.remove(&self.key);
         }
@@ -133,7 +135,7 @@ mod tests {
             assert_eq!(other.await.unwrap(), Some((1, true)));
         }
         assert_eq!(ask(flights.clone(), runs).await, Some((2, false)));
-        assert!(flights.flying.lock().unwrap().is_empty());
+        assert!(flights.flying.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,7 +156,7 @@ mod tests {
         assert_eq!(slow.await.unwrap(), Some((5, false)), "it goes on for those who wait for it");
         assert_eq!(ask(flights.clone(), 1).await, Some((10, true)), "and took nobody else's place");
         assert_eq!(new.await.unwrap(), Some((10, false)));
-        assert!(flights.flying.lock().unwrap().is_empty());
+        assert!(flights.flying.lock().is_empty());
     }
 
     #[tokio::test]

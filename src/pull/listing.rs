@@ -1,9 +1,10 @@
 //! Lists that change: the tags of a repository, the referrers of a manifest.
 //!
-//! Relayed, one request for many who ask for the same page. When the upstream cannot be asked, tags are listed as far
-//! as they were pulled (not when it has answered and that cannot be passed on: nobody could tell the short list from the
-//! whole one), referrers of what is here as they were last seen. An upstream without a referrers API is asked for the tag
-//! that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404 for a valid digest.
+//! Relayed; all who ask for the same page share one request. When the upstream cannot be asked, tags are listed as far as
+//! they were pulled, and referrers of what is here as they were last seen. When it has answered, and that cannot be
+//! passed on, no shorter list takes its place: nobody could tell it from the whole one. An upstream without a referrers
+//! API is asked for the tag that stands in for it (distribution-spec, *Referrers Tag Schema*): a client never gets a 404
+//! for a valid digest.
 
 use std::sync::Arc;
 
@@ -189,16 +190,16 @@ impl Pull {
         };
         // An upstream that filters nothing has sent the whole list.
         let filter = query.filter().filter(|_| page.filters_applied.is_some());
-        // A list of several pages is only whole with its upstream; and to one of whom nothing is known the upstream may
-        // have shown less than to others. Nor is what a stale tag says the upstream's word of now.
+        // Only the upstream has all of a list of several pages; to a caller who is not verified it may have shown less
+        // than to others; and a list made of a stale tag is not its word of now.
         if asker.is_verified()
             && !stale
             && query.rest.is_empty()
             && page.next.is_none()
             && let Ok(body) = String::from_utf8(page.body.to_vec())
         {
-            // Of what is not here, or nothing of some kind, there could be as many as there are digests and words: nobody
-            // needs those without the upstream.
+            // Clients could ask for any number of lists of what is not here, and of empty ones by filters: those are kept
+            // in memory alone, since nobody needs them without the upstream.
             let lasting = self.cache.catalog.is_manifest(digest) && (filter.is_none() || !is_empty(&body));
             let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: asked };
             self.cache.set_referrers_record(scope, digest, filter.as_deref(), &record, lasting).await;
@@ -227,8 +228,8 @@ impl Pull {
         Ok((Page { body: index.to_string().into(), next: None, filters_applied }, stale))
     }
 
-    /// The entries of that index, and whether the tag is stale. None if the tag stands for something else: to some registries (GitLab) it is another way to
-    /// write the digest, and gives the manifest itself.
+    /// The entries of that index, and whether the tag is stale. No entries if the tag stands for something else: some
+    /// registries (GitLab) take it for another way to write the digest, and give the manifest itself.
     async fn index_by_tag(
         self: &Arc<Self>,
         scope: &Scope,

@@ -97,7 +97,7 @@ impl Pull {
         Ok(request.manifest(held, &digest, from))
     }
 
-    /// A manifest of the cache. `None` also for bytes that are no manifest: a layer's digest opens nothing here.
+    /// A manifest from the cache. `None` also for bytes that are no manifest: a layer is not served as one.
     pub(super) async fn held(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Option<Held> {
         let hit = self.cache.get(digest).await.filter(|hit| hit.size <= MAX_MANIFEST)?;
         let tier = hit.tier;
@@ -143,7 +143,7 @@ impl Pull {
         asker: &Asker,
         digest: &Digest,
     ) -> Result<Pulled, PullError> {
-        // Before it comes: whoever joins looks whose it is. Without that it is not kept.
+        // Marked before it comes, because whoever joins looks at the mark. If that fails it is not kept.
         let _ = self.confine(scope, digest).await;
         loop {
             let flight = || {
@@ -195,12 +195,12 @@ impl Pull {
         self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if self.is_open(scope) {
-            // It came from there, whole.
+            // A public upstream has it.
             self.cache.release(digest, &scope.upstream).await;
         } else if self.confine(scope, digest).await.is_err() {
             return Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory });
         } else {
-            // It may have been others' before.
+            // It may have been confined to others before.
             self.admit(scope, digest).await;
         }
         if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {

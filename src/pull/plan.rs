@@ -1,4 +1,4 @@
-//! What becomes of a tag, before anybody is asked.
+//! What is done about a tag, decided before anybody is asked.
 //!
 //! Decided here alone, for the pull itself ([`super::resolve`]) and for whoever tells an operator what a pull would do
 //! ([`Pull::forecast`]), so that the two cannot differ. Asks nobody and changes nothing.
@@ -12,7 +12,7 @@ use crate::config::Terms;
 use crate::oci::{Scope, Tag};
 use crate::upstream::{Readiness, Upstream};
 
-/// What the age of a record comes to. Pure.
+/// What follows from the age of a record. Pure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Answer from the record: it is fresh.

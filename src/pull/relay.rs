@@ -36,7 +36,7 @@ impl Pull {
         let wanted = request.range(digest);
         let size = match source.size {
             told if wanted.is_some() => source.upstream.blob_size(&source.repository, digest, None).await?.or(told),
-            // By a request of its own: that for the bytes may be answered without it.
+            // By a request of its own: the answer with the bytes may not tell it.
             None if request.needs_length => source.upstream.blob_size(&source.repository, digest, None).await?,
             told => told,
         };
@@ -53,7 +53,7 @@ impl Pull {
             return Err(PullError::NoLength { scope: request.permit.scope().clone(), digest: *digest });
         }
         if total == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
-            // Of nothing no last chunk can be held back.
+            // An empty body has no last chunk to hold back.
             body.giver().misled();
             return Err(mismatch(&source, *digest, Digest::of(digest.algorithm(), b"")).into());
         }

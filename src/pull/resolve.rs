@@ -19,6 +19,7 @@ use super::{Pull, PullError};
 use crate::cache::records::{AbsenceRecord, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Reference, Scope, Tag};
+use crate::upstream::Need;
 
 /// What a tag stands for, and how that is known.
 #[derive(Clone, Debug)]
@@ -58,14 +59,14 @@ pub struct Confirmed {
     answered: Timestamp,
 }
 
-/// What a request takes for an answer.
+/// Which confirmation of a tag a request is content with.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     /// When it came.
     came: Timestamp,
     /// For how long a confirmation is good.
     fresh_for: Duration,
-    /// It takes only a check that began after it came.
+    /// Only with a check that began after it came.
     check: bool,
 }
 
@@ -85,7 +86,8 @@ impl Demand {
 }
 
 impl Pull {
-    /// Resolves a tag; `check`: although it may be fresh, if a rule allows that. Cancel-safe.
+    /// Resolves a tag. `check`: asks although the record is fresh, if the configuration lets clients demand that.
+    /// Cancel-safe.
     pub(super) async fn resolve(
         self: &Arc<Self>,
         scope: &Scope,
@@ -120,7 +122,7 @@ impl Pull {
         let overdue = record.as_ref().map(|record| demand.age(record).saturating_sub(demand.fresh_for)).unwrap_or_default();
         let enough = |joined: &Confirmed| demand.is_met_by(joined);
         let begin = || {
-            let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), true);
+            let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), Need::Fallback);
             self.revalidations.begin((scope.clone(), tag.clone(), asker.key()), check);
         };
         // A silence after a 429 is one account's: whoever asks by a login of their own has one of their own.
@@ -144,11 +146,11 @@ impl Pull {
                 if !demand.check {
                     self.not_remembered(scope, asker, &What::Tag(tag.clone()))?;
                 }
-                let landed = self.check_tag(scope, asker, tag, false, enough).await.ok_or(PullError::Internal)?;
+                let landed = self.check_tag(scope, asker, tag, Need::Content, enough).await.ok_or(PullError::Internal)?;
                 return landed.value.map(|confirmed| confirmed.resolved(landed.joined));
             }
         };
-        let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, true, enough)).await;
+        let landed = tokio::time::timeout(within, self.check_tag(scope, asker, tag, Need::Fallback, enough)).await;
         let (why, reason) = match landed {
             Ok(Some(Landed { value: Ok(confirmed), joined })) => return Ok(confirmed.resolved(joined)),
             Ok(Some(Landed { value: Err(error), .. })) if error.is_outage() => (error.to_string(), error.label()),
@@ -159,15 +161,15 @@ impl Pull {
                 ("the upstream takes long to answer".to_owned(), "slow")
             }
         };
-        // Another one may have confirmed a newer one in the meantime.
+        // Another check may have confirmed a newer digest in the meantime.
         let latest = self.cached_tag(scope, tag).await.map_or(record, |(record, _)| record);
         Ok(stale(&latest, overdue, &why, reason))
     }
 
-    /// What a client is told that could not be told what a tag is. Of a tag about a manifest of the repository, such as its
-    /// signature, that there is none, as the upstream said when it was last asked: clients that look for signatures could
-    /// not use a cached image else. Only for callers who
-    /// have been let in, as everybody has who has a tag resolved.
+    /// What a client is told when a tag could not be resolved. If the tag would be about a manifest of the repository, as
+    /// a signature is, and the upstream said when it was last asked that there is none, then that: else clients that look
+    /// for signatures could not use a cached image in an outage. Only for callers who have been let in, as everybody has
+    /// who has a tag resolved.
     pub(super) async fn as_last_heard(self: &Arc<Self>, scope: &Scope, tag: &Tag, error: PullError) -> PullError {
         let (PullError::Upstream(outage), Some(_), true) = (&error, tag.subject(), error.is_outage()) else { return error };
         // What was there once is no absence, although its manifest may have gone from here.
@@ -176,7 +178,7 @@ impl Pull {
         }
         let (Some(absence), Ok(site)) = (self.cache.absence(scope, tag).await, self.site(scope)) else { return error };
         let terms = site.freshness.terms(scope.repository.as_str(), tag.as_str());
-        // As of tags: one from the future was written under a wrong clock.
+        // As with tags, one from the future was written under a wrong clock.
         let age = self.clock.now().since(absence.checked_at).unwrap_or(terms.negative);
         let overdue = age.saturating_sub(terms.negative);
         if overdue > terms.stale_if_error {
@@ -189,17 +191,17 @@ impl Pull {
     }
 
     /// Joins the check of a tag, or begins it; once more, if it was joined and is not `enough`: the next one begins after
-    /// that, and so after this call. `fallback` as for [`Self::revalidate`]; `None` only if a check panicked.
+    /// that, and so after this call. `None` only if a check panicked.
     pub(super) async fn check_tag(
         self: &Arc<Self>,
         scope: &Scope,
         asker: &Asker,
         tag: &Tag,
-        fallback: bool,
+        need: Need,
         enough: impl Fn(&Confirmed) -> bool,
     ) -> Option<Landed<Result<Confirmed, PullError>>> {
         let key = (scope.clone(), tag.clone(), asker.key());
-        let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), fallback);
+        let check = || self.clone().revalidate(scope.clone(), asker.clone(), tag.clone(), need);
         let landed = self.revalidations.join(key.clone(), check).await?;
         let again = landed.joined && landed.value.as_ref().is_ok_and(|confirmed| !enough(confirmed));
         if again { self.revalidations.join(key, check).await } else { Some(landed) }
@@ -213,20 +215,19 @@ impl Pull {
     }
 
     /// Asks the upstream what a tag stands for, pulls that manifest if it is not here, and writes the record.
-    /// `fallback`: what is cached stands in, so that a failing upstream is spared.
     pub(super) async fn revalidate(
         self: Arc<Self>,
         scope: Scope,
         asker: Asker,
         tag: Tag,
-        fallback: bool,
+        need: Need,
     ) -> Result<Confirmed, PullError> {
         let (asked, epoch) = (self.clock.now(), self.negative.epoch());
-        let confirmed = self.ask(&scope, &asker, &tag, fallback).await;
+        let confirmed = self.ask(&scope, &asker, &tag, need).await;
         match &confirmed {
             Ok(confirmed) => {
                 let record = TagRecord { digest: confirmed.digest, checked_at: confirmed.asked, imported: false };
-                // Callers with logins of their own have checks of their own: one that asked later may have landed before.
+                // Each login has checks of its own: one that asked later may have landed earlier.
                 self.cache.confirm_tag(&scope, &tag, record, self.clock.now()).await;
             }
             Err(error) if error.is_not_found() => {
@@ -237,7 +238,7 @@ impl Pull {
                 }
                 return confirmed.map_err(|error| self.absent(&scope, &asker, &What::Tag(tag), error, epoch));
             }
-            // Told when it began.
+            // That was logged when it began.
             Err(PullError::Upstream(error)) if error.was_not_asked() => {}
             Err(error) => {
                 tracing::warn!(reason = error.label(), upstream = %scope.upstream, repository = %scope.repository, %tag, %error, "cannot revalidate a tag")
@@ -246,15 +247,12 @@ impl Pull {
         confirmed
     }
 
-    async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, fallback: bool) -> Result<Confirmed, PullError> {
+    async fn ask(self: &Arc<Self>, scope: &Scope, asker: &Asker, tag: &Tag, need: Need) -> Result<Confirmed, PullError> {
         let private = self.cache.confined.private();
         let upstream = self.upstream(scope, asker)?;
         let reference = Reference::Tag(tag.clone());
         let asked = self.clock.now();
-        let resolved = match fallback {
-            true => upstream.revalidate(&scope.repository, &reference).await?,
-            false => upstream.resolve(&scope.repository, &reference).await?,
-        };
+        let resolved = upstream.resolve_for(need, &scope.repository, &reference).await?;
         let (digest, answered) = (resolved.digest, self.clock.now());
         self.cache.forget_absence(scope, tag).await;
         if let Some(held) = self.held(scope, &digest).await {
@@ -271,7 +269,7 @@ impl Pull {
                 Ok(pulled) => pulled.held,
                 // It was asked of the one that has taken the place of the one that named it: what that one names counts.
                 Err(_) if !Arc::ptr_eq(&upstream, &self.upstream(scope, asker)?) => {
-                    return Box::pin(self.ask(scope, asker, tag, fallback)).await;
+                    return Box::pin(self.ask(scope, asker, tag, need)).await;
                 }
                 Err(error) => return Err(contradicted(scope, &digest, error)),
             },
@@ -300,8 +298,8 @@ fn stale(record: &TagRecord, overdue: Duration, why: &str, reason: &'static str)
     Resolved { digest: record.digest, how: How::Stale(Stale { overdue, why: why.to_owned(), reason }), held: None }
 }
 
-/// The upstream has just named this manifest: that it has no such thing, as a replica may say that lags behind the one
-/// that was asked first, is no word on the tag. Nothing is believed of an upstream that contradicts itself.
+/// The upstream has just named this manifest, so a 404 for it says nothing about the tag: it may be from a replica that
+/// lags behind the one that was asked first. An upstream that contradicts itself is not believed.
 fn contradicted(scope: &Scope, digest: &Digest, error: PullError) -> PullError {
     if !error.is_not_found() {
         return error;

@@ -1,6 +1,6 @@
 //! Heads of answers: status, headers, range. The response contract of a registry (protocol notes A9), in one place.
 //!
-//! Built from what is stored, never copied from an upstream's answer. HEAD gets the same headers as GET.
+//! Built from what is stored, never copied from an upstream's answer. HEAD is answered as GET is; `server` leaves the body off.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -52,9 +52,7 @@ impl Request<'_> {
             return answer(unchanged(response), from);
         }
         response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
-        if !self.head {
-            *response.body_mut() = Body::full(held.bytes);
-        }
+        *response.body_mut() = Body::full(held.bytes);
         answer(response, from)
     }
 
@@ -80,9 +78,7 @@ impl Request<'_> {
         if let Some(size) = size {
             response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
         }
-        if !self.head {
-            *response.body_mut() = Body::new(source, [size.map_or(Segment::Rest, |size| Segment::Span(0..size))]);
-        }
+        *response.body_mut() = Body::new(source, [size.map_or(Segment::Rest, |size| Segment::Span(0..size))]);
         answer(response, from)
     }
 
@@ -149,9 +145,7 @@ impl Request<'_> {
         if let Some(warning) = &from.warning {
             insert(headers, header::WARNING, warning);
         }
-        if !self.head {
-            *response.body_mut() = Body::full(page.body);
-        }
+        *response.body_mut() = Body::full(page.body);
         answer(response, from)
     }
 
@@ -175,9 +169,6 @@ impl Request<'_> {
         self.common(&mut response, cache_status);
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
-        }
-        if self.head {
-            *response.body_mut() = Body::empty();
         }
         Answer { response, outcome: error.outcome(), error: Some(message) }
     }
@@ -251,27 +242,25 @@ impl Request<'_> {
 }
 
 /// `GET /v2/`: yes, this is a registry. Never asked upstream.
-pub fn base(head: bool) -> Answer {
+pub fn base() -> Answer {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, 2.into());
-    if !head {
-        *response.body_mut() = Body::full(Bytes::from_static(b"{}"));
-    }
+    *response.body_mut() = Body::full(Bytes::from_static(b"{}"));
     Answer { response, outcome: Outcome::Local, error: None }
 }
 
 /// `GET /v2/` from a client that has to sign in: some learn here, and nowhere else, that they shall send a login.
-pub fn sign_in(head: bool) -> Answer {
+pub fn sign_in() -> Answer {
     let message = "sign in with your own login for the registry behind this mirror".to_owned();
-    refusal(ErrorCode::Unauthorized, Outcome::Denied, message, head)
+    refusal(ErrorCode::Unauthorized, Outcome::Denied, message)
 }
 
 /// The answer to a login that the upstream behind this does not take.
-pub fn login_refused(error: &PullError, head: bool) -> Answer {
-    let mut answer = refusal(error.code(Kind::Other), Outcome::Denied, error.to_string(), head);
+pub fn login_refused(error: &PullError) -> Answer {
+    let mut answer = refusal(error.code(Kind::Other), Outcome::Denied, error.to_string());
     if let Some(wait) = error.retry_after(Kind::Other) {
         answer.response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
     }
@@ -279,14 +268,11 @@ pub fn login_refused(error: &PullError, head: bool) -> Answer {
 }
 
 /// A request that is refused before it is a pull.
-pub fn refusal(code: ErrorCode, outcome: Outcome, message: String, head: bool) -> Answer {
+pub fn refusal(code: ErrorCode, outcome: Outcome, message: String) -> Answer {
     let mut response = error_response(code, &message, None);
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     if code == ErrorCode::Unsupported {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
-    if head {
-        *response.body_mut() = Body::empty();
     }
     Answer { response, outcome, error: Some(message) }
 }

@@ -33,7 +33,7 @@ use verdicts::Verdict;
 /// Verdicts remembered.
 const VERDICTS: u64 = 100_000;
 
-/// Digests of which an upstream said that a repository has them, remembered.
+/// How many digests are remembered of which an upstream said that a repository has them.
 const WORDS: u64 = 100_000;
 
 /// Everything known of who may see what.
@@ -54,7 +54,7 @@ impl Visibility {
     /// Nothing is known. Called within the runtime on which the upstreams will be asked.
     pub fn new() -> Self {
         Self {
-            secrecy: Secrecy::new(),
+            secrecy: Secrecy::default(),
             verdicts: Memory::new(VERDICTS),
             checks: Flights::new(),
             words: Memory::new(WORDS),
@@ -72,7 +72,7 @@ impl Visibility {
         self.questions.renew();
     }
 
-    /// The upstream said, in answer to whomever, that a repository holds this.
+    /// The upstream said, whoever had asked, that a repository holds this.
     pub fn heard(&self, scope: &Scope, digest: &Digest) {
         self.words.insert((scope.clone(), *digest), ());
     }

@@ -7,20 +7,20 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::Store;
 use crate::clock::seconds;
 use crate::oci::{Reference, Scope};
 
-/// References remembered; a client that asks for made-up names finds an end here.
+/// References remembered, so that made-up names cannot fill the memory.
 const REMEMBERED: usize = 10_000;
 /// Where the list is, in the cache folder.
 const FILE: &str = "wanted.json";
-/// Not asked for in so long is not wanted any more.
+/// What was not asked for in so long is not wanted any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// One image that was asked for.
@@ -63,7 +63,7 @@ impl WantedList {
     pub fn note(&self, scope: &Scope, reference: &Reference) {
         let image = scope.image(reference.clone()).to_string();
         let last = seconds(SystemTime::now());
-        let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wants = self.wants.lock();
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
             return;
         }
@@ -73,10 +73,10 @@ impl WantedList {
         self.changed.store(true, Ordering::Release);
     }
 
-    /// Blocks. Writes the list down if it has changed, without what nobody has asked for in a long time.
+    /// Blocks. Writes the list down if it has changed, without what was not asked for in a long time.
     pub fn save(&self, store: &Store) {
         let wants: Vec<Want> = {
-            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock().unwrap_or_else(PoisonError::into_inner));
+            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock());
             let before = wants.len();
             wants.retain(|_, want| !want.is_forgotten(now));
             if !self.changed.swap(false, Ordering::AcqRel) && wants.len() == before {

@@ -39,13 +39,13 @@ pub struct Account {
     status: StatusCode,
     outcome: Outcome,
     error: Option<Cow<'static, str>>,
-    /// Until there was a first byte of a body.
+    /// How long the first byte of the body took.
     first_byte: OnceLock<Duration>,
     /// Bytes of the body that hyper was given.
     given: AtomicU64,
     /// Those of them that the connection has taken.
     sent: AtomicU64,
-    /// Nothing more will be given.
+    /// hyper has been given all of it.
     ended: AtomicBool,
     /// Why the body broke off.
     broken: OnceLock<String>,
@@ -102,8 +102,7 @@ impl Drop for Account {
             Some(broken) => (Outcome::Error, Some(broken.as_str())),
             None => (self.outcome, self.error.as_deref()),
         };
-        let first_byte_seconds = first_byte.map(|time| time.as_secs_f64());
-        self.metrics.count(upstream, subject.kind, outcome, sent, duration.as_secs_f64(), first_byte_seconds);
+        self.metrics.count(upstream, subject.kind, outcome, sent, duration, first_byte);
         let reference: &dyn fmt::Display = match &subject.reference {
             Some(reference) => reference,
             None => &"",
@@ -180,7 +179,7 @@ impl http_body::Body for Counted {
                 match (piece, lane) {
                     (Piece::Bytes(bytes), _) => Some(Ok(Chunk::Bytes(bytes))),
                     (Piece::Span(span), Some(lane)) => Some(Ok(lane.take(span))),
-                    // Not asked for, so never given.
+                    // A span is given only where one is asked for.
                     (Piece::Span(_), None) => Some(Err(std::io::Error::other("a span without a lane").into())),
                 }
             }

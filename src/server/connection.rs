@@ -6,33 +6,32 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Server;
 use super::account::Counted;
 use super::handle::Handler;
 use super::io::Io;
-use super::limits::Refusal;
+use super::limits::{Place, Refusal};
 use super::sendfile::{Lane, Socket};
-use super::streams::{Streams, Tasks, Watched};
+use super::streams::{Idle, Streams, Tasks, Watched};
 use crate::listen::tls::Tls;
 use crate::listen::{Accepted, Detached, Timed};
 use crate::metrics::Metrics;
 use crate::policy::{ClientCertificate, Peer};
 
-/// What a client begins with that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
+/// The first bytes of a client that speaks HTTP/2 without having agreed on it (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of a request head: clients of registries send tokens of several KiB and little else. The headers in it are at most
-/// 100, as hyper has it by itself; told so, it would make and move tables for them at every request. HTTP/2 knows no number of
-/// them, but counts 32 bytes more for each (RFC 9113, 6.5.2).
+/// Bytes of a request head: clients of registries send tokens of several KiB and little else. hyper's own limit of 100
+/// headers holds; if that number were set, hyper would allocate tables for them at every request. HTTP/2 does not limit
+/// their number, but counts 32 bytes more for each (RFC 9113, 6.5.2).
 const MAX_HEAD: usize = 64 << 10;
 
 /// Requests at one time on an HTTP/2 connection, and what waits to be sent for each, besides the piece of a file that was
@@ -53,6 +52,18 @@ pub(super) struct Connection {
     pub tls: Option<Arc<Tls>>,
     /// Turns true when the mirror stops.
     pub stop: watch::Receiver<bool>,
+    pub _held: Held,
+}
+
+/// What a connection takes up of the limits, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Of all connections.
+    #[expect(dead_code, reason = "it acts when it is dropped")]
+    pub slot: OwnedSemaphorePermit,
+    /// Of those of its client.
+    #[expect(dead_code, reason = "it acts when it is dropped")]
+    pub client: Place,
 }
 
 /// A connection that can begin with HTTP.
@@ -90,7 +101,7 @@ impl Connection {
         let accepted = socket.attach().inspect_err(|error| tracing::debug!(%error, "connection ended")).ok()?;
         let config = &self.server.config;
         let mut peer = Peer::new(accepted.address());
-        // What TLS has agreed on; without it, nothing.
+        // Whether TLS has agreed on HTTP/2; `None` without TLS.
         let (io, agreed, lane) = match (accepted, &self.tls) {
             (Accepted::Tcp(tcp, _), Some(tls)) => {
                 let _ = tcp.set_nodelay(true);
@@ -179,7 +190,7 @@ impl Connection {
         });
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
         let (mut stopping, mut told) = (false, false);
-        let mut seen = (streams.activity(), Instant::now());
+        let mut idle = Idle::new(&streams);
         loop {
             tokio::select! {
                 served = &mut connection => {
@@ -196,19 +207,15 @@ impl Connection {
                     return self.refused(&peer, Refusal::Flood, &"streams are opened and taken back without end");
                 }
                 () = tokio::time::sleep(config.header_timeout) => {
-                    let activity = streams.activity();
-                    if activity != seen.0 {
-                        seen = (activity, Instant::now());
-                        continue;
-                    }
-                    if streams.are_open() || seen.1.elapsed() < config.header_timeout {
+                    if idle.time() < config.header_timeout {
                         continue;
                     }
                     if told {
-                        // It holds on all the same; what it has not taken yet, it does not want.
+                        // The client holds on all the same. What it has not taken by now it does not want.
                         return;
                     }
-                    (stopping, told, seen.1) = (true, true, Instant::now());
+                    (stopping, told) = (true, true);
+                    idle.restart();
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -232,7 +239,8 @@ impl Connection {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Counted>, Infallible>> + Send>>;
 
-/// Answers one request. Boxed: hyper keeps room for the largest future that a service may give, also while it idles.
+/// Answers one request. Boxed: hyper keeps room for the largest future that a service may give, even while the connection
+/// is idle.
 fn answer(handler: Arc<Handler>, request: Request<Incoming>, peer: Arc<Peer>, lane: Option<Lane>) -> Answering {
     Box::pin(async move { Ok(handler.handle(request, &peer, lane).await) })
 }

@@ -1,4 +1,8 @@
 //! One request: refused here, or handed to the pull path.
+//!
+//! Owns the order of the questions: is it well formed, what does it ask for, who asks, may they. Gives every 401 its challenge
+//! and every answer its request id, and opens the account that counts it. Never looks into the cache or at an upstream. Called by
+//! [`super::connection`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,8 +10,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Body as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::account::{Account, Counted};
 use super::sendfile::Lane;
@@ -16,6 +19,7 @@ use crate::hop;
 use crate::metrics::{Kind, Metrics, Outcome};
 use crate::oci::{Directory, ErrorCode, Reference, Repository, Route, Scope, Target, UpstreamName, Wanted};
 use crate::policy::{Authorization, Caller, Identity, Peer, Policy, Refused, TOKEN_PATH, TokenError, Why};
+use crate::pull::body::Body;
 use crate::pull::respond::{self, Answer};
 use crate::pull::{self, Pull, PullError};
 use crate::telemetry::RequestId;
@@ -64,16 +68,20 @@ impl Handler {
             match request.uri().path() {
                 _ if !is_addressed(&request) => {
                     let message = "a request names the host that it is for, once".to_owned();
-                    respond::refusal(ErrorCode::NameInvalid, Outcome::Invalid, message, request.method() == Method::HEAD)
+                    respond::refusal(ErrorCode::NameInvalid, Outcome::Invalid, message)
                 }
                 TOKEN_PATH => Box::pin(token::answer(self, &mut request, peer, &mut account)).await,
                 _ => self.answer(&request, peer, &mut account).await,
             }
         })
         .await;
+        if request.method() == Method::HEAD {
+            // Its headers are those of a GET.
+            *response.body_mut() = Body::empty();
+        }
         response.headers_mut().insert(RequestId::HEADER, account.id().header());
         if has_body(&request) {
-            // Nobody reads it; what follows on this connection could be mistaken for a request.
+            // Nobody reads that body, and what is left of it on the connection could be mistaken for a request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         account.answered(response.status(), outcome, error);
@@ -83,61 +91,43 @@ impl Handler {
     }
 
     async fn answer(&self, request: &Request<Incoming>, peer: &Peer, account: &mut Account) -> Answer {
-        let head = request.method() == Method::HEAD;
-        let refuse = |code, outcome, message| respond::refusal(code, outcome, message, head);
-        let (path, query) = (request.uri().path(), request.uri().query());
-        let host = host(request);
-        let route = Route::parse(path, query, host, &self.directory.load());
+        let path = request.uri().path();
+        let route = Route::parse(path, request.uri().query(), host(request), &self.directory.load());
         account.about(Subject::of(&route));
-        if !head && request.method() != Method::GET {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let message = format!("{} is not something a mirror does; it is read only", request.method());
-            return refuse(ErrorCode::Unsupported, Outcome::Invalid, message);
+            return respond::refusal(ErrorCode::Unsupported, Outcome::Invalid, message);
         }
         if has_body(request) {
             let message = "a request for content has no body".to_owned();
-            return refuse(ErrorCode::NameInvalid, Outcome::Invalid, message);
+            return respond::refusal(ErrorCode::NameInvalid, Outcome::Invalid, message);
         }
-        let scope = route.as_ref().ok().and_then(Route::scope);
-        let refused = |refused: Refused| self.refused(refused, request, peer, scope.as_ref());
         let upstream = route.as_ref().map_or_else(|error| error.upstream.as_ref(), |route| Some(&route.upstream));
         let identity = match self.policy.identify(&Caller { peer, headers: request.headers() }, upstream).await {
             Ok(identity) => identity,
-            Err(no) => return refused(no),
+            Err(refused) => {
+                let scope = route.ok().and_then(|route| route.scope());
+                return self.refused(refused, request, peer, scope.as_ref());
+            }
         };
         account.of(&identity);
         let route = match route {
             Ok(route) => route,
-            // Only those to whom it is a mirror at all are told which upstreams it has.
+            // Only callers who may use the mirror at all are told which upstreams it has.
             Err(error) => match self.policy.greet(&identity) {
-                Ok(()) => return refuse(error.code, Outcome::Invalid, error.message),
-                Err(no) => return refused(no),
+                Ok(()) => return respond::refusal(error.code, Outcome::Invalid, error.message),
+                Err(refused) => return self.refused(refused, request, peer, None),
             },
         };
         let Target::Content(repository, wanted) = &route.target else {
-            if let Err(no) = self.policy.greet(&identity) {
-                return refused(no);
-            }
-            // Who signed in as one of the mirror's users has shown what there was to show.
-            if !identity.is_user() && self.pull.wants_login(&route.upstream, identity.login()) {
-                let mut answer = respond::sign_in(head);
-                self.challenge(&mut answer, request, peer, None, None);
-                return answer;
-            }
-            if let Err(error) = self.try_login(&identity, Some(&route.upstream), peer).await {
-                let mut answer = respond::login_refused(&error, head);
-                if answer.response.status() == StatusCode::UNAUTHORIZED {
-                    self.challenge(&mut answer, request, peer, None, None);
-                }
-                return answer;
-            }
-            return respond::base(head);
+            return self.base(&route.upstream, &identity, request, peer).await;
         };
         let permit = match self.policy.admit(&identity, &route.upstream, repository) {
             Ok(permit) => permit,
-            Err(no) => return refused(no),
+            Err(refused) => return self.refused(refused, request, peer, route.scope().as_ref()),
         };
         let pulled = pull::Request {
-            head,
+            head: request.method() == Method::HEAD,
             headers: request.headers(),
             path,
             namespace: route.namespace.as_deref(),
@@ -146,12 +136,32 @@ impl Handler {
         };
         let mut answer = self.pull.answer(&pulled, wanted).await;
         if answer.response.status() == StatusCode::UNAUTHORIZED {
-            self.challenge(&mut answer, request, peer, scope.as_ref(), None);
+            self.challenge(&mut answer, request, peer, route.scope().as_ref(), None);
         }
         answer
     }
 
-    /// Whether the caller's own login is one of the upstream's, where it has one.
+    /// Answers `/v2/`, by which a client learns that this is a registry, and whether to sign in.
+    async fn base<B>(&self, upstream: &UpstreamName, identity: &Identity, request: &Request<B>, peer: &Peer) -> Answer {
+        if let Err(refused) = self.policy.greet(identity) {
+            return self.refused(refused, request, peer, None);
+        }
+        // One of the mirror's users has signed in already.
+        let mut answer = if !identity.is_user() && self.pull.wants_login(upstream, identity.login()) {
+            respond::sign_in()
+        } else {
+            match self.try_login(identity, Some(upstream), peer).await {
+                Ok(()) => respond::base(),
+                Err(error) => respond::login_refused(&error),
+            }
+        };
+        if answer.response.status() == StatusCode::UNAUTHORIZED {
+            self.challenge(&mut answer, request, peer, None, None);
+        }
+        answer
+    }
+
+    /// Fails if the caller has a login of their own and the upstream does not take it.
     pub(super) async fn try_login(
         &self,
         identity: &Identity,
@@ -171,7 +181,7 @@ impl Handler {
     /// The answer to a client that the rules refuse. It depends on the rules and the request alone: nothing in it says what
     /// there is.
     fn refused<B>(&self, refused: Refused, request: &Request<B>, peer: &Peer, scope: Option<&Scope>) -> Answer {
-        let mut answer = refusal(&refused, request.method() == Method::HEAD);
+        let mut answer = refusal(&refused);
         if let Refused::SignIn(why) = refused {
             self.challenge(&mut answer, request, peer, scope, Some(why));
         }
@@ -191,22 +201,22 @@ impl Handler {
     }
 }
 
-/// A refusal of the rules, without a challenge.
-pub(super) fn refusal(refused: &Refused, head: bool) -> Answer {
+/// The answer to a caller whom the rules refuse, without a challenge.
+pub(super) fn refusal(refused: &Refused) -> Answer {
     let (code, wait) = match refused {
         Refused::SignIn(_) => (ErrorCode::Unauthorized, None),
         Refused::Denied(_) | Refused::Forbidden { .. } | Refused::Nothing(_) => (ErrorCode::Denied, None),
         Refused::TooMany { wait, .. } => (ErrorCode::TooManyRequests, Some(wait.as_secs().max(1))),
     };
-    let mut answer = respond::refusal(code, Outcome::Denied, refused.to_string(), head);
+    let mut answer = respond::refusal(code, Outcome::Denied, refused.to_string());
     if let Some(wait) = wait {
         answer.response.headers_mut().insert(header::RETRY_AFTER, wait.into());
     }
     answer
 }
 
-/// As the client calls the mirror, with the port: the target's own word, which HTTP/2 has always, comes before the header
-/// (RFC 9112 § 3.2.2, RFC 9113 § 8.3.1).
+/// The host by which the client calls the mirror, with the port. The authority of the request's target, which HTTP/2
+/// always has, comes before the header (RFC 9112 § 3.2.2, RFC 9113 § 8.3.1).
 pub(super) fn host<B>(request: &Request<B>) -> Option<&str> {
     let header = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     request.uri().authority().map(Authority::as_str).or_else(header)
@@ -221,7 +231,7 @@ fn is_addressed<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// Whether a request carries a body, or says so.
+/// Whether a request carries a body, or announces one.
 fn has_body(request: &Request<Incoming>) -> bool {
     let says_so = |headers: &HeaderMap| headers.contains_key(header::TRANSFER_ENCODING);
     !request.body().is_end_stream() || says_so(request.headers())

@@ -54,7 +54,7 @@ impl Io {
             // The kernel holds little for them anyway.
             Self::Unix(_) => return,
         };
-        // Where there is no such option it is as before.
+        // Where there is no such option, nothing changes.
         let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(bytes);
     }
 }

@@ -1,10 +1,15 @@
 //! What a client may not do: how many connections it may hold, and why one is closed.
+//!
+//! Owns the count of each client's connections, and the one reading of hyper's errors. Closes nothing itself. Called by
+//! [`super::Server`] for each connection, and by [`super::connection`] when one ends.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::listen::tls::HandshakeError;
 use crate::policy::network;
@@ -24,11 +29,11 @@ pub(super) enum Refusal {
     HeadTimeout,
     /// The head of a request is too large, or has too many headers; 431 or 414 was answered.
     HeadSize,
-    /// No request; 400 was answered.
+    /// What came is no request; 400 was answered.
     Malformed,
     /// The client took no byte of its answer for too long.
     Stalled,
-    /// HTTP/2 frames that cost more than they are for: resets, settings, pings, continuations without end.
+    /// HTTP/2 frames that cost more than they are worth: resets, settings, pings, continuations without end.
     Flood,
 }
 
@@ -79,7 +84,7 @@ impl Refusal {
             }
             source = cause.source();
         }
-        // Between two requests it is the end of an idle connection, and ordinary.
+        // Between two requests this is how an idle connection ends.
         (error.is_timeout() && head_begun).then_some(Self::HeadTimeout)
     }
 }
@@ -108,7 +113,7 @@ impl Clients {
     pub fn enter(self: &Arc<Self>, address: Option<SocketAddr>) -> Option<Place> {
         let client = address.map(|address| network(address.ip()));
         if let Some(client) = client {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open.lock();
             let count = open.entry(client).or_default();
             if *count >= self.limit {
                 return None;
@@ -122,7 +127,7 @@ impl Clients {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(client) = self.client else { return };
-        let mut open = self.clients.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.clients.open.lock();
         if let Some(count) = open.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -158,6 +163,6 @@ mod tests {
         for host in 0..=255 {
             drop(clients.enter(Some(SocketAddr::from(([192, 0, 2, host], 1)))));
         }
-        assert!(clients.open.lock().unwrap().is_empty());
+        assert!(clients.open.lock().is_empty());
     }
 }

@@ -11,18 +11,19 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::pull::body::Span;
 
-/// Stands in for the bytes of files. As long as the longest slice that one write is offered. Nobody reads it, so that it
-/// takes no memory; of zeros, so that it takes no room in the binary either.
+/// Stands in for the bytes of files. As long as the longest slice that one write is offered. It takes no memory, because
+/// nobody reads it, and no room in the binary, because it is zeros.
 static MARKER: [u8; Span::LONGEST as usize] = [0; Span::LONGEST as usize];
 
 /// Whether a slice lies within the marker.
@@ -77,7 +78,7 @@ impl Lane {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut VecDeque<Span>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock())
     }
 
     /// Sends from the file in front, at most `most` bytes. Blocks only where the page cache has lost what was warm a

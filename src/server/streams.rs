@@ -51,12 +51,12 @@ impl Streams {
     }
 
     /// A number that changes when anything happens to any request.
-    pub fn activity(&self) -> usize {
+    fn activity(&self) -> usize {
         self.0.activity.load(Ordering::Relaxed)
     }
 
     /// Whether there are requests under way.
-    pub fn are_open(&self) -> bool {
+    fn are_open(&self) -> bool {
         self.0.open.load(Ordering::Relaxed) > 0
     }
 
@@ -66,13 +66,42 @@ impl Streams {
     }
 }
 
+/// For how long a connection has had no request.
+#[derive(Debug)]
+pub(super) struct Idle {
+    streams: Streams,
+    activity: usize,
+    since: Instant,
+}
+
+impl Idle {
+    /// From now on.
+    pub fn new(streams: &Streams) -> Self {
+        Self { streams: streams.clone(), activity: streams.activity(), since: Instant::now() }
+    }
+
+    /// The time without any, as far as it was looked at often enough.
+    pub fn time(&mut self) -> Duration {
+        let activity = self.streams.activity();
+        if std::mem::replace(&mut self.activity, activity) != activity || self.streams.are_open() {
+            self.restart();
+        }
+        self.since.elapsed()
+    }
+
+    /// Begins anew.
+    pub fn restart(&mut self) {
+        self.since = Instant::now();
+    }
+}
+
 tokio::task_local! {
-    /// That of the request which this task answers.
+    /// The progress of the request that this task answers.
     static PROGRESS: Progress;
 }
 
-/// How far an answer's body is: twice the number of its pieces that were taken, and one more while its client has not taken
-/// the last one. Shared by the body and the task that sends it.
+/// How far an answer's body has come: twice the number of pieces that were taken, and one more while the client has not
+/// taken the last of them. Shared by the body and the task that sends it.
 #[derive(Clone, Debug, Default)]
 struct Progress(Arc<AtomicUsize>);
 
@@ -137,7 +166,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Says that this task is the one which sends its answer, so that its patience counts.
+    /// Notes that this task sends its answer: [`patiently`] watches it.
     pub fn sent_here(&mut self) {
         self.progress = PROGRESS.try_with(Progress::clone).unwrap_or_default();
     }
@@ -184,7 +213,7 @@ impl<B: Body + Unpin> Body for Watched<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // Asked again, the client has taken what went before.
+        // hyper asks again when the client has taken what went before.
         self.stream.moved(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }

@@ -1,7 +1,7 @@
 //! `/token`: where clients get the mirror's tokens (distribution's *Token Authentication Specification*, and its OAuth2
 //! form, which containerd and Docker try first).
 //!
-//! The login is in `Authorization: Basic` of a GET, or in the form of a POST. Whose it is, [`crate::policy`] knows.
+//! The login is in `Authorization: Basic` of a GET, or in the form of a POST. [`crate::policy`] knows whose it is.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -25,9 +25,9 @@ use crate::pull::respond::{self, Answer};
 /// The challenge where there is no better one: to `/token` itself a client signs in by password.
 pub(super) const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"roadstead\"");
 
-/// Bytes of a form. The longest cloud's password is some KiB.
+/// Bytes of a form. Some clouds' passwords have a few KiB.
 const MAX_FORM: usize = 32 << 10;
-/// A form that takes longer is none.
+/// How long a client may take to send the form.
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request for a token, read.
@@ -47,7 +47,7 @@ pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, p
     let wish = match wish {
         Ok(wish) => wish,
         Err((code, message)) => {
-            let mut answer = respond::refusal(code, Outcome::Invalid, message.to_owned(), request.method() == Method::HEAD);
+            let mut answer = respond::refusal(code, Outcome::Invalid, message.to_owned());
             if code == ErrorCode::Unsupported {
                 answer.response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
             }
@@ -60,10 +60,10 @@ pub(super) async fn answer(handler: &Handler, request: &mut Request<Incoming>, p
             account.of(&issued.identity);
             match handler.try_login(&issued.identity, upstream.as_ref(), peer).await {
                 Ok(()) => return granted(&issued),
-                Err(error) => respond::login_refused(&error, false),
+                Err(error) => respond::login_refused(&error),
             }
         }
-        Err(refused) => handle::refusal(&refused, false),
+        Err(refused) => handle::refusal(&refused),
     };
     if refused.response.status() == http::StatusCode::UNAUTHORIZED {
         refused.response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
@@ -78,7 +78,7 @@ fn asked(request: &Request<Incoming>) -> Wish {
     Wish { login: Login::from_headers(request.headers()), scopes }
 }
 
-/// A POST: an OAuth2 form (RFC 6749 § 4.3). What goes beyond a password, the client tries by GET.
+/// A POST: an OAuth2 form (RFC 6749 § 4.3). A client that has something else than a password goes on to try GET.
 async fn posted(request: &mut Request<Incoming>) -> Result<Wish, (ErrorCode, &'static str)> {
     let from_header = Login::from_headers(request.headers());
     let body = Limited::new(request.body_mut(), MAX_FORM).collect();
@@ -109,12 +109,12 @@ fn words(scopes: &str) -> Vec<String> {
 }
 
 impl Wish {
-    /// Of which upstream the token is to pull: as the longest scope tells that names a repository; without one, as `docker
-    /// login` asks, the one that `/v2/` itself is.
+    /// The upstream that the token is for: that of the longest scope that names a repository. Without one, as `docker
+    /// login` asks, it is the upstream that `/v2/` itself stands for.
     ///
-    /// containerd and buildkit send two, sorted: the repository as their request had it, whose upstream stood in `ns`, and the
-    /// scope of the challenge, which is the same with the upstream before it. By the shorter one the login would be taken to
-    /// be for another upstream, and sent there (I9).
+    /// containerd and buildkit send two scopes, sorted: the repository as their request had it, whose upstream stood in
+    /// `ns`, and the scope of the challenge, which is the same with the upstream before it. By the shorter one the login
+    /// would be taken to be for another upstream, and sent there (I9).
     fn upstream(&self, handler: &Handler, host: Option<&str>) -> Option<UpstreamName> {
         let directory = handler.directory.load();
         let names = self.scopes.iter().filter_map(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));

@@ -4,7 +4,7 @@
 //! do not move between cores, and no idle thread is woken to look for work: for sending files that is half of the CPU
 //! time. Downloads and everything else that is shared run on the process's main runtime.
 //!
-//! None is bound to a core: beside other work, each goes where there is room. Where two share one, they take turns
+//! None is pinned to a core: the kernel moves each to where there is room. Where two share one, they take turns
 //! ([`super::turns`]).
 
 use std::io;
@@ -21,7 +21,7 @@ use super::turns::Turns;
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Worker>,
-    /// Turns true when they shall end. Each holds a receiver, so that the end of all is seen.
+    /// Turns true when they are to end. Each holds a receiver, which shows when the last one has gone.
     end: watch::Sender<bool>,
 }
 
@@ -75,7 +75,7 @@ impl Worker {
             .build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            // An error is the end of the workers.
+            // An error means that the workers were dropped.
             let _ = runtime.block_on(end.wait_for(|end| *end));
             // Drops the tasks, and waits for no file that one of them reads.
             runtime.shutdown_background();

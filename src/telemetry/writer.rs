@@ -5,10 +5,11 @@
 //! hundred times a second. What finds more than [`BEHIND`] bytes waiting is dropped, counted, and told of.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes that wait to be written at most.
@@ -51,12 +52,6 @@ struct State {
     ended: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Writer {
     /// Starts a thread that writes to `sink`; errors of it are nobody's to hear.
     pub fn start(sink: impl Write + Send + 'static) -> io::Result<(Self, Guard)> {
@@ -68,7 +63,7 @@ impl Writer {
 
     /// Takes whole lines, or drops them.
     pub fn take(&self, lines: &[u8]) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.waiting.len() + lines.len() > BEHIND {
             state.lost += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
             return;
@@ -85,10 +80,10 @@ impl Writer {
 fn run(shared: &Shared, mut sink: impl Write) {
     let mut lines = Vec::new();
     loop {
-        let mut state = shared.lock();
+        let mut state = shared.state.lock();
         while state.waiting.is_empty() && state.lost == 0 && !state.closing {
             state.idle = true;
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            shared.changed.wait(&mut state);
         }
         state.idle = false;
         std::mem::swap(&mut lines, &mut state.waiting);
@@ -107,18 +102,17 @@ fn run(shared: &Shared, mut sink: impl Write) {
         if lost > 0 {
             tracing::warn!(lines = lost, "log lines were dropped: standard error is read too slowly");
         }
-        let resting = |state: &mut State| !state.closing;
-        drop(shared.changed.wait_timeout_while(shared.lock(), REST, resting));
+        shared.changed.wait_while_for(&mut shared.state.lock(), |state| !state.closing, REST);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let shared = &self.0.0;
-        let mut state = shared.lock();
+        let mut state = shared.state.lock();
         state.closing = true;
         shared.changed.notify_all();
-        drop(shared.changed.wait_timeout_while(state, LAST, |state| !state.ended));
+        shared.changed.wait_while_for(&mut state, |state| !state.ended, LAST);
     }
 }
 
@@ -183,18 +177,18 @@ mod tests {
         let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
         writer.take(&line);
         // The thread has that one in its hands, and nobody takes it. Until then it would take what is lost for told.
-        while !writer.0.lock().waiting.is_empty() {
+        while !writer.0.state.lock().waiting.is_empty() {
             thread::sleep(Duration::from_millis(1));
         }
         let more = 3 * BEHIND / line.len();
         (0..more).for_each(|_| writer.take(&line));
         let lines = more + 1;
-        let lost = writer.0.lock().lost as usize;
+        let lost = writer.0.state.lock().lost as usize;
         assert!(lost >= lines - 2 * BEHIND / line.len(), "{lost} of {lines} are lost");
-        assert!(writer.0.lock().waiting.len() <= BEHIND);
+        assert!(writer.0.state.lock().waiting.len() <= BEHIND);
         let reader = thread::spawn(move || receiver.iter().flatten().filter(|byte| *byte == b'\n').count());
         drop(guard);
-        while !writer.0.lock().ended {
+        while !writer.0.state.lock().ended {
             thread::sleep(Duration::from_millis(1));
         }
         drop(writer);

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::breaker::Verdict;
-use super::health::Temper;
 use super::holdback::Holdback;
 use super::quota::Quota;
+use super::traffic::Traffic;
 
 /// Accounts that have a silence of their own; of callers' beyond that there is one for all.
 const MOST: usize = 256;
@@ -32,14 +32,14 @@ pub(super) enum Account {
 
 /// Where a request came to its end, and who it was made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum EndedAt {
     /// At the upstream itself, or at the token service that it needs.
     Home(Account),
     /// Where a redirect has led away from it.
     Elsewhere,
 }
 
-/// Of one account, or place: by [`Temper`].
+/// The silences of one account, or place, by [`Traffic`].
 type Holds = [Holdback; 3];
 
 #[derive(Debug, Default)]
@@ -70,15 +70,21 @@ pub(super) struct Accounts {
     elsewhere: Holds,
 }
 
-/// Which silences a request is to end, or to make longer: its account's, and that of where it may be led.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Probes {
+/// A request that was let through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission {
+    /// Who it is made as.
+    account: Account,
+    /// What it is.
+    pub(super) traffic: Traffic,
+    /// It is to end the silence of its account, or to make it longer.
     home: bool,
+    /// The same of the silence where it may be led.
     elsewhere: bool,
 }
 
-impl Probes {
-    pub(super) fn any(self) -> bool {
+impl Admission {
+    pub(super) fn is_probe(self) -> bool {
         self.home || self.elsewhere
     }
 }
@@ -93,9 +99,9 @@ pub(super) struct Silence {
 
 impl Accounts {
     /// `Go` or `Probe`, or the silence that is to be kept.
-    pub(super) fn peek(&self, now: Instant, account: Account, temper: Temper) -> Result<Verdict, Silence> {
+    pub(super) fn peek(&self, now: Instant, account: Account, traffic: Traffic) -> Result<Verdict, Silence> {
         let mut verdict = Verdict::Go;
-        for hold in self.home(account).into_iter().chain([&self.elsewhere]).map(|holds| &holds[temper as usize]) {
+        for hold in self.home(account).into_iter().chain([&self.elsewhere]).map(|holds| &holds[traffic as usize]) {
             match hold.peek(now) {
                 Verdict::Not(until) => return Err(Silence { until, brief: hold.is_brief() }),
                 Verdict::Probe => verdict = Verdict::Probe,
@@ -106,66 +112,58 @@ impl Accounts {
     }
 
     /// Takes the probes of a request that is sent, of which [`Self::peek`] has said that it may be.
-    pub(super) fn admit(&mut self, now: Instant, account: Account, temper: Temper) -> Probes {
-        let take = |holds: Option<&mut Holds>| holds.is_some_and(|holds| holds[temper as usize].admit(now) == Verdict::Probe);
-        Probes { home: take(self.home_mut(account)), elsewhere: take(Some(&mut self.elsewhere)) }
+    pub(super) fn admit(&mut self, now: Instant, account: Account, traffic: Traffic) -> Admission {
+        let take = |holds: Option<&mut Holds>| holds.is_some_and(|holds| holds[traffic as usize].admit(now) == Verdict::Probe);
+        Admission { account, traffic, home: take(self.home_mut(account)), elsewhere: take(Some(&mut self.elsewhere)) }
     }
 
-    /// `place` said 429 to a request that was admitted as `account`, with these probes.
-    pub(super) fn throttled(
-        &mut self,
-        now: Instant,
-        (account, probes): (Account, Probes),
-        (place, temper): (Place, Temper),
-        told: Option<Duration>,
-        jitter: f64,
-    ) {
-        let probe = match place {
-            Place::Elsewhere => probes.elsewhere,
-            Place::Home(told) => probes.home && told == account,
+    /// A request came to its end `at` somebody who said 429.
+    pub(super) fn throttled(&mut self, now: Instant, admission: Admission, at: EndedAt, told: Option<Duration>, jitter: f64) {
+        let Admission { account, traffic, home, elsewhere } = admission;
+        let probe = match at {
+            EndedAt::Elsewhere => elsewhere,
+            EndedAt::Home(told) => home && told == account,
         };
-        // What came before the 429 was answered: the bare request that asked how to sign in, the redirect.
-        if place != Place::Home(account) {
-            self.home_answered(now, account, temper, probes);
+        // What came before the 429 had an answer: the bare request that asked how to sign in, or the redirect.
+        if at != EndedAt::Home(account) {
+            self.home_answered(now, admission);
         }
-        if place != Place::Elsewhere && probes.elsewhere {
-            self.elsewhere[temper as usize].abandon(now);
+        if at != EndedAt::Elsewhere && elsewhere {
+            self.elsewhere[traffic as usize].abandon(now);
         }
-        let holds = self.begin(now, place);
-        holds[temper as usize].throttled(now, told, probe, jitter);
-        if temper == Temper::Check {
-            // No registry counts a HEAD: this is the general limit.
-            holds[Temper::Pull as usize].throttled(now, told, false, jitter);
+        let holds = self.begin(now, at);
+        holds[traffic as usize].throttled(now, told, probe, jitter);
+        if traffic == Traffic::Check {
+            // Registries do not count HEADs, so this is the general limit, which holds for GETs, too.
+            holds[Traffic::Pull as usize].throttled(now, told, false, jitter);
         }
     }
 
     /// A request had an answer that is no 429.
-    pub(super) fn answered(&mut self, now: Instant, account: Account, temper: Temper, probes: Probes) {
-        self.home_answered(now, account, temper, probes);
-        self.elsewhere[temper as usize].answered(now, probes.elsewhere);
+    pub(super) fn answered(&mut self, now: Instant, admission: Admission) {
+        self.home_answered(now, admission);
+        self.elsewhere[admission.traffic as usize].answered(now, admission.elsewhere);
     }
 
-    fn home_answered(&mut self, now: Instant, account: Account, temper: Temper, probes: Probes) {
+    fn home_answered(&mut self, now: Instant, Admission { account, traffic, home, .. }: Admission) {
         if let Some(holds) = self.home_mut(account) {
-            holds[temper as usize].answered(now, probes.home);
+            holds[traffic as usize].answered(now, home);
         }
     }
 
     /// A request was given up; the next one has its probes.
-    pub(super) fn abandon(&mut self, now: Instant, account: Account, temper: Temper, probes: Probes) {
-        if probes.home
-            && let Some(holds) = self.home_mut(account)
-        {
-            holds[temper as usize].abandon(now);
+    pub(super) fn abandon(&mut self, now: Instant, Admission { account, traffic, home, elsewhere }: Admission) {
+        if home && let Some(holds) = self.home_mut(account) {
+            holds[traffic as usize].abandon(now);
         }
-        if probes.elsewhere {
-            self.elsewhere[temper as usize].abandon(now);
+        if elsewhere {
+            self.elsewhere[traffic as usize].abandon(now);
         }
     }
 
     /// The longest silence that the mirror itself keeps; callers' are theirs.
-    pub(super) fn held(&self, now: Instant, temper: Temper) -> Option<Duration> {
-        let held = |holds: &Holds| match holds[temper as usize].peek(now) {
+    pub(super) fn held(&self, now: Instant, traffic: Traffic) -> Option<Duration> {
+        let held = |holds: &Holds| match holds[traffic as usize].peek(now) {
             Verdict::Go => None,
             Verdict::Probe => Some(Duration::ZERO),
             Verdict::Not(until) => Some(until - now),
@@ -203,9 +201,9 @@ impl Accounts {
         self.known.get_mut(&account).map(|standing| &mut standing.holds).or(crowded.then_some(&mut self.others))
     }
 
-    /// Where a silence is noted that begins.
-    fn begin(&mut self, now: Instant, place: Place) -> &mut Holds {
-        let Place::Home(account) = place else { return &mut self.elsewhere };
+    /// Where to note a silence that begins.
+    fn begin(&mut self, now: Instant, at: EndedAt) -> &mut Holds {
+        let EndedAt::Home(account) = at else { return &mut self.elsewhere };
         let is_over = |standing: &Standing| standing.holds.iter().all(|hold| hold.is_over(now));
         self.known.retain(|account, standing| !matches!(account, Account::Guest(_)) || !is_over(standing));
         if self.is_crowded(account) && !self.known.contains_key(&account) {
@@ -221,13 +219,13 @@ mod tests {
 
     const HOUR: Option<Duration> = Some(Duration::from_secs(3600));
 
-    fn throttle(accounts: &mut Accounts, now: Instant, account: Account, place: Place) {
-        let probes = accounts.admit(now, account, Temper::Pull);
-        accounts.throttled(now, (account, probes), (place, Temper::Pull), HOUR, 0.0);
+    fn throttle(accounts: &mut Accounts, now: Instant, account: Account, at: EndedAt) {
+        let admission = accounts.admit(now, account, Traffic::Pull);
+        accounts.throttled(now, admission, at, HOUR, 0.0);
     }
 
     fn may(accounts: &Accounts, now: Instant, account: Account) -> bool {
-        accounts.peek(now, account, Temper::Pull).is_ok()
+        accounts.peek(now, account, Traffic::Pull).is_ok()
     }
 
     #[tokio::test(start_paused = true)]
@@ -235,31 +233,31 @@ mod tests {
         let (now, mut accounts) = (Instant::now(), Accounts::default());
         let all = [Account::Anonymous, Account::Own(0), Account::Own(1), Account::Guest(7), Account::Guest(8)];
         for silent in [Account::Guest(7), Account::Own(1), Account::Anonymous] {
-            throttle(&mut accounts, now, silent, Place::Home(silent));
+            throttle(&mut accounts, now, silent, EndedAt::Home(silent));
         }
         assert_eq!(all.map(|account| may(&accounts, now, account)), [false, true, false, false, true]);
-        throttle(&mut accounts, now, Account::Own(0), Place::Elsewhere);
+        throttle(&mut accounts, now, Account::Own(0), EndedAt::Elsewhere);
         assert!(all.iter().all(|account| !may(&accounts, now, *account)));
-        assert!(accounts.peek(now, Account::Own(0), Temper::Layer).is_ok(), "of this kind alone");
+        assert!(accounts.peek(now, Account::Own(0), Traffic::Layer).is_ok(), "of this kind alone");
         // A bare request that led to a sign-in which was refused.
         let mut accounts = Accounts::default();
-        throttle(&mut accounts, now, Account::Anonymous, Place::Home(Account::Own(0)));
+        throttle(&mut accounts, now, Account::Anonymous, EndedAt::Home(Account::Own(0)));
         assert_eq!([Account::Anonymous, Account::Own(0)].map(|account| may(&accounts, now, account)), [true, false]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn callers_cannot_make_up_more_than_so_many() {
         let (mut now, mut accounts) = (Instant::now(), Accounts::default());
-        throttle(&mut accounts, now, Account::Own(0), Place::Home(Account::Own(0)));
+        throttle(&mut accounts, now, Account::Own(0), EndedAt::Home(Account::Own(0)));
         for number in 0..2 * MOST as u64 {
-            throttle(&mut accounts, now, Account::Guest(number), Place::Home(Account::Guest(number)));
+            throttle(&mut accounts, now, Account::Guest(number), EndedAt::Home(Account::Guest(number)));
         }
         assert_eq!(accounts.known.len(), MOST);
         assert!(!may(&accounts, now, Account::Guest(u64::MAX)), "so many 429s are no matter of a login");
         assert!(may(&accounts, now, Account::Own(1)) && may(&accounts, now, Account::Anonymous), "the mirror is no caller");
         // It passes.
         now += Duration::from_secs(7200);
-        throttle(&mut accounts, now, Account::Guest(u64::MAX), Place::Home(Account::Guest(u64::MAX)));
+        throttle(&mut accounts, now, Account::Guest(u64::MAX), EndedAt::Home(Account::Guest(u64::MAX)));
         assert_eq!(accounts.known.len(), 2);
         assert!(may(&accounts, now, Account::Guest(0)));
     }
@@ -270,8 +268,8 @@ mod tests {
         let quota = |remaining| Quota { limit: None, remaining, window: None, source: None };
         accounts.told(now, Account::Guest(1), quota(1));
         accounts.told(now, Account::Own(0), quota(50));
-        throttle(&mut accounts, now, Account::Guest(1), Place::Home(Account::Guest(1)));
+        throttle(&mut accounts, now, Account::Guest(1), EndedAt::Home(Account::Guest(1)));
         assert_eq!(accounts.quotas().map(|told| told.quota.remaining).collect::<Vec<_>>(), [50]);
-        assert_eq!(accounts.held(now, Temper::Pull), None);
+        assert_eq!(accounts.held(now, Traffic::Pull), None);
     }
 }

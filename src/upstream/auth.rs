@@ -10,11 +10,12 @@ mod asked;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::{HeaderValue, StatusCode};
+use parking_lot::Mutex;
 use url::Url;
 
 use self::asked::{asked_for, asks_for_more, named_scopes, pull_scope, scopes};
@@ -34,9 +35,9 @@ pub(super) struct Auth {
     ways: Arc<Ways>,
     credentials: Credentials,
     tokens: Tokens,
-    /// Somebody else's login instead of the mirror's credentials.
+    /// The login that is used instead of the mirror's credentials.
     guest: Option<Guest>,
-    /// And the account that is.
+    /// The account of that login.
     guest_account: Option<Account>,
 }
 
@@ -134,7 +135,7 @@ impl Auth {
         self.guest_account.or_else(|| self.credentials.place(repository).map(Account::Own)).unwrap_or(Account::Anonymous)
     }
 
-    /// All that it may be, whatever the repository.
+    /// All accounts that a request may be made as, whatever the repository.
     pub(super) fn accounts(&self) -> Vec<Account> {
         if !self.signs_in() {
             return vec![Account::Anonymous];
@@ -147,7 +148,7 @@ impl Auth {
     }
 
     fn signs_in(&self) -> bool {
-        match &*self.known() {
+        match &*self.ways.known.lock() {
             Known::Nothing => false,
             Known::Basic => true,
             Known::Bearer { realm, .. } => realm::may_receive(&self.ways.url, realm, &self.ways.token_realms),
@@ -166,7 +167,7 @@ impl Auth {
 
     /// What to carry before any challenge, by what earlier ones taught. May fetch a token.
     pub(super) async fn preemptive(&self, client: &Client, kind: Kind, repository: &Repository) -> Result<Grant, UpstreamError> {
-        let known = self.known().clone();
+        let known = self.ways.known.lock().clone();
         match known {
             Known::Nothing => Ok(Grant::Bare),
             Known::Basic => {
@@ -187,7 +188,7 @@ impl Auth {
                         // Perhaps the realm has moved; then the next request shall hear so from a new challenge. That a
                         // guest's login is wrong says nothing of it.
                         if !matches!(error.class(), Class::Denied | Class::RateLimited { .. }) {
-                            *self.known() = Known::Nothing;
+                            *self.ways.known.lock() = Known::Nothing;
                         }
                         Err(error)
                     }
@@ -218,7 +219,7 @@ impl Auth {
                     return Ok(Some(newer));
                 }
                 if self.guest.is_none() {
-                    *self.known() = Known::Nothing;
+                    *self.ways.known.lock() = Known::Nothing;
                 }
                 return Err(self.refused(client, refused));
             }
@@ -270,7 +271,7 @@ impl Auth {
         if challenge.scheme == "basic" {
             let basic = self.credential(client, repository).await?.and_then(|credential| credential.basic());
             let grant = basic.map(Grant::Basic).ok_or_else(|| client.error(&self.ways.url, Reason::CredentialsMissing))?;
-            *self.known() = Known::Basic;
+            *self.ways.known.lock() = Known::Basic;
             return Ok(grant);
         }
         let wanted = asked_for(client, &self.ways.url, challenge, scopes(challenge, repository))?;
@@ -308,7 +309,7 @@ impl Auth {
     fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
         let named = |scope: &String| scope.replace(&format!(":{repository}:"), &format!(":{NAME}:"));
         let learnt = wanted.scopes.iter().map(named).collect();
-        let mut known = self.known();
+        let mut known = self.ways.known.lock();
         if let Known::Bearer { realm, service, scopes } = &mut *known
             && *realm == wanted.realm
             && *service == wanted.service
@@ -374,10 +375,6 @@ impl Auth {
         let realm = realm.and_then(|realm| realm::parse(&self.ways.url, realm).ok());
         let refused = realm.filter(|realm| !realm::may_receive(&self.ways.url, realm, &self.ways.token_realms));
         Ok((self.credential(client, repository).await?, refused))
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.ways.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token for the target of a redirect that asks for one: always anonymous, whoever it is.

@@ -17,12 +17,13 @@ use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError, chain};
-use super::health::{Health, Temper};
+use super::health::Health;
 use super::manifest::content_type;
 use super::pace::Pace;
 use super::part::Lead;
 use super::queue::Slot;
 use super::request::{Answer, Origin};
+use super::traffic::Traffic;
 use crate::oci::{ContentRange, Digest};
 
 /// How long the whole of a small body may take, however steadily it drips.
@@ -48,8 +49,8 @@ pub struct BlobAnswer {
     pub body: BlobBody,
 }
 
-/// The body of a blob. Holds one of the upstream's download slots until it ends, or is dropped: who asks for the rest of one
-/// that broke waits for a slot as everybody does, and must not wait for their own.
+/// The body of a blob. Holds one of the upstream's download slots until it ends, or is dropped: a caller that asks for
+/// the rest of a body that broke waits for a slot like everybody, and must not wait for its own.
 #[derive(Debug)]
 pub struct BlobBody {
     body: Body,
@@ -98,7 +99,7 @@ impl BlobBody {
         Giver(Arc::clone(&self.source.health))
     }
 
-    /// A break speaks against the address: the rest is asked of another one first.
+    /// A break counts against the address: another one is asked for the rest first.
     fn noting(&mut self, chunk: Option<Result<Bytes, UpstreamError>>) -> Option<Result<Bytes, UpstreamError>> {
         if !matches!(chunk, Some(Ok(_))) {
             self.slot = None;
@@ -117,12 +118,12 @@ pub struct Giver(Arc<Health>);
 impl Giver {
     /// It sent other bytes than it was asked for: the upstream's other addresses are asked for blobs first, for a while.
     pub fn misled(&self) {
-        self.0.misled(Temper::Layer);
+        self.0.misled(Traffic::Layer);
     }
 
     /// What it sent is what it was asked for.
     pub fn was_right(&self) {
-        self.0.was_right(Temper::Layer);
+        self.0.was_right(Traffic::Layer);
     }
 }
 
@@ -162,7 +163,7 @@ impl Body {
         self.left
     }
 
-    /// What the headers say of the length, which a body of unknown length is then held to.
+    /// Holds a body of unknown length to what the headers say of it.
     pub(super) fn expect(&mut self, length: u64) {
         self.left = Some(length);
     }
@@ -171,7 +172,7 @@ impl Body {
         loop {
             let incoming = self.incoming.as_mut()?;
             let frame = tokio::select! {
-                frame = tokio::time::timeout(self.client.stall_timeout, incoming.frame()) => Some(frame),
+                frame = tokio::time::timeout(self.client.timeouts.stall, incoming.frame()) => Some(frame),
                 () = self.client.offline() => None,
             };
             let Some(frame) = frame else {
@@ -203,7 +204,7 @@ impl Body {
                     }
                 },
                 Ok(Some(Err(error))) => Reason::Broken(chain(&error)),
-                Err(_) => Reason::Stalled(self.client.stall_timeout),
+                Err(_) => Reason::Stalled(self.client.timeouts.stall),
             };
             self.incoming = None;
             return Some(Err(self.client.error(&self.url, reason)));

@@ -18,7 +18,7 @@ const AVOID: Duration = Duration::from_secs(10);
 
 /// How much depends on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub enum Need {
     /// Something cached stands in if it is not sent.
     Fallback,
     /// Without it a client gets an error.
@@ -99,7 +99,7 @@ impl Breaker {
         self.last_failure.is_none_or(|at| now.saturating_duration_since(at) > long)
     }
 
-    /// It is tried after the others for a while, although nothing speaks against asking it.
+    /// For a while it is tried after the others, although it may be asked.
     pub(super) fn avoid(&mut self, now: Instant) {
         self.last_failure = Some(now);
     }

@@ -43,10 +43,18 @@ pub(super) struct Client {
     /// Never reuses: for the retry after a pooled connection turned out to be dead.
     fresh: Pool,
     proxies: Arc<Matcher>,
-    response_timeout: Duration,
-    pub(super) stall_timeout: Duration,
+    pub(super) timeouts: Timeouts,
     /// Turns true when not one packet more may go out.
     pub(super) offline: watch::Receiver<bool>,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// To its head.
+    pub(super) response: Duration,
+    /// From one byte of its body to the next.
+    pub(super) stall: Duration,
 }
 
 /// What to send.
@@ -64,7 +72,7 @@ impl Client {
         metrics: Arc<Metrics>,
         connector: Connector,
         proxies: Arc<Matcher>,
-        (response_timeout, stall_timeout): (Duration, Duration),
+        timeouts: Timeouts,
         offline: watch::Receiver<bool>,
     ) -> Self {
         let pool = |idle: usize| {
@@ -72,7 +80,7 @@ impl Client {
             builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new()).pool_idle_timeout(IDLE);
             builder.http1_max_buf_size(READ).pool_max_idle_per_host(idle).build(connector.clone())
         };
-        Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, response_timeout, stall_timeout, offline }
+        Self { name, metrics, pooled: pool(32), fresh: pool(0), proxies, timeouts, offline }
     }
 
     /// Waits until the upstream is offline; for ever, if that does not come.
@@ -109,7 +117,7 @@ impl Client {
                 other => other,
             }
         };
-        match tokio::time::timeout(self.response_timeout, attempts).await {
+        match tokio::time::timeout(self.timeouts.response, attempts).await {
             Ok(Ok(response)) => {
                 self.note(&exchange, &response);
                 Ok(response)
@@ -117,7 +125,7 @@ impl Client {
             Ok(Err(failure)) => Err(error(failure.reason)),
             Err(_) => {
                 self.count(&exchange, None);
-                Err(error(Reason::Timeout(self.response_timeout)))
+                Err(error(Reason::Timeout(self.timeouts.response)))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::accounts::{Account, Place};
+use super::accounts::{Account, EndedAt};
 use super::breaker::Fault;
 use super::credentials::CredentialError;
 use super::holdback::BRIEF;
@@ -18,7 +18,7 @@ use crate::oci::UpstreamName;
 
 /// A failed request to an upstream. Cheap to clone: all who wait for one request share it.
 #[derive(Clone, Debug)]
-pub struct UpstreamError(Arc<Failure>, Place);
+pub struct UpstreamError(Arc<Failure>, EndedAt);
 
 #[derive(Debug)]
 struct Failure {
@@ -137,28 +137,28 @@ impl UpstreamError {
     pub(super) fn new(upstream: &UpstreamName, host: impl Into<String>, reason: impl Into<Reason>) -> Self {
         Self(
             Arc::new(Failure { upstream: upstream.clone(), host: host.into(), reason: reason.into() }),
-            Place::Home(Account::Anonymous),
+            EndedAt::Home(Account::Anonymous),
         )
     }
 
     /// The same, of a request that a redirect has led away from the upstream: which has answered.
     pub(super) fn elsewhere(self) -> Self {
-        Self(self.0, Place::Elsewhere)
+        Self(self.0, EndedAt::Elsewhere)
     }
 
     /// The same, of a request to the upstream, or to its token service, that was made as `account`.
     pub(super) fn made_as(self, account: Account) -> Self {
-        Self(self.0, Place::Home(account))
+        Self(self.0, EndedAt::Home(account))
     }
 
     /// Where it failed, and who asked.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn ended_at(&self) -> EndedAt {
         self.1
     }
 
     /// Whether it failed where a redirect led, so that it says nothing against the upstream.
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.1 == Place::Elsewhere
+        self.1 == EndedAt::Elsewhere
     }
 
     /// What follows from it.
@@ -264,7 +264,7 @@ impl UpstreamError {
         matches!(self.0.reason, Reason::Connect(_) | Reason::NoAnswer(_) | Reason::Failing(_))
     }
 
-    /// After which time it may be asked again, where that is a 429's and so short that nobody need be told of it.
+    /// When to ask again after a 429 whose silence is so brief that nobody need be told of it.
     pub(super) fn moment(&self) -> Option<Duration> {
         match &self.0.reason {
             Reason::RateLimited { retry_after } => retry_after.filter(|wait| *wait <= BRIEF),
@@ -273,8 +273,8 @@ impl UpstreamError {
         }
     }
 
-    /// Of several addresses' errors the least decisive one counts: one address that is down hides what it has, so
-    /// that "not found" from another one is no authority.
+    /// Of several addresses' errors the least decisive one counts: an address that is down may have what another one says
+    /// is not found.
     pub(super) fn or(self, other: Self) -> Self {
         let doubt = |error: &Self| match error.class() {
             Class::NotFound => 0,

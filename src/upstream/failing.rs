@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::breaker::{Breaker, Fault};
 use crate::config;
 
-/// Things that are kept in mind. Those beyond do not rest, and do not count.
+/// How many things are remembered. Further ones are asked for all the same, and do not count.
 const THINGS: usize = 1000;
 
 /// What fails of one kind of request to an address.
@@ -50,7 +50,7 @@ impl Failing {
         std::iter::once(&mut self.kind).chain(self.things.get_mut(what))
     }
 
-    /// The kind is asked for elsewhere first, for a moment.
+    /// For a moment other addresses are asked for this kind first.
     pub(super) fn avoid(&mut self, now: Instant) {
         self.kind.avoid(now);
     }

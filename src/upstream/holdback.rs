@@ -4,9 +4,9 @@
 //! longer one. One for each kind of request of an account ([`super::accounts`]): a registry that counts pulls goes on to
 //! answer HEADs.
 //!
-//! A silence of a moment is another thing: some registries say 429 in normal operation and want a few milliseconds of
-//! peace (GHCR: `retry-after: 880.092µs`). Whoever comes meanwhile waits, and afterwards all may ask. If the next 429s are
-//! of that kind, too, it is none of a moment any more.
+//! A brief silence is another thing: some registries say 429 in normal operation and want a few milliseconds of peace
+//! (GHCR: `retry-after: 880.092µs`). Whoever comes meanwhile waits, and afterwards all may ask. If several 429s in a row
+//! are of that kind, the silence is not brief any more.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ const LEARNED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// How long a probe without an answer puts the next one off.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// A silence that is waited out within the request is no longer than this, however short the upstream says it is no shorter
-/// than the second, and so many in a row are believed to be of a moment.
+/// A silence is brief, and waited out within the request, if it is no longer than the first of these. It is never shorter
+/// than the second, and so many in a row are believed to be brief.
 pub(super) const BRIEF: Duration = Duration::from_secs(2);
 pub(super) const LEAST: Duration = Duration::from_millis(50);
 pub(super) const BRIEFS: u32 = 3;
@@ -48,7 +48,7 @@ impl Holdback {
         }
     }
 
-    /// Whether the silence is one of a moment.
+    /// Whether the silence is a brief one.
     pub(super) fn is_brief(&self) -> bool {
         self.brief
     }
@@ -69,7 +69,7 @@ impl Holdback {
     /// The upstream said 429, and perhaps for how long. `jitter` (0 to 1) makes learned times differ between mirrors.
     pub(super) fn throttled(&mut self, now: Instant, told: Option<Duration>, probe: bool, jitter: f64) {
         if !probe && self.peek(now) != Verdict::Go {
-            // Of the same burst: it was on its way already. It may know better how long.
+            // It is of the same burst, and was on its way already; but it may say a longer time.
             if let Some(until) = told.map(|told| now + told).filter(|until| Some(*until) > self.until) {
                 self.brief &= told <= Some(BRIEF);
                 self.until = Some(until);
@@ -83,7 +83,7 @@ impl Holdback {
         let pause = match told {
             None => learned(self.streak),
             Some(told) if self.brief => told.max(LEAST),
-            // It goes on to say so, and it is not true.
+            // It has said so several times, and it was not true.
             Some(told) if told <= BRIEF => told.max(learned(self.streak.saturating_sub(BRIEFS))),
             Some(told) => told,
         };
@@ -91,8 +91,8 @@ impl Holdback {
         self.until = Some(now + pause);
     }
 
-    /// It answered something else than 429, which ends a silence if it was the probe: an answer to a request from before the
-    /// silence says nothing. One of a moment that is over has left nothing to end but its count.
+    /// It answered something else than 429. That ends a silence if the request was the probe: an answer to a request from
+    /// before the silence says nothing. Of a brief one that is over, it ends the count.
     pub(super) fn answered(&mut self, now: Instant, probe: bool) {
         if self.until.is_some_and(|until| probe || (self.brief && now >= until)) {
             *self = Self::default();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::{Error, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -70,6 +70,16 @@ pub struct Referrers {
     pub next: Option<String>,
 }
 
+/// A page as it came.
+struct Page {
+    bytes: Bytes,
+    /// The query of the next one.
+    next: Option<String>,
+    headers: HeaderMap,
+    /// The error to give if the bytes turn out to be something else.
+    unreadable: UpstreamError,
+}
+
 #[derive(Deserialize)]
 struct TagList {
     /// Some registries write `null` for none.
@@ -108,16 +118,14 @@ impl Upstream {
     /// A page of tags (distribution-spec, *Listing Tags*). `query` is a client's, or what [`Listing::next`] gave: some registries
     /// page by tokens of their own.
     pub async fn tags(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
-        let (bytes, next, _) = self.list(TAGS, repository, "tags/list".into(), query, |_| false).await?;
-        match bytes {
-            Some((bytes, error)) => {
-                // A million tags take a while (I11).
-                let page = bytes.clone();
-                let is_list = spawn_blocking(move || serde_json::from_slice::<TagList>(&page).is_ok()).await;
-                if is_list.unwrap_or(false) { Ok(Listing { bytes, next }) } else { Err(error) }
-            }
-            None => Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None })),
-        }
+        let page = self.list(TAGS, repository, "tags/list".into(), query, |_| false).await?;
+        let Some(Page { bytes, next, unreadable, .. }) = page else {
+            return Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None }));
+        };
+        // A million tags take a while (I11).
+        let tags = bytes.clone();
+        let is_list = spawn_blocking(move || serde_json::from_slice::<TagList>(&tags).is_ok()).await;
+        if is_list.unwrap_or(false) { Ok(Listing { bytes, next }) } else { Err(unreadable) }
     }
 
     /// A page of the manifests that refer to `digest` (distribution-spec, *Listing Referrers*), of any of `artifact_types` if
@@ -140,19 +148,20 @@ impl Upstream {
             400 => page.is_none(),
             status => matches!(status, 404 | 405 | 406 | 501),
         };
-        let (bytes, next, headers) = self.list(REFERRERS, repository, format!("referrers/{digest}"), &query, lacks).await?;
-        let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).map(ToOwned::to_owned);
-        let is_index = text("content-type")
-            .is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)));
-        match bytes.filter(|_| is_index) {
-            Some((bytes, error)) if serde_json::from_slice::<Index>(&bytes).is_err() => Err(error),
-            Some((bytes, _)) => Ok(Some(Referrers { bytes, filters_applied: text("oci-filters-applied"), next })),
-            None => Ok(None),
+        let page = self.list(REFERRERS, repository, format!("referrers/{digest}"), &query, lacks).await?;
+        let Some(Page { bytes, next, headers, unreadable }) = page else { return Ok(None) };
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let media_type = text("content-type").and_then(|kind| kind.split(';').next());
+        if !media_type.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)) {
+            return Ok(None);
         }
+        if serde_json::from_slice::<Index>(&bytes).is_err() {
+            return Err(unreadable);
+        }
+        Ok(Some(Referrers { bytes, filters_applied: text("oci-filters-applied").map(ToOwned::to_owned), next }))
     }
 
-    /// A list's bytes (with the error to give if they turn out to be something else), its next page and its headers;
-    /// no bytes for a status that `lacks` names.
+    /// A page of a list; `None` for a status that `lacks` names.
     async fn list(
         &self,
         List { kind, accept, limit }: List,
@@ -160,14 +169,14 @@ impl Upstream {
         path: String,
         query: &str,
         lacks: impl Fn(StatusCode) -> bool,
-    ) -> Result<(Option<(Bytes, UpstreamError)>, Option<String>, HeaderMap), UpstreamError> {
+    ) -> Result<Option<Page>, UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
         let ask = Ask { query, accept, ..Ask::new(kind, repository, path) };
         let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
-        let headers = answer.response.headers().clone();
         if lacks(answer.response.status()) {
-            return Ok((None, None, headers));
+            return Ok(None);
         }
+        let headers = answer.response.headers().clone();
         if answer.response.status() != StatusCode::OK {
             return Err(origin.client.error(&answer.url, Reason::Status(answer.response.status())));
         }
@@ -177,7 +186,7 @@ impl Upstream {
             origin.client.error(&answer.url, Reason::Invalid("it sent something else than the list asked for".into()));
         let body = Body::new(&origin.client, &answer.url, answer.response);
         let bytes = collect(body, limit, |reason| origin.client.error(&answer.url, reason)).await?;
-        Ok((Some((bytes, unreadable)), next, headers))
+        Ok(Some(Page { bytes, next, headers, unreadable }))
     }
 }
 

@@ -10,8 +10,8 @@ use super::Upstream;
 use super::challenge::{self, Challenge};
 use super::client::remark;
 use super::error::{Reason, UpstreamError};
-use super::health::Temper;
 use super::request::Origin;
+use super::traffic::Traffic;
 
 impl Upstream {
     /// Whether the login of this view is one of the upstream's; an error that [`UpstreamError::refuses_login`] says that it
@@ -28,7 +28,7 @@ impl Upstream {
     /// The first address that says anything decides: they are one registry.
     async fn try_login_around(&self) -> Result<(), UpstreamError> {
         let mut origins: Vec<_> = self.origins.iter().collect();
-        origins.sort_by_key(|origin| origin.health().rank(Temper::Check));
+        origins.sort_by_key(|origin| origin.health().rank(Traffic::Check));
         let mut failed = None;
         for origin in origins {
             let resting = origin.peek_at_checks();

@@ -1,15 +1,19 @@
 //! Manifests and tags at an upstream: HEAD to learn a digest, GET for the bytes.
+//!
+//! Owns the judgement of such answers: which are no manifest, which are another one, which need another address. Never asks by
+//! GET where a HEAD will do. Whether the bytes are the right ones is for the caller to say.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
+use super::Upstream;
+use super::asking::{PAUSE, jittered};
 use super::blob::{self, Body};
 use super::breaker::Need;
 use super::error::{Class, Reason, UpstreamError};
-use super::health::Temper;
 use super::request::{Answer, Ask, Origin};
-use super::{PAUSE, Upstream, jittered};
+use super::traffic::Traffic;
 use crate::metrics::Kind;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
 
@@ -66,12 +70,6 @@ impl Upstream {
         self.resolve_for(Need::Content, repository, reference).await
     }
 
-    /// As [`Self::resolve`], for a reference whose old answer can stand in: not asked at all while the upstream has just
-    /// failed, and asked once.
-    pub async fn revalidate(&self, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
-        self.resolve_for(Need::Fallback, repository, reference).await
-    }
-
     /// Whether the upstream has it: its digest. As [`Self::resolve`], for who opens something on this word: it has to be a
     /// registry's, and not that of whoever stands between and has an answer to everything.
     pub async fn has_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Digest, UpstreamError> {
@@ -85,7 +83,14 @@ impl Upstream {
         }
     }
 
-    async fn resolve_for(&self, need: Need, repository: &Repository, reference: &Reference) -> Result<Resolved, UpstreamError> {
+    /// As [`Self::resolve`]. With [`Need::Fallback`] it is not asked at all while the upstream has just failed, and only
+    /// once.
+    pub async fn resolve_for(
+        &self,
+        need: Need,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Resolved, UpstreamError> {
         // Of several addresses one that can may answer.
         if !self.origins.iter().any(|origin| origin.health().knows_head()) {
             return self.resolve_by_get(need, repository, reference).await;
@@ -102,7 +107,7 @@ impl Upstream {
             let is_page = answer.response.status().is_success() && is_page(headers);
             let is_other =
                 matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
-            if !(is_page || is_other) || !self.asks_another(origin, Temper::Check, &mut useless, None) {
+            if !(is_page || is_other) || !self.asks_another(origin, Traffic::Check, &mut useless, None) {
                 break (origin, answer);
             }
         };
@@ -125,7 +130,7 @@ impl Upstream {
         }
         let status = answer.response.status();
         let page = status.is_success() && is_page(headers);
-        // Its place in the queue goes before the next is asked for.
+        // Gives its place in the queue back before the next request wants one.
         drop(answer);
         let resolved = self.resolve_by_get(need, repository, reference).await?;
         if !page && resolved.fetched.as_ref().is_some_and(FetchedManifest::is_sound) && origin.health().lacks_head() {
@@ -168,7 +173,7 @@ impl Upstream {
             let asked = self.ask_for_manifest(need, Method::GET, repository, reference, |_| false).await;
             let (origin, answer) = match (asked, earlier.take()) {
                 (Ok(found), _) => found,
-                // What came says more than that it was not asked for again.
+                // The earlier answer says more than that it was not asked again.
                 (Err(error), Some(earlier)) if error.was_not_asked() => return earlier,
                 (Err(error), _) => return Err(error),
             };
@@ -177,28 +182,28 @@ impl Upstream {
                 Reference::Digest(asked) => fetched.is_other_than(asked),
                 Reference::Tag(_) => fetched.is_other_than(&fetched.digest),
             });
-            // Whatever bytes have a digest of their own: what a tag stands for has to be a manifest.
+            // Any bytes match their own digest, so what a tag stands for must at least be a manifest.
             let is_none = matches!(reference, Reference::Tag(_)) && fetched.as_ref().is_ok_and(|fetched| !fetched.is_sound());
             if is_other {
                 self.metrics.digest_mismatches_total.with_label_values(&[self.name.as_str()]).inc();
             }
             let class = fetched.as_ref().err().map(UpstreamError::class);
             let is_useless = is_other || is_none || class == Some(Class::Invalid);
-            if is_useless && self.asks_another(origin, Temper::Pull, &mut useless, fetched.as_ref().err()) {
+            if is_useless && self.asks_another(origin, Traffic::Pull, &mut useless, fetched.as_ref().err()) {
                 earlier = Some(fetched);
                 continue;
             }
             // The same address, or one like it, may do better the next time: bytes went astray on the way.
             let is_glitch = is_other || class == Some(Class::Broken);
             if fetched.is_ok() && !is_useless {
-                origin.health().was_right(Temper::Pull);
+                origin.health().was_right(Traffic::Pull);
             }
             let pause = jittered(PAUSE);
             if !is_glitch || repeated || started.elapsed() + pause > self.config.response_timeout {
                 return fetched;
             }
             (repeated, useless) = (true, 0);
-            origin.health().avoid(Temper::Pull);
+            origin.health().avoid(Traffic::Pull);
             tracing::debug!(upstream = %self.name, address = origin.host(), error = fetched.as_ref().err().map(tracing::field::display),
                 "a manifest did not come whole; asking again");
             self.metrics.upstream_retries_total.with_label_values(&[self.name.as_str()]).inc();

@@ -4,9 +4,9 @@
 //! on when that is over. What is not read is not acknowledged, so that TCP slows the sender down. Pure but for the
 //! lock; [`super::blob::BlobBody`] waits.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Pace {
     /// So many bytes have come; when to read on.
     pub(super) fn taken(&self, now: Instant, bytes: u64) -> Instant {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free_at = self.free_at.lock();
         let next = free_at.map_or(now, |at| at.max(now)) + cost;
         *free_at = Some(next);
         next

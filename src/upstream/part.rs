@@ -1,20 +1,21 @@
 //! Blobs, whole or in parts: what is asked for, and what the answer means.
 //!
 //! The parts of a blob share what a redirect led to ([`Lead`]) as long as it works: a presigned URL is made once, not
-//! once a part. Where the upstream's limits are full, a part that is one more does not wait for its turn.
+//! once a part. Where the upstream's limits are reached, an additional part does not wait for its turn.
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
 use super::blob::{self, Body, Source};
-use super::error::{Reason, UpstreamError};
+use super::error::{Class, Reason, UpstreamError};
 use super::queue::Lane;
 use super::request::{Answer, Ask, Origin};
+use super::traffic::Traffic;
 use super::{BlobAnswer, BlobBody, Upstream};
 use crate::metrics::Kind;
 use crate::oci::{ContentRange, Digest, Repository};
@@ -40,9 +41,9 @@ pub enum Effort {
     /// A client depends on it: what fails in passing is asked for again.
     #[default]
     Patient,
-    /// Who asks tries again by themselves, as long as that brings bytes.
+    /// The caller tries again itself, as long as that brings bytes.
     Once,
-    /// One part more, which has to be no burden: where it would have to wait for a slot it fails as busy.
+    /// An additional part, which must be no burden: where it would have to wait for a slot it fails as busy.
     Spare,
 }
 
@@ -57,6 +58,30 @@ struct Wanted<'a> {
 }
 
 impl Upstream {
+    /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
+    /// download slot. `known`: its size, where that is certain; whoever says another one speaks of something else.
+    pub async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        known: Option<u64>,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let range = Some(HeaderValue::from_static("bytes=0-0"));
+        let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
+        // An empty blob has no first byte.
+        let unsatisfiable = |answer: &Answer| answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        let mut useless = 0;
+        loop {
+            let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
+            match blob::told_size(origin, answer, digest, known) {
+                Err(error)
+                    if error.class() == Class::Invalid
+                        && self.asks_another(origin, Traffic::Layer, &mut useless, Some(&error)) => {}
+                told => return told,
+            }
+        }
+    }
+
     /// GET of a blob, from byte `from` on; waits for a free download slot first.
     ///
     /// A range that the upstream ignores is no error: [`BlobAnswer::start`] says where the body begins.
@@ -95,7 +120,7 @@ impl Upstream {
         loop {
             let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
             match self.judge(origin, answer, ask.what(), from) {
-                Err(error) if self.asks_another(origin, ask.temper(), &mut useless, Some(&error)) => {}
+                Err(error) if self.asks_another(origin, ask.traffic(), &mut useless, Some(&error)) => {}
                 judged => return judged,
             }
         }
@@ -137,7 +162,7 @@ impl Upstream {
     /// How many requests a large blob may be split into at one time, where `default` is everybody's number: one where
     /// the upstream has shown lately that it does not serve parts.
     pub fn parts(&self, default: usize) -> usize {
-        let allowed = self.ranges.lock().unwrap_or_else(PoisonError::into_inner).allowed(Instant::now());
+        let allowed = self.ranges.lock().allowed(Instant::now());
         if allowed { self.config.parallel.unwrap_or(default) } else { 1 }
     }
 
@@ -148,7 +173,7 @@ impl Upstream {
 
     /// A part did not come as it was asked for: `why` says what came instead. Blobs are asked for in one piece for a while.
     pub fn part_refused(&self, why: &str) {
-        if self.ranges.lock().unwrap_or_else(PoisonError::into_inner).refused(Instant::now()) {
+        if self.ranges.lock().refused(Instant::now()) {
             tracing::info!(upstream = %self.name, why, "blobs are downloaded in one piece for the next hour");
         }
     }

@@ -5,8 +5,9 @@
 //! first served. The queue is bounded: what finds it full is refused at once. [`Line`] is the pure part.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::oci::Repository;
@@ -187,7 +188,7 @@ impl Queue {
         Arc::new(Self(Mutex::new(Line::new(limits))))
     }
 
-    /// Waits for a place. Cancel-safe: who goes away gives his turn to the next.
+    /// Waits for a place. Cancel-safe: a caller that goes away gives its turn to the next.
     pub(super) async fn enter(self: &Arc<Self>, lane: Lane, repository: &Repository) -> Result<Slot, Full> {
         let turn = {
             let mut line = self.line();
@@ -206,7 +207,7 @@ impl Queue {
         turn.await.map_err(|_| Full)
     }
 
-    /// A place, if there is one that nobody waits for.
+    /// A place, if one is free and nobody waits for it.
     pub(super) fn try_enter(self: &Arc<Self>, lane: Lane) -> Option<Slot> {
         let mut line = self.line();
         line.forget(|ticket| !ticket.is_closed());
@@ -228,7 +229,7 @@ impl Queue {
     }
 
     fn line(&self) -> MutexGuard<'_, Line<Ticket>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn advance(self: &Arc<Self>) {
@@ -282,7 +283,7 @@ mod tests {
                 let (queue, repository, order) = (queue.clone(), repository.clone(), order.clone());
                 tokio::spawn(async move {
                     let slot = queue.enter(lane, &repository).await.unwrap();
-                    order.lock().unwrap().push(name);
+                    order.lock().push(name);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     drop(slot);
                 })
@@ -297,7 +298,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), ["manifest", "a1", "b1", "a2", "a3"]);
+        assert_eq!(*order.lock(), ["manifest", "a1", "b1", "a2", "a3"]);
         assert_eq!(queue.crowd(), Crowd::default());
     }
 

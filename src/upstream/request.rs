@@ -20,10 +20,11 @@ use super::breaker::{Need, Verdict};
 use super::challenge;
 use super::client::{Client, Exchange, authority, remark};
 use super::error::{Reason, UpstreamError};
-use super::health::{Health, Temper};
+use super::health::Health;
 use super::part::{Effort, Lead};
 use super::queue::Slot;
 use super::redirect::{self, MAX_REDIRECTS, RedirectError};
+use super::traffic::Traffic;
 use crate::config;
 use crate::hop;
 use crate::metrics::Kind;
@@ -73,11 +74,11 @@ impl<'a> Ask<'a> {
     }
 
     /// Which limit of the upstream it falls under.
-    pub(super) fn temper(&self) -> Temper {
+    pub(super) fn traffic(&self) -> Traffic {
         match (&self.method, self.kind) {
-            (&Method::HEAD, _) => Temper::Check,
-            (_, Kind::Blob) => Temper::Layer,
-            _ => Temper::Pull,
+            (&Method::HEAD, _) => Traffic::Check,
+            (_, Kind::Blob) => Traffic::Layer,
+            _ => Traffic::Pull,
         }
     }
 }
@@ -131,12 +132,12 @@ impl Origin {
 
     /// Whether a question would be asked here, and as what.
     pub(super) fn peek(&self, ask: &Ask<'_>) -> Result<Verdict, Reason> {
-        self.health.peek(self.auth.account(ask.repository), ask.temper(), Some(&ask.what()), ask.need)
+        self.health.peek(self.auth.account(ask.repository), ask.traffic(), Some(&ask.what()), ask.need)
     }
 
     /// The same for any check that can do without an answer, as the account that fares best.
     pub(super) fn peek_at_checks(&self) -> Result<Verdict, Reason> {
-        let peek = |account| self.health.peek(account, Temper::Check, None, Need::Fallback);
+        let peek = |account| self.health.peek(account, Traffic::Check, None, Need::Fallback);
         let said = self.auth.accounts().into_iter().map(peek);
         said.min_by_key(|said| said.as_ref().map_or(2, |verdict| u8::from(*verdict != Verdict::Go))).unwrap_or(Ok(Verdict::Go))
     }

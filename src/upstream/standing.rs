@@ -1,7 +1,6 @@
 //! How an upstream stands: whether to ask it, what is left of its quota, whether it is switched off; for the pull path,
 //! background work, metrics and the admin interface.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,8 +10,9 @@ use tokio::time::Instant;
 use super::accounts::Told;
 use super::breaker::{Condition, Verdict};
 use super::error::{Reason, UpstreamError};
-use super::health::{Readiness, Temper};
+use super::health::Readiness;
 use super::queue::Crowd;
+use super::traffic::Traffic;
 use super::{Quota, Upstream};
 use crate::metrics::gauge;
 
@@ -46,7 +46,7 @@ impl Upstream {
         if self.kept_for_clients().is_none() {
             return true;
         }
-        let (mut last, now) = (self.spared.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let (mut last, now) = (self.spared.lock(), Instant::now());
         let due = last.is_none_or(|last| now >= last + SLOWED);
         if due {
             *last = Some(now);
@@ -131,8 +131,8 @@ impl Upstream {
             };
             self.metrics.upstream_breaker.with_label_values(&[upstream, &origin.host()]).set(open);
         }
-        let held = |temper| self.origins.iter().filter_map(|origin| origin.health().held(temper)).max();
-        let held = Temper::ALL.into_iter().filter_map(held).max();
+        let held = |traffic| self.origins.iter().filter_map(|origin| origin.health().held(traffic)).max();
+        let held = Traffic::ALL.into_iter().filter_map(held).max();
         self.metrics.upstream_held_back_seconds.with_label_values(&[upstream]).set(held.map_or(0, |held| gauge(held.as_secs())));
         let crowd = self.crowd();
         self.metrics.upstream_requests_running.with_label_values(&[upstream]).set(gauge(crowd.running));
@@ -143,31 +143,31 @@ impl Upstream {
     /// Why it is not asked now: of every address the breaker is open, at least for tags, with which a pull begins. `None`
     /// while one of them may answer.
     pub fn outage(&self) -> Option<String> {
-        let is_open = |origin: &super::Origin| origin.health().condition(Temper::Check) == Condition::Open;
+        let is_open = |origin: &super::Origin| origin.health().condition(Traffic::Check) == Condition::Open;
         let all = !self.origins.is_empty() && self.origins.iter().all(is_open);
-        let why = || self.origins.iter().find_map(|origin| origin.health().why(Temper::Check));
+        let why = || self.origins.iter().find_map(|origin| origin.health().why(Traffic::Check));
         all.then(|| why().unwrap_or_else(|| "too many failures".to_owned()))
     }
 
     /// All of it as JSON.
     pub fn status(&self) -> Value {
-        let held = |origin: &super::Origin, temper| origin.health().held(temper).map(|held| held.as_secs_f64());
+        let held = |origin: &super::Origin, traffic| origin.health().held(traffic).map(|held| held.as_secs_f64());
         let addresses: Vec<Value> = self
             .origins
             .iter()
             .map(|origin| {
-                let (temper, state) = worst(origin);
-                let is_open = |temper: &Temper| origin.health().condition(*temper) == Condition::Open;
+                let (traffic, state) = worst(origin);
+                let is_open = |traffic: &Traffic| origin.health().condition(*traffic) == Condition::Open;
                 json!({
                     "host": origin.host(),
                     "state": state.label(),
-                    "why": origin.health().why(temper),
-                    "only_probed": Temper::ALL.into_iter().filter(is_open).map(Temper::label).collect::<Vec<_>>(),
+                    "why": origin.health().why(traffic),
+                    "only_probed": Traffic::ALL.into_iter().filter(is_open).map(Traffic::label).collect::<Vec<_>>(),
                     "head": origin.health().knows_head(),
                     "held_back_seconds": {
-                        "checks": held(origin, Temper::Check),
-                        "manifests": held(origin, Temper::Pull),
-                        "blobs": held(origin, Temper::Layer),
+                        "checks": held(origin, Traffic::Check),
+                        "manifests": held(origin, Traffic::Pull),
+                        "blobs": held(origin, Traffic::Layer),
                     },
                 })
             })
@@ -192,7 +192,7 @@ impl Upstream {
 }
 
 /// The kind of request that an address is least asked for, and how.
-fn worst(origin: &super::Origin) -> (Temper, Condition) {
-    let of = |temper| (temper, origin.health().condition(temper));
-    Temper::ALL.into_iter().map(of).max_by_key(|(_, condition)| *condition).unwrap_or(of(Temper::Check))
+fn worst(origin: &super::Origin) -> (Traffic, Condition) {
+    let of = |traffic| (traffic, origin.health().condition(traffic));
+    Traffic::ALL.into_iter().map(of).max_by_key(|(_, condition)| *condition).unwrap_or(of(Traffic::Check))
 }

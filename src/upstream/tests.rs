@@ -18,7 +18,8 @@ use hyper_util::client::proxy::matcher::Matcher;
 
 use super::*;
 use crate::config::Secret;
-use crate::oci::{Algorithm, Reference};
+use crate::metrics::Kind;
+use crate::oci::{Algorithm, Digest, Reference, Repository};
 use server::{Reply, Seen, Server};
 
 /// Must never arrive anywhere but where a test says so.

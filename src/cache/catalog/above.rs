@@ -1,23 +1,23 @@
-//! From an object upwards: what names it, where it is, and what has lost its meaning.
+//! From an object upwards: what names it, where it is, and what has lost its meaning. For `explain` and purges, for fetching
+//! again what was damaged, and for the housekeeping.
 
 use std::collections::HashSet;
-use std::time::SystemTime;
 
 use super::{CHUNK, Catalog};
 use crate::cache::evict::Id;
-use crate::cache::index::seconds;
+use crate::cache::index::now;
 use crate::oci::{Digest, Scope};
 
 /// Manifests of an object that are looked at for its repositories.
 const OWNERS: usize = 10_000;
 
-/// So long, in seconds, a manifest may be on its way to the disk after it was noted.
+/// How long, in seconds, a manifest may be on its way to the disk after it was noted.
 const ON_ITS_WAY: u32 = 120;
 
 impl Catalog {
     /// The repositories that have an object: their manifests, or what is part of them.
     pub fn repositories_of(&self, digest: &Digest, limit: usize) -> Vec<Scope> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let Some(id) = self.index.lock().objects.find(digest) else { return Vec::new() };
         // An index's parts have their own manifests in the same repository, so one step up is enough.
         let mut seen = HashSet::new();
@@ -30,7 +30,7 @@ impl Catalog {
 
     /// The manifests here, among those whose files are here, that name an object; at most `limit`.
     pub fn owners_of(&self, digest: &Digest, limit: usize) -> Vec<Digest> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let Some(id) = state.objects.find(digest) else { return Vec::new() };
         let owners = inner.owners.of(id).filter(|own| state.objects.get(*own).present);
@@ -39,7 +39,7 @@ impl Catalog {
 
     /// How many manifests whose files are here name an object; not counted beyond `most`.
     pub fn count_owners(&self, digest: &Digest, most: usize) -> usize {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let Some(id) = state.objects.find(digest) else { return 0 };
         inner.owners.of(id).filter(|own| state.objects.get(*own).present).take(most).count()
@@ -47,7 +47,7 @@ impl Catalog {
 
     /// Which of `parts` no manifest here needs, once `gone` are: what may go with them.
     pub fn unshared(&self, parts: &[Digest], gone: &HashSet<Digest>) -> Vec<Digest> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let gone: HashSet<Id> = gone.iter().filter_map(|digest| state.objects.find(digest)).collect();
         let is_needed = |id: Id| inner.owners.of(id).any(|own| state.objects.get(own).present && !gone.contains(&own));
@@ -57,10 +57,10 @@ impl Catalog {
     /// Forgets images whose manifests are gone, some at a time; the records that have lost their meaning, and whether
     /// there are more.
     pub fn prune(&self) -> (Vec<(Scope, Digest)>, bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
-        let (now, mut records) = (seconds(SystemTime::now()), Vec::new());
+        let (now, mut records) = (now(), Vec::new());
         let from = state.orphans.len().saturating_sub(CHUNK);
         let more = from > 0;
         for (id, noted) in state.orphans.split_off(from) {
@@ -104,9 +104,9 @@ impl Catalog {
 
     /// How many records [`Catalog::prune`] would find without meaning.
     pub fn count_prunable(&self) -> u64 {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
-        let now = seconds(SystemTime::now());
+        let now = now();
         let gone = state.orphans.iter().filter(|(id, noted)| {
             let entry = state.objects.get(*id);
             !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY

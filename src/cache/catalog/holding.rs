@@ -1,4 +1,5 @@
-//! Which repository holds what, for content that is not everybody's.
+//! Which repository holds what, for content that is not everybody's. For `pull`, which asks before it shows any, and for
+//! [`super::super::confined`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +10,7 @@ use crate::oci::{Digest, Scope, UpstreamName};
 impl Catalog {
     /// Whether a repository is known to have a manifest.
     pub fn has_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let id = self.index.lock().objects.find(digest);
         id.is_some_and(|id| inner.repos.get(&scope.to_string()).is_some_and(|repo| repo.manifests.contains_key(&id)))
     }
@@ -17,7 +18,7 @@ impl Catalog {
     /// Whether a repository is known to hold an object: one of its tags or manifests is it or names it, an index's
     /// manifests included, as far as they are here.
     pub fn holds(&self, scope: &Scope, digest: &Digest) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let (Some(id), Some(repo)) = (state.objects.find(digest), inner.repos.get(&scope.to_string())) else { return false };
         let has = |root: Id| {
@@ -30,7 +31,7 @@ impl Catalog {
 
     /// The manifests of `private` upstreams' repositories of which it is not known what they are made of.
     pub fn unread(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Scope, Digest)> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let repos = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
         let unread = repos.flat_map(|repo| repo.manifests.keys().map(move |id| (repo, *id)));
@@ -40,7 +41,7 @@ impl Catalog {
 
     /// What only repositories of upstreams that are `private` refer to, each with all of these.
     pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, Vec<UpstreamName>)> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let state = self.index.lock();
         let below = |repo: &Repo| {
             let tags = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));

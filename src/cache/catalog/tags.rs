@@ -1,4 +1,4 @@
-//! Which tags there are, by name, by pattern and by what they stand for.
+//! Which tags there are, by name, by pattern and by what they stand for. For the commands that list and change what is kept.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -12,10 +12,10 @@ impl Catalog {
     /// tried on every tag: not for the reactor.
     pub fn tags(&self, selector: Option<&Selector>, limit: usize) -> Vec<Tagged> {
         match selector {
-            Some(Selector::Digest(digest)) => self.lock().tags_of(digest).take(limit).collect(),
+            Some(Selector::Digest(digest)) => self.inner.lock().tags_of(digest).take(limit).collect(),
             Some(Selector::Image(ImageRef { scope, reference })) => match reference {
                 Reference::Digest(digest) => {
-                    self.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
+                    self.inner.lock().tags_of(digest).filter(|tagged| tagged.scope == *scope).take(limit).collect()
                 }
                 Reference::Tag(tag) => {
                     let found = self.resolve(scope, reference).and_then(|(_, record)| record);
@@ -33,7 +33,7 @@ impl Catalog {
         let mut found = Vec::new();
         let mut last: Option<(String, Tag)> = None;
         while found.len() < limit {
-            let inner = self.lock();
+            let inner = self.inner.lock();
             let from = last.as_ref().map_or(Bound::Unbounded, |(repo, _)| Bound::Included(repo.as_str()));
             let tags = inner.repos.range::<str, _>((from, Bound::Unbounded)).flat_map(|(name, repo)| {
                 let after = last.as_ref().filter(|(repo, _)| repo == name).map(|(_, tag)| tag);
@@ -64,6 +64,6 @@ impl Catalog {
 
     /// Whether a tag stands for a digest that is none of `but`.
     pub fn is_tagged(&self, digest: &Digest, but: &HashSet<(Scope, Tag)>) -> bool {
-        self.lock().tags_of(digest).any(|tagged| !but.contains(&(tagged.scope, tagged.tag)))
+        self.inner.lock().tags_of(digest).any(|tagged| !but.contains(&(tagged.scope, tagged.tag)))
     }
 }

@@ -4,7 +4,9 @@
 //! is told that it is one.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::Index;
 use super::state::State;
@@ -41,7 +43,7 @@ impl Index {
 impl Hold {
     /// Holds an object, too. To be called before it is looked whether it is here: then it stays if it is. Whether that is new.
     pub fn add(&self, digest: &Digest) -> bool {
-        let new = self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+        let new = self.held.lock().insert(*digest);
         if new {
             let mut state = self.index.lock();
             state.held.entry(*digest).or_default().times += 1;
@@ -53,7 +55,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        let held = std::mem::take(&mut *self.held.lock());
         let mut state = self.index.lock();
         held.iter().for_each(|digest| state.let_go(digest));
     }

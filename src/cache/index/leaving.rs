@@ -1,4 +1,4 @@
-//! What is no object any more, or no leftover, and still there: victims on their way out, and damaged files.
+//! Files that are no objects or leftovers any more, and still on the disk: victims on their way out, and damaged files.
 //!
 //! Both count (I8). A victim may be taken back before it is unlinked, by whoever takes its name; a damaged file stays
 //! condemned until it is gone, or another file has its name.
@@ -47,7 +47,7 @@ impl Index {
         }
     }
 
-    /// A file under `blobs/` is damaged: no object any more, and counted until it is gone. Whether that is news.
+    /// A file under `blobs/` is damaged: it is no object any more, and counts until it is gone. Whether that is news.
     pub fn condemn(&self, digest: &Digest, size: u64, file: FileId) -> bool {
         let mut state = self.lock();
         if let Some(id) = state.objects.find(digest) {

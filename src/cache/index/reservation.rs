@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{Class, Found, Index, Place, Victim};
+use crate::cache::store::Space;
 use crate::oci::Digest;
 
 /// What has to happen before a claim can be granted.
@@ -31,6 +32,42 @@ pub struct Reservation {
     pub(super) index: Arc<Index>,
     pub(super) bytes: u64,
     pub(super) class: Class,
+}
+
+impl Index {
+    /// Tries to set `bytes` aside for content of `class`. `space` is what the file system says now, `owed` what it is still
+    /// to get back for files that were unlinked.
+    pub fn claim(self: &Arc<Self>, bytes: u64, class: Class, space: Space, owed: u64) -> Claim {
+        let mut state = self.lock();
+        let class = state.class(class);
+        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
+        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
+        let share = &state.classes[usize::from(class)];
+        let beyond =
+            share.quota.max_size.map_or(0, |quota| (share.bytes + share.reserved).saturating_add(bytes).saturating_sub(quota));
+        if over == 0 && short == 0 && beyond == 0 {
+            state.share(class).reserved += bytes;
+            return Claim::Granted(Reservation { index: self.clone(), bytes, class });
+        }
+        let for_account = over > 0 || beyond > 0;
+        let short = short.saturating_sub(owed);
+        if short == 0 && !for_account {
+            return Claim::OnItsWay;
+        }
+        // What eviction could free at best; if that is not enough, nothing is evicted in vain.
+        let evictable = state.bytes - state.pinned + state.spare + state.leaving();
+        if over.max(short) > evictable || beyond > share.bytes - share.pinned {
+            return Claim::Impossible;
+        }
+        let spare = if over.max(short) > 0 { state.evict_spare() } else { None };
+        let victim = spare.or_else(|| state.evict((beyond > 0).then_some(class)));
+        match victim {
+            Some(victim) if for_account => Claim::Evict(victim),
+            Some(victim) => Claim::Free(victim),
+            None if !state.leaving.is_empty() => Claim::Wait,
+            None => Claim::Impossible,
+        }
+    }
 }
 
 impl Reservation {

@@ -4,10 +4,9 @@
 //! which counts what manifests refer to.
 
 use std::collections::{HashMap, HashSet};
-use std::time::SystemTime;
 
 use super::hold::Held;
-use super::{Class, Found, Known, Place, Quota, Victim, seconds};
+use super::{Class, Found, Known, Place, Quota, Victim, now};
 use crate::cache::evict::{Id, Policy};
 use crate::cache::objects::{Entry, Objects};
 use crate::cache::store::FileId;
@@ -271,7 +270,7 @@ impl State {
         let id = self.refer(digest, 0, class);
         let entry = self.objects.get_mut(id);
         if !std::mem::replace(&mut entry.manifest, true) && !entry.present {
-            self.orphans.push((id, seconds(SystemTime::now())));
+            self.orphans.push((id, now()));
         }
         id
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cache::store::Space;
 use crate::oci::Algorithm;
 use proptest::prelude::*;
 

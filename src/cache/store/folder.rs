@@ -7,8 +7,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::faults::Faults;
 use super::{Store, scatter};
@@ -104,7 +105,7 @@ impl Store {
 
     /// Lets another process have the folder. Nothing is written after this.
     pub fn release(&self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock.lock().take();
     }
 
     /// Removes the temporary files of a process that ended while it wrote them. Before anything new is written.

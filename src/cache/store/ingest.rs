@@ -1,4 +1,4 @@
-//! A file that is being filled, up to where its digest has been found right.
+//! A file that is being filled, from its opening until its digest has been found right.
 //!
 //! Owns the agreement of bytes, length and hash ([`Ingest`]), and the proof that a file may be published ([`Verified`]): only
 //! [`super::Store::publish`] takes one. Never gives a file its name. Blocks (I11); used by the fills and by
@@ -58,7 +58,7 @@ impl Ingest {
         &self.beyond
     }
 
-    /// Whether some of it is what an earlier fill left: should the whole be wrong, that may be why.
+    /// Whether some of it is what an earlier fill left, which may be why the whole is wrong.
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
@@ -171,22 +171,22 @@ impl Ingest {
         Ok(size)
     }
 
-    /// Whether the bytes are the ones that the digest names. A refused file is unlinked: nothing can resume it.
+    /// Whether the bytes are the ones that the digest names. A file with wrong ones is unlinked: nothing can resume it.
     pub fn verify(self) -> Result<Verified, Box<Mismatch>> {
-        self.proved().map_err(|refused| {
-            refused.ingest.discard();
-            Box::new(refused.mismatch)
+        self.proved().map_err(|disproved| {
+            disproved.ingest.discard();
+            Box::new(disproved.mismatch)
         })
     }
 
-    /// As [`Ingest::verify`], and the refused file is the caller's.
-    pub fn proved(self) -> Result<Verified, Box<Refused>> {
+    /// As [`Ingest::verify`], and a file with wrong bytes is the caller's.
+    pub fn proved(self) -> Result<Verified, Box<Disproved>> {
         let found = self.hasher.clone().finish();
         if found == self.digest {
             return Ok(Verified(self));
         }
         let mismatch = Mismatch { wanted: self.digest, found };
-        Err(Box::new(Refused { ingest: self, mismatch }))
+        Err(Box::new(Disproved { ingest: self, mismatch }))
     }
 
     /// Names the content by its own digest, for content that came without a name: what is found is what is wanted.
@@ -195,8 +195,8 @@ impl Ingest {
         Verified(self)
     }
 
-    /// Unlinks the file. Readers keep what they have open. For files whose bytes count wherever they go; what a
-    /// reservation is for goes by [`super::super::Cache::leave`].
+    /// Unlinks the file. Readers keep what they have open. For files that no reservation counts; others go by
+    /// [`super::super::Cache::discard`].
     pub fn discard(self) {
         let _ = self.remove();
     }
@@ -263,7 +263,7 @@ impl Verified {
 
 /// A file whose bytes are wrong.
 #[derive(Debug)]
-pub struct Refused {
+pub struct Disproved {
     /// The file, still there.
     pub ingest: Ingest,
     /// What is wrong.

@@ -134,7 +134,7 @@ async fn i8_a_leftover_is_not_unlinked_under_the_fill_that_resumes_it() {
     let (digest, content) = large(1);
     let (mut ingest, nothing) = cache.resume(&digest, 0).unwrap();
     ingest.append(&[content.slice(..1000)]).unwrap();
-    cache.leave(&digest, Some(ingest), nothing, true);
+    cache.leave(&digest, Some(ingest), nothing);
     assert_eq!(cache.disk_totals().0, 1000);
 
     let victim = cache.index.spare().unwrap();
@@ -151,7 +151,7 @@ async fn i8_a_leftover_is_not_unlinked_under_the_fill_that_resumes_it() {
     let (other, content) = large(2);
     let (mut ingest, nothing) = cache.resume(&other, 0).unwrap();
     ingest.append(&[content.slice(..1000)]).unwrap();
-    cache.leave(&other, Some(ingest), nothing, true);
+    cache.leave(&other, Some(ingest), nothing);
     let victim = cache.index.spare().unwrap();
     assert!(cache.evict(victim).unwrap());
     let (ingest, reservation) = cache.resume(&other, 0).unwrap();
@@ -243,7 +243,7 @@ async fn i8_a_leftover_counts_whatever_fails() {
     cache.store.faults().arm(0, EACCES, false);
     let (ingest, reservation) = cache.resume(&digest, 0).unwrap();
     assert!(ingest.is_empty() && ingest.is_resumable());
-    cache.leave(&digest, Some(ingest), reservation, true);
+    cache.leave(&digest, Some(ingest), reservation);
     assert!(!file.exists());
     assert_eq!(cache.disk_totals().0, 0);
     drop(cache);
@@ -254,11 +254,11 @@ async fn i8_a_leftover_counts_whatever_fails() {
     reservation.absorb(cache.make_room(5000, 0).unwrap());
     ingest.allocate(6000).unwrap();
     cache.store.faults().arm(0, EROFS, true);
-    cache.leave(&digest, Some(ingest), reservation, true);
+    cache.leave(&digest, Some(ingest), reservation);
     assert_eq!(cache.disk_totals().0, 6000, "with the blocks behind its end");
     let mut reservation = cache.index.take_leftover(&digest, 0);
     let room = reservation.split(100);
-    cache.leave(&digest, None, reservation, false);
+    cache.discard(&digest, None, reservation);
     assert!(file.exists());
     assert_eq!(cache.disk_totals().0, 6000);
     // What cannot be removed does not keep the rest from making room.

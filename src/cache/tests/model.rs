@@ -103,16 +103,16 @@ impl World {
         let Ok((mut ingest, mut reservation)) = cache.resume(&digest, 0) else { return };
         let at = ingest.len() as usize;
         if at > bytes.len() || ingest.is_complete() {
-            return cache.leave(&digest, Some(ingest), reservation, false);
+            return cache.discard(&digest, Some(ingest), reservation);
         }
         let wanted = (bytes.len() as u64).saturating_sub(reservation.bytes());
         match cache.make_room(wanted, 0) {
             Ok(more) => reservation.absorb(more),
-            Err(_) => return cache.leave(&digest, Some(ingest), reservation, true),
+            Err(_) => return cache.leave(&digest, Some(ingest), reservation),
         }
         let end = cut.max(at);
         if ingest.append(&[bytes.slice(at..end)]).is_err() || end < bytes.len() {
-            return cache.leave(&digest, Some(ingest), reservation, true);
+            return cache.leave(&digest, Some(ingest), reservation);
         }
         match ingest.proved() {
             Ok(verified) => {
@@ -121,7 +121,7 @@ impl World {
                 }
             }
             // A torn write of an earlier life stood where the content should.
-            Err(refused) => cache.leave(&digest, Some(refused.ingest), reservation, false),
+            Err(refused) => cache.discard(&digest, Some(refused.ingest), reservation),
         }
     }
 

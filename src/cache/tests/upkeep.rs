@@ -112,7 +112,7 @@ async fn what_was_unused_for_too_long_goes() {
     assert_eq!(cache.absence(&scope("team/kept"), &absent[0]).await, None, "never was one of its manifests");
     assert_eq!(cache.absence(&scope("team/kept"), &absent[1]).await, Some(since));
     assert_eq!(cache.collect(0, true).await.expired, 0);
-    assert_eq!(cache.catalog.totals().2, 3);
+    assert_eq!(cache.catalog.totals().manifests, 3);
 }
 
 /// A quota's content makes room for itself: the rest stays, whatever is oldest.
@@ -127,7 +127,7 @@ async fn a_quota_makes_room_in_itself() {
     let mut team = Vec::new();
     for seed in 0..5 {
         team.push(publish(&cache, "team/one", seed).await);
-        assert!(cache.account().1[0].1 <= 3500, "{:?}", cache.account().1);
+        assert!(cache.account().quotas[0].bytes <= 3500, "{:?}", cache.account().quotas);
     }
     let here = |digest: &Digest| cache.known(digest).is_some_and(|known| known.present);
     assert!(here(&other.0) && here(&other.1));
@@ -140,9 +140,9 @@ async fn a_quota_makes_room_in_itself() {
     assert!(refused.ends_with(" bytes are free"), "{refused}");
     cache.reserve_for(4000, 0).await.unwrap();
     // After a restart the files count for it again.
-    let before = cache.account().1[0].1;
+    let before = cache.account().quotas[0].bytes;
     drop(cache);
-    assert_eq!(start(&config).account().1[0].1, before);
+    assert_eq!(start(&config).account().quotas[0].bytes, before);
 }
 
 /// `pin --platform`: space is taken from the other platforms of a pinned image, never from what the one needs.

@@ -42,7 +42,7 @@ impl Files {
 }
 
 fn in_use(tls: &Tls) -> Arc<ServerConfig> {
-    tls.current.read().unwrap().clone()
+    tls.current.read().clone()
 }
 
 #[test]

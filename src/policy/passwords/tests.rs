@@ -22,7 +22,7 @@ fn place(number: u8) -> Key {
 }
 
 fn passwords() -> Passwords {
-    Passwords::new(Arc::new(Metrics::new())).unwrap()
+    Passwords::new(Arc::new(Metrics::new()))
 }
 
 impl Passwords {

@@ -1,14 +1,14 @@
 //! On whose behalf something is done.
+//!
+//! Owns the caller's login while work is done with it, and the keyed hash by which it is remembered beyond that. Asks nobody
+//! and decides nothing: [`super::verdicts`] makes an [`Asker`] of a request, and everything in `pull` takes one along.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-
 use crate::oci::{Scope, UpstreamName};
-use crate::policy::Login;
+use crate::policy::{Keyed, Login};
 use crate::upstream::Upstream;
 
 /// Tells logins at a repository apart without keeping them: a keyed hash, of no use outside this process.
@@ -22,46 +22,23 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Makes keys. Its own is random, and nowhere else.
-pub(super) struct Secrecy(hmac::Key);
-
-impl fmt::Debug for Secrecy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secrecy(…)")
-    }
-}
+/// Makes keys.
+#[derive(Debug, Default)]
+pub(super) struct Secrecy(Keyed);
 
 impl Secrecy {
-    pub fn new() -> Self {
-        // Only a system without randomness fails here; then the key is that of std's hash maps, which is random, too.
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).unwrap_or_else(|_| {
-            use std::hash::{BuildHasher as _, RandomState};
-            let words: Vec<u8> = (0..4_u8).flat_map(|n| RandomState::new().hash_one(n).to_le_bytes()).collect();
-            hmac::Key::new(hmac::HMAC_SHA256, &words)
-        });
-        Self(key)
-    }
-
     /// The key of a login at a repository.
     pub fn key(&self, scope: &Scope, login: &Login) -> Key {
         self.keyed(&scope.upstream, scope.repository.as_str(), login)
     }
 
-    /// The key of a login at an upstream, whatever it may read there: no repository has no name.
+    /// The key of a login at an upstream, whatever it may read there. It is no repository's, since none has an empty name.
     pub fn login_key(&self, upstream: &UpstreamName, login: &Login) -> Key {
         self.keyed(upstream, "", login)
     }
 
     fn keyed(&self, upstream: &UpstreamName, repository: &str, login: &Login) -> Key {
-        let mut context = hmac::Context::with_key(&self.0);
-        for part in [upstream.as_str(), repository, login.username(), login.password().expose()] {
-            // With its length, so that no two logins are the same text.
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part.as_bytes());
-        }
-        let mut key = [0; 32];
-        key.copy_from_slice(context.sign().as_ref());
-        Key(key)
+        Key(self.0.hash([upstream.as_str(), repository, login.username(), login.password().expose()]))
     }
 }
 

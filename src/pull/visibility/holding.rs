@@ -1,9 +1,9 @@
 //! Does this repository hold this digest?
 //!
-//! Content lies under its digest, whoever it came from. Of an upstream that is not everybody's it is served under a
-//! repository only if a tag or manifest of that repository, which is here, refers to it, or the upstream says that the
-//! repository has it. What is confined to some upstreams ([`crate::cache::confined`]) no other one opens without its own
-//! word, which is written down; a public one that gives it opens it for all.
+//! Content lies under its digest, wherever it came from. Under a repository of an upstream that is not everybody's it is
+//! served only if a tag or manifest of that repository, which is here, refers to it, or if the upstream says that the
+//! repository has it. What is confined to some upstreams ([`crate::cache::confined`]) is served for another one only once
+//! that one says that it has it, too, which is written down; if a public one says so, it is everybody's.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Asker, Evidence, is_open};
 use crate::cache::records::ManifestRecord;
 use crate::oci::{Digest, MediaType, Scope};
 
-/// How long a request waits for what was on disk at the start to be known, where nobody else can tell.
+/// How long a request waits until all that was on disk at the start is known, where nobody else can tell.
 const START: Duration = Duration::from_secs(10);
 
 impl Pull {
@@ -23,9 +23,8 @@ impl Pull {
         !self.cache.confined.is_active() || self.site(scope).is_ok_and(|site| is_open(site.visibility))
     }
 
-    /// Fails, as the upstream would, unless the repository holds this digest. To be called when content was found or
-    /// joined, and before it is shown; and before it is, where a download is begun for a repository that is not open.
-    /// Cancel-safe.
+    /// Fails, as the upstream would, unless the repository holds this digest. To be called after content was found or
+    /// joined, before it is shown; for a repository that is not open also before a download is begun. Cancel-safe.
     pub(in crate::pull) async fn vouch(
         self: &Arc<Self>,
         scope: &Scope,
@@ -56,7 +55,8 @@ impl Pull {
         Box::pin(self.ask_for_word(scope, asker, &evidence, digest)).await
     }
 
-    /// The upstream's word that the repository holds this; and where that cannot be had, what is known here once everything is.
+    /// Asks the upstream whether the repository holds this. Where it cannot be asked, waits until everything here is
+    /// known, and takes that.
     async fn ask_for_word(
         self: &Arc<Self>,
         scope: &Scope,
@@ -88,7 +88,8 @@ impl Pull {
         }
     }
 
-    /// By what is here. A public upstream's manifests are no proof: who writes them need not have what they name.
+    /// Whether what is here proves it. A public upstream's manifests prove nothing: whoever writes one need not have what
+    /// it names.
     fn is_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
         let own = match self.cache.confined.of(digest) {
             None => true,
@@ -97,7 +98,7 @@ impl Pull {
         if !own || self.is_open(scope) {
             return false;
         }
-        // What the catalog said is remembered, whose content it is is looked at each time.
+        // What the catalog said is remembered; the mark is looked at each time.
         let key = (scope.clone(), *digest);
         let held = self.visibility.held.contains_key(&key) || self.cache.catalog.holds(scope, digest);
         if held {
@@ -108,7 +109,7 @@ impl Pull {
 
     /// The same, once everything on disk has been read.
     async fn was_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
-        // It may have been read to its end since it was looked at.
+        // It may have been read to its end since the first look.
         let _ = tokio::time::timeout(START, self.cache.until_surveyed()).await;
         self.is_known_to_hold(scope, digest)
     }
@@ -123,7 +124,8 @@ impl Pull {
         })
     }
 
-    /// The upstream said that it has this: it is its, too, also for the next process. Without that it is asked once more then.
+    /// The upstream said that it has this: writes that down, for the next process, too. If that fails, the next process
+    /// asks once more.
     pub(in crate::pull) async fn admit(&self, scope: &Scope, digest: &Digest) {
         if self.is_open(scope) {
             return;
@@ -133,7 +135,7 @@ impl Pull {
         }
     }
 
-    /// This manifest, which was here already, is the repository's, too: the upstream said so, or it has been vouched for.
+    /// This manifest, which was here already, is the repository's, too: the upstream said so, or what is here proves it.
     pub(in crate::pull) async fn adopt(&self, scope: &Scope, digest: &Digest, media_type: &MediaType) {
         if self.is_open(scope) {
             return;

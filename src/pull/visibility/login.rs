@@ -1,8 +1,8 @@
 //! Is this login one of the upstream's at all? For `/v2/` and `/token`, by which clients sign in before they ask for anything.
 //!
-//! A yes opens nothing: each repository is asked about by itself ([`super::verdicts`]). It is remembered as long as a verdict
-//! is, a no for some seconds, both by a keyed hash. Where the upstream cannot be asked nobody is sent away: a client that is
-//! known signs in as ever, and what it may read is here.
+//! A yes opens nothing: each repository is asked about by itself ([`super::verdicts`]). It is remembered as long as a
+//! verdict is, a no for some seconds, both by a keyed hash. Where the upstream cannot be asked, nobody is sent away: a
+//! login whose verdict still holds may read what is here.
 
 use std::net::IpAddr;
 use std::sync::Arc;

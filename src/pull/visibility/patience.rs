@@ -1,15 +1,16 @@
 //! How often a caller may be refused: the mirror is nobody's tool for trying passwords on an upstream.
 //!
 //! Refusals are counted by the caller's address. Checks that succeed cost nothing; while one runs it counts as a refusal
-//! to come, so that a thousand at once try no more than a few. Who has none left waits for a running check, or is told
-//! when to come again.
+//! to come, so that a thousand at once try no more than a few. An address that has none left waits for a check that runs,
+//! or is told when to come again.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache as Memory;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -38,7 +39,7 @@ struct State {
     refused: VecDeque<Instant>,
 }
 
-/// A check that may run. Dropped without a word, it was no refusal.
+/// A check that may run. Dropped without [`Turn::refused`], it was no refusal.
 #[derive(Debug)]
 pub(super) struct Turn(Arc<Caller>);
 
@@ -49,14 +50,14 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Waits until a check may run for a caller at this address; `Err`: how long it has no more. Cancel-safe.
+    /// Waits until a check may run for a caller at this address; `Err`: how long none may. Cancel-safe.
     pub async fn turn(&self, from: Option<IpAddr>) -> Result<Turn, Duration> {
         let caller = self.0.get_with(from.map(network), Arc::default);
         loop {
             let mut ended = std::pin::pin!(caller.ended.notified());
             ended.as_mut().enable();
             {
-                let mut state = caller.state();
+                let mut state = caller.state.lock();
                 let now = Instant::now();
                 while state.refused.front().is_some_and(|at| now >= *at + WINDOW) {
                     state.refused.pop_front();
@@ -74,22 +75,16 @@ impl Patience {
     }
 }
 
-impl Caller {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Turn {
     /// The upstream refused the caller.
     pub fn refused(&self) {
-        self.0.state().refused.push_back(Instant::now());
+        self.0.state.lock().refused.push_back(Instant::now());
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.state().running -= 1;
+        self.0.state.lock().running -= 1;
         self.0.ended.notify_waiters();
     }
 }

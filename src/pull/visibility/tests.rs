@@ -18,7 +18,7 @@ fn scope(upstream: &str, repository: &str) -> Scope {
 
 #[test]
 fn a_key_is_of_one_login_at_one_repository_in_one_process() {
-    let secrecy = Secrecy::new();
+    let secrecy = Secrecy::default();
     let own = secrecy.key(&scope("r.example", "team/app"), &login("alice", "word"));
     assert_eq!(own, secrecy.key(&scope("r.example", "team/app"), &login("alice", "word")));
     for other in [
@@ -27,11 +27,11 @@ fn a_key_is_of_one_login_at_one_repository_in_one_process() {
         secrecy.key(&scope("r.example", "team/app"), &login("alic", "eword")),
         secrecy.key(&scope("r.example", "team/app"), &login("alice", "words")),
         secrecy.key(&scope("r.example", "team/app"), &login("a", "liceword")),
-        Secrecy::new().key(&scope("r.example", "team/app"), &login("alice", "word")),
+        Secrecy::default().key(&scope("r.example", "team/app"), &login("alice", "word")),
     ] {
         assert_ne!(own, other);
     }
-    assert_eq!(format!("{own:?} {secrecy:?}"), "Key(…) Secrecy(…)");
+    assert_eq!(format!("{own:?} {secrecy:?}"), "Key(…) Secrecy(Keyed(…))");
 }
 
 fn address(text: &str) -> Option<IpAddr> {

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::super::document::Document;
 use crate::cache::Cache;
@@ -38,7 +40,7 @@ pub struct Notes {
 impl Notes {
     /// Notes that something was published.
     pub fn add(&self, digest: Digest, size: u64) {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).push(digest);
+        self.published.lock().push(digest);
         self.bytes.fetch_add(size, Ordering::Relaxed);
     }
 }
@@ -84,7 +86,7 @@ impl Staged {
 
     /// What was published for this bundle.
     pub fn published(&self) -> Vec<Digest> {
-        self.notes.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notes.published.lock().clone()
     }
 
     /// Bytes of what was published.

@@ -3,10 +3,12 @@
 //! Called by [`super::archive`] alone.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 
 use super::ImportError;
 use super::archive::damaged;
@@ -42,7 +44,7 @@ impl Writers {
             let (failed, failures) = (failed.clone(), failures.clone());
             std::thread::spawn(move || {
                 loop {
-                    let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let next = jobs.lock().recv();
                     let Ok((ingest, reservation, custody)) = next else { return };
                     let result =
                         ingest.verify().map_err(|mismatch| damaged(&mismatch.wanted, &mismatch.found)).and_then(|verified| {
@@ -52,7 +54,7 @@ impl Writers {
                             Ok(())
                         });
                     if let Err(error) = result {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        failed.lock().get_or_insert(error);
                         failures.fetch_add(1, Ordering::Release);
                     }
                 }
@@ -77,7 +79,7 @@ impl Writers {
         for thread in self.threads {
             thread.join().map_err(|_| io::Error::other("a writer has failed"))?;
         }
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failed = self.failed.lock().take();
         failed.map_or(Ok(()), Err)
     }
 }

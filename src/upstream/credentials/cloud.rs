@@ -11,10 +11,11 @@ pub(super) mod gcp;
 mod http;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Credential, CredentialError};
@@ -128,7 +129,7 @@ impl<S: Fetch> Renewing<S> {
         if let Some(held) = self.current() {
             return held;
         }
-        let living = || self.held().clone().filter(|held| held.outcome.is_ok() && Instant::now() < held.dies_at);
+        let living = || self.held.lock().clone().filter(|held| held.outcome.is_ok() && Instant::now() < held.dies_at);
         let _turn = match (self.turn.try_lock(), living().filter(|held| !held.doubted)) {
             (Ok(turn), _) => turn,
             (Err(_), Some(old)) => return old.outcome,
@@ -155,27 +156,23 @@ impl<S: Fetch> Renewing<S> {
             }
         };
         let outcome = held.outcome.clone();
-        *self.held() = Some(held);
+        *self.held.lock() = Some(held);
         outcome
     }
 
     /// It was refused: fetch another one next time, unless this one is quite new. If none can be had this one is used on: a
     /// 403 may be about a repository, and the others need it.
     pub(in crate::upstream) fn forget(&self) {
-        let mut held = self.held();
+        let mut held = self.held.lock();
         if let Some(held) = held.as_mut().filter(|held| held.fetched_at.elapsed() >= YOUNG) {
             (held.renew_at, held.doubted) = (Instant::now(), true);
         }
     }
 
     fn current(&self) -> Option<Result<Arc<Credential>, CredentialError>> {
-        let held = self.held();
+        let held = self.held.lock();
         let now = Instant::now();
         held.as_ref().filter(|held| now < held.renew_at && now < held.dies_at).map(|held| held.outcome.clone())
-    }
-
-    fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,12 +1,10 @@
-//! A real file system, small enough to be full. Needs root, to mount it; says so where it is skipped.
+//! A disk that is full, or fills up.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use super::REPOSITORY;
+use super::disk::Disk;
 use crate::support::client;
 use crate::support::image::{Blob, Builder, Image};
 use crate::support::mirror::Mirror;
@@ -14,100 +12,6 @@ use crate::support::until;
 use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
 
 const MIB: u64 = 1 << 20;
-
-/// A file system of its own in memory, unmounted when dropped.
-struct Disk {
-    folder: tempfile::TempDir,
-}
-
-impl Disk {
-    /// `None` where it cannot be mounted.
-    fn new(test: &str, mebibytes: u64) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "roadstead-test"]).arg(folder.path()).output();
-        match mounted {
-            Ok(done) if done.status.success() => Some(Self { folder }),
-            other => {
-                // Where all tests must run, none may be left out.
-                assert!(std::env::var_os("ROADSTEAD_ALL_TESTS").is_none(), "no file system can be mounted here: {other:?}");
-                // Past the harness, which hides what passing tests print.
-                let _ = writeln!(std::io::stderr(), "SKIPPED {test}: no file system can be mounted here (not root?): {other:?}");
-                None
-            }
-        }
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.folder.path().join("cache")
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(self.folder.path()).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Another writer, who leaves `free` bytes.
-    fn fill_up(&self, free: u64) {
-        let other = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("other")).unwrap();
-        let (page, mut at) = (vec![1; 4096], other.metadata().unwrap().len());
-        while self.free() >= free + 4096 {
-            match other.write_all_at(&page, at) {
-                Ok(()) => at += 4096,
-                Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn make_free(&self) {
-        fs::remove_file(self.folder.path().join("other")).unwrap();
-    }
-
-    async fn mirror(&self, up: &Upstream, min_free: &str) -> Mirror {
-        Mirror::with(up, |settings| {
-            settings.set("cache", "dir", self.cache().to_str().unwrap()).set("cache", "max_size", "1GiB");
-            settings.set("cache", "min_free", min_free).set("cache", "memory", "1MiB");
-        })
-        .await
-    }
-
-    /// The published files; fails unless each is what its name says (I1).
-    fn published(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.cache().join("blobs/sha256")).unwrap();
-        let check = |path: PathBuf| {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            assert_eq!(Blob::new("", fs::read(&path).unwrap()).digest.hex(), name, "{} is wrong", path.display());
-            name
-        };
-        entries.map(|entry| check(entry.unwrap().path())).collect()
-    }
-
-    /// `ro` or `rw`; whether that could be done.
-    fn remount(&self, how: &str) -> bool {
-        let mut command = Command::new("mount");
-        let done = command.args(["-o", &format!("remount,{how}")]).arg(self.folder.path()).output().unwrap();
-        done.status.success()
-    }
-
-    /// What a mirror says that cannot start here.
-    async fn refusal(&self) -> String {
-        let text = format!("cache.dir = {:?}\nadmin.listen = \"127.0.0.1:0\"\nserver.listen = \"127.0.0.1:0\"\n", self.cache());
-        let config = roadstead::config::Config::parse(&text, "test").unwrap();
-        let Err(error) = roadstead::app::Mirror::start(config).await else { panic!("it started") };
-        format!("{error:#}")
-    }
-
-    fn has(&self, blob: &Blob) -> bool {
-        self.cache().join("blobs/sha256").join(blob.digest.hex()).exists()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
-    }
-}
 
 /// Everything of an image, each part asked for until it comes; never a wrong body on the way.
 async fn pull(mirror: &Mirror, image: &Image) {
@@ -312,97 +216,6 @@ async fn i8_min_free_is_kept_during_a_fill() {
         }
         disk.published();
     }
-}
-
-/// A disk that becomes read-only under a running mirror, as ext4's does after an error: what is cached is served, the rest
-/// passes through, nothing that has to last is promised. All is as usual once it can be written again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_becomes_read_only() {
-    let Some(disk) = Disk::new("a disk that becomes read-only", 64) else { return };
-    let up = Upstream::start().await;
-    let (old, new) = (Builder::new(1).layer(1 << 20).layer(2000).build(), Builder::new(2).layer(1 << 20).layer(2000).build());
-    up.push_image(REPOSITORY, "latest", &old);
-    up.push_image(REPOSITORY, "new", &new);
-    let mirror = disk.mirror(&up, "0B").await;
-    mirror.pull(REPOSITORY, "latest", &old).await;
-    for blob in old.blobs() {
-        until("the blob to be kept", || disk.has(blob)).await;
-    }
-    let post = |mirror: &Mirror, path: &str| {
-        let (address, path) = (mirror.admin_address(), format!("/api/v1/{path}"));
-        async move { client::request(address, "POST", &path, &[]).await }
-    };
-    let held = disk.published().len();
-    // What has just been published is still open for writing, which would keep the disk as it is.
-    let mirror = mirror.restart().await;
-    until("the disk to be read-only", || disk.remount("ro")).await;
-    for _ in 0..2 {
-        mirror.pull(REPOSITORY, "latest", &old).await;
-        mirror.pull(REPOSITORY, "new", &new).await;
-    }
-    for blob in old.blobs() {
-        assert_eq!(up.count(&blob_path(REPOSITORY, blob)), 1, "served from the disk");
-    }
-    assert_eq!(post(&mirror, "pin?ref=alpine").await.status(), 500);
-    let purged = post(&mirror, "purge?ref=alpine:latest").await;
-    assert_eq!(purged.json()["objects"], 0, "{}", purged.text());
-    assert_eq!(disk.published().len(), held);
-    assert_eq!(mirror.admin("/healthz").await.status(), 200);
-    assert!(disk.remount("rw"));
-    mirror.pull(REPOSITORY, "new", &new).await;
-    for blob in new.blobs() {
-        until("the blob to be kept", || disk.has(blob)).await;
-    }
-    assert_eq!(post(&mirror, "pin?ref=alpine:new").await.status(), 200);
-    // The account is the disk.
-    let mirror = mirror.restart().await;
-    mirror.pull(REPOSITORY, "new", &new).await;
-    disk.published();
-}
-
-/// A damaged file that can be neither moved nor removed, since the disk has become read-only: nobody gets it, by a range or as
-/// a whole, as a hit or as a fill. Once the disk can be written again, it goes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i1_i5_a_damaged_file_on_a_read_only_disk() {
-    let Some(disk) = Disk::new("a damaged file on a read-only disk", 64) else { return };
-    let up = Upstream::start().await;
-    let blob = Blob::random(1, 1 << 20);
-    up.push_blob(REPOSITORY, &blob);
-    let mirror = disk.mirror(&up, "0B").await;
-    mirror.pull_blob(REPOSITORY, &blob).await;
-    until("the blob to be kept", || disk.has(&blob)).await;
-    let mirror = mirror.restart().await;
-    // What the start finds is what it knows.
-    mirror.metric_becomes("roadstead_cache_bytes", &[("tier", "disk")], blob.size() as f64).await;
-    let path = disk.cache().join("blobs/sha256").join(blob.digest.hex());
-    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.write_all_at(&[!blob.bytes[700_000]], 700_000).unwrap();
-    drop(file);
-    until("the disk to be read-only", || disk.remount("ro")).await;
-    for _ in 0..3 {
-        mirror.pull_blob(REPOSITORY, &blob).await;
-        let part = mirror.get_with(&blob_path(REPOSITORY, &blob), &[("range", "bytes=700000-700009")]).await;
-        assert!(part.body == blob.bytes[700_000..700_010]);
-    }
-    assert!(fs::read(&path).unwrap() != blob.bytes, "it is still there");
-    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
-    assert_eq!(mirror.metric("roadstead_cache_bytes", &[("tier", "disk")]).await, blob.size() as f64, "and counts");
-    assert!(disk.remount("rw"));
-    mirror.pull_blob(REPOSITORY, &blob).await;
-    until("the right one to have its name", || fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
-    disk.published();
-}
-
-/// A mirror is not started on a cache that it cannot write to, and says which.
-#[tokio::test]
-async fn no_start_on_a_read_only_disk() {
-    let Some(disk) = Disk::new("no start on a read-only disk", 8) else { return };
-    let up = Upstream::start().await;
-    let mirror = disk.mirror(&up, "0B").await;
-    drop(mirror.stop().await);
-    until("the disk to be read-only", || disk.remount("ro")).await;
-    let told = disk.refusal().await;
-    assert!(told.contains(disk.cache().to_str().unwrap()) && told.contains("Read-only"), "{told}");
 }
 
 /// An empty folder on a full disk is told at the start, by its name.

@@ -16,7 +16,7 @@ use super::{CredentialError, Ground, failed};
 use crate::metrics::Kind;
 use crate::upstream::address::{self, Reach};
 use crate::upstream::blob::{self, Body};
-use crate::upstream::client::{Client, Exchange};
+use crate::upstream::client::{Client, Exchange, Timeouts};
 use crate::upstream::connect::{Connector, Guard};
 
 /// More than any identity endpoint answers.
@@ -100,7 +100,8 @@ impl Ground {
         let proxies = if local { Arc::new(Matcher::builder().build()) } else { Arc::clone(&self.proxies) };
         let connector = Connector::new(Guard::new(&call.url, &[]), Arc::clone(&proxies), self.tls.clone(), connect);
         let offline = self.registry.offline.clone();
-        let client = Client::new(self.name.clone(), Arc::clone(&self.metrics), connector, proxies, (answer, answer), offline);
+        let timeouts = Timeouts { response: answer, stall: answer };
+        let client = Client::new(self.name.clone(), Arc::clone(&self.metrics), connector, proxies, timeouts, offline);
         exchange(&client, call).await
     }
 

@@ -173,7 +173,7 @@ async fn i9_t37_names_that_resolve_to_private_addresses() {
         let none = Arc::new(Matcher::builder().build());
         let connector = Connector::new(guard, Arc::clone(&none), Tls::anonymous().unwrap(), Duration::from_secs(5));
         let name = "r.example".parse().unwrap();
-        let patience = (Duration::from_secs(5), Duration::from_secs(5));
+        let patience = client::Timeouts { response: Duration::from_secs(5), stall: Duration::from_secs(5) };
         Client::new(name, Arc::new(Metrics::new()), connector, none, patience, online.subscribe())
     };
     let url = format!("http://localhost:{port}/secret").parse().unwrap();

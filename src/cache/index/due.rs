@@ -1,0 +1,66 @@
+//! What is due to go: by the time that its quota grants, and for room that is asked for.
+//!
+//! A few at a time, since the lock is held. For the housekeeping, and for operators who ask what would go.
+
+use super::{Files, Index, Victim};
+use crate::cache::evict::Id;
+use crate::cache::store::Space;
+
+/// Some objects, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many they are.
+    pub objects: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+}
+
+impl Sum {
+    /// One more, of `size` bytes.
+    pub fn add(&mut self, size: u64) {
+        self.objects += 1;
+        self.bytes += size;
+    }
+}
+
+impl Index {
+    /// Chooses the objects among `count` numbers from `from` on that were not used for longer than their quota says,
+    /// and where to go on. They are leaving now: [`Index::left`] must follow.
+    pub fn expire(&self, now: u32, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
+        let mut state = self.lock();
+        let (expired, next) = state.expired(now, from, count);
+        (expired.into_iter().map(|id| state.leave(id)).collect(), next)
+    }
+
+    /// Adds what [`Index::expire`] would choose to `sum`; where to go on.
+    pub fn count_expired(&self, now: u32, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
+        let state = self.lock();
+        let (expired, next) = state.expired(now, from, count);
+        expired.iter().for_each(|id| sum.add(state.objects.get(*id).size));
+        next
+    }
+
+    /// The objects that would go for `bytes` more, in that order, once the leftovers have gone; at most `most`, since the
+    /// lock is held. Then the bytes that would have to go besides.
+    pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
+        let state = self.lock();
+        let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
+        let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
+        let mut wanted = over.max(short).saturating_sub(state.spare);
+        let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
+        let mut files = Vec::new();
+        while wanted > 0 && files.len() < most {
+            // As when evicting: the class whose next candidate was unused for longest.
+            let next = orders.iter_mut().filter_map(|order| {
+                let used = state.objects.get(*order.peek()?).used;
+                Some((used, order))
+            });
+            let next = next.min_by_key(|(used, _)| *used).and_then(|(_, order)| order.next());
+            let Some(id) = next else { return (files, 0) };
+            let size = state.objects.get(id).size;
+            wanted = wanted.saturating_sub(size);
+            files.push((state.objects.digest(id), size));
+        }
+        (files, wanted)
+    }
+}
