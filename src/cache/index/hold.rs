@@ -55,7 +55,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let held = std::mem::take(&mut *self.held.lock());
+        let held = std::mem::take(self.held.get_mut());
         let mut state = self.index.lock();
         held.iter().for_each(|digest| state.let_go(digest));
     }
