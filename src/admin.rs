@@ -3,11 +3,11 @@
 //! GET reads; what changes anything is a POST below `/api/v1/` ([`api`], [`upstreams`], [`transfer`]). Listens apart from the
 //! mirror, on loopback by default; who may ask for what is decided in one place ([`guard`]). Called by `app`.
 
-pub mod api;
+mod api;
 mod guard;
 mod stats;
 pub mod transfer;
-pub mod upstreams;
+mod upstreams;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,10 +30,12 @@ use transfer::Transfer;
 use upstreams::Switchboard;
 
 use crate::cache::Cache;
-use crate::config;
+use crate::config::Config;
 use crate::listen::tls::{Secured, Tls};
 use crate::listen::{Listener, Timed};
 use crate::metrics::Metrics;
+use crate::pull::Pull;
+use crate::transfer::import::Imports;
 
 /// For a request head, and between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,17 +67,24 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// An interface to a mirror with these parts.
+    /// An interface to the mirror that serves `cache` by `pull`. `imports`: those that it begins, for who waits for them.
     pub fn new(
+        config: &Config,
+        cache: &Arc<Cache>,
+        pull: &Arc<Pull>,
+        imports: Arc<Imports>,
         metrics: Arc<Metrics>,
-        cache: Arc<Cache>,
-        api: Api,
-        upstreams: Switchboard,
-        transfer: Transfer,
-        config: &config::Admin,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        Arc::new(Self { metrics, cache, api, upstreams, transfer, guard: Guard::new(config), stopping })
+        Arc::new(Self {
+            metrics,
+            cache: cache.clone(),
+            api: Api::new(cache.clone(), pull.clone()),
+            upstreams: Switchboard::new(pull.clone()),
+            transfer: Transfer::new(pull.clone(), config, imports),
+            guard: Guard::new(&config.admin),
+            stopping,
+        })
     }
 
     /// Serves until the task is dropped: health must be visible while the mirror stops. `tls`: what is spoken there.

@@ -20,9 +20,6 @@ pub use sites::SetupError;
 use sites::Upstreams;
 
 use crate::admin::Admin;
-use crate::admin::api::Api;
-use crate::admin::transfer::Transfer;
-use crate::admin::upstreams::Switchboard;
 use crate::cache::Cache;
 use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
@@ -76,9 +73,8 @@ pub struct Mirror;
 /// A mirror that serves. Dropping it stops it at once; [`Running::shutdown`] stops it well.
 #[derive(Debug)]
 pub struct Running {
-    /// Where clients pull, and whether they speak TLS there.
-    places: Vec<(Place, bool)>,
-    admin: Option<(Place, bool)>,
+    places: Vec<Served>,
+    admin: Option<Served>,
     /// What holds.
     held: Mutex<Held>,
     metrics: Arc<Metrics>,
@@ -97,6 +93,21 @@ pub struct Running {
     cache: Arc<Cache>,
     pull: Arc<Pull>,
     policy: Arc<Policy>,
+}
+
+/// Where a mirror can be reached.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The address or file.
+    pub place: Place,
+    /// TLS is spoken there.
+    pub tls: bool,
+}
+
+impl Served {
+    fn new(listener: &Listener, tls: Option<&Arc<Tls>>) -> Self {
+        Self { place: listener.place().clone(), tls: listener.tls && tls.is_some() }
+    }
 }
 
 /// The configuration that holds, and the upstreams that were made from it.
@@ -211,8 +222,8 @@ impl Mirror {
         let Sockets { listeners, admin, tls, admin_tls } = sockets(&config, passed, &metrics).await?;
         // Of sockets that the service manager passes, only now it is known where they are.
         config.check_exposure_at(listeners.iter().filter_map(|listener| listener.place().address()))?;
-        let places = listeners.iter().map(|listener| (listener.place().clone(), listener.tls && tls.is_some())).collect();
-        let admin_place = admin.first().map(|listener| (listener.place().clone(), listener.tls && admin_tls.is_some()));
+        let places = listeners.iter().map(|listener| Served::new(listener, tls.as_ref())).collect();
+        let admin_place = admin.first().map(|listener| Served::new(listener, admin_tls.as_ref()));
 
         let Workshop { config, found, upstreams, cache, fills, pull } = Workshop::open(config, &metrics).await?;
         let directory = upstreams.directory(&config.server.default_upstream);
@@ -230,12 +241,8 @@ impl Mirror {
             Task::spawn(policy.clone().watch()),
             Task::spawn(save_wanted(pull.clone())),
         ];
-        let api = Api::new(cache.clone(), pull.clone());
-        let switchboard = Switchboard::new(pull.clone());
         let imports = Arc::new(Imports::default());
-        let transfer = Transfer::new(pull.clone(), &config, imports.clone());
-        let interface =
-            Admin::new(metrics.clone(), cache.clone(), api, switchboard, transfer, &config.admin, stopping.subscribe());
+        let interface = Admin::new(&config, &cache, &pull, imports.clone(), metrics.clone(), stopping.subscribe());
         let interface_tls = |listener: &Listener| admin_tls.clone().filter(|_| listener.tls);
         background.extend(admin.into_iter().map(|listener| {
             let tls = interface_tls(&listener);
@@ -266,24 +273,24 @@ impl Mirror {
 }
 
 impl Running {
-    /// Where clients pull, and whether they speak TLS there.
-    pub fn places(&self) -> &[(Place, bool)] {
+    /// Where clients pull.
+    pub fn places(&self) -> &[Served] {
         &self.places
     }
 
     /// The addresses among [`Running::places`].
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.places.iter().filter_map(|(place, _)| place.address()).collect()
+        self.places.iter().filter_map(|served| served.place.address()).collect()
     }
 
-    /// Where health, metrics and status are, and whether TLS is spoken there.
-    pub fn admin(&self) -> Option<&(Place, bool)> {
+    /// Where health, metrics and status are.
+    pub fn admin(&self) -> Option<&Served> {
         self.admin.as_ref()
     }
 
     /// That, if it is an address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|(place, _)| place.address())
+        self.admin.as_ref().and_then(|served| served.place.address())
     }
 
     /// Stops: no new connections, running answers end within `shutdown_timeout`, fills come to a resumable end, an import that

@@ -164,13 +164,13 @@ async fn take_again(options: &Serve, running: &Running) {
 /// Where the mirror listens, and how to use it. `docker` is the path under which docker.io is, if it is mirrored.
 fn announcement(running: &Running, docker: Option<&str>) -> String {
     let mut text = String::new();
-    for (place, tls) in running.places() {
-        let _ = writeln!(text, "roadstead listens on {}", url(place, *tls));
+    for served in running.places() {
+        let _ = writeln!(text, "roadstead listens on {}", url(&served.place, served.tls));
     }
-    if let Some((place, tls)) = running.admin() {
-        let _ = writeln!(text, "health, metrics and status on {}", url(place, *tls));
+    if let Some(served) = running.admin() {
+        let _ = writeln!(text, "health, metrics and status on {}", url(&served.place, served.tls));
     }
-    let first = running.places().iter().find_map(|(place, tls)| Some((place.address()?, *tls)));
+    let first = running.places().iter().find_map(|served| Some((served.place.address()?, served.tls)));
     if let (Some((address, tls)), Some(path)) = (first, docker) {
         let url = format!("{}{path}", url(&Place::Tcp(reachable(address)), tls));
         let _ = writeln!(text, "to point Docker at it, in /etc/docker/daemon.json: {{ \"registry-mirrors\": [{url:?}] }}");
