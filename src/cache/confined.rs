@@ -1,16 +1,17 @@
-//! What came through upstreams that are not everybody's.
+//! Content that came through private upstreams, and whose it is. An upstream is private unless it is open to everybody.
 //!
-//! Content lies under its digest, whoever it came from, and a digest is no secret. So what comes through such an
-//! upstream is confined to it before it is here: a small file `private/<algorithm>-<hex>` holds the upstream's name. Another
-//! such upstream that says that it has the content, too, is added, one name a line; one that is everybody's ends it. What
-//! a bundle brings before it is known which of its images needs it is nobody's until then: its file is empty. All of them are
-//! in memory; a mirror of public registries has none, and pays one look at a flag. Who may see confined content is not
-//! decided here. Called by `pull`, `fill` and `transfer`.
+//! Content lies under its digest, whoever it came from, and a digest is no secret. So before content comes through a
+//! private upstream, it is confined to that upstream: a small file, `private/<algorithm>-<hex>`, names the upstream. Another
+//! private upstream that says that it has the content is added, one name a line. A public one that says so removes the
+//! file. The file is empty for what a bundle brings until it is known which of its images needs it: then the content is
+//! nobody's. All marks are also in memory. A mirror of public registries has none, and pays one look at a flag. Who may see
+//! confined content is not decided here. Called by `pull`, `fill` and `transfer`.
 //!
-//! An upstream may become private while content of it is on its way. What is published after that is confined all the same:
+//! An upstream may become private while its content is on its way. What is published later is confined all the same:
 //! whoever publishes looks once more whose it is, and no upstream becomes private between that look and the publishing
-//! ([`Confined::steady`]). What was published before is confined by what the catalog knows ([`Cache::confine_known`]), once it
-//! is set; whoever tells the catalog of a manifest that came over such a change does that again ([`Cache::confine_since`]).
+//! ([`Confined::steady`]). What was published earlier is confined by what the catalog knows, once the change is made
+//! ([`Cache::confine_known`]). Whoever tells the catalog of a manifest that was on its way during the change has that done
+//! again ([`Cache::confine_since`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -146,13 +147,14 @@ impl Confined {
         self.folder.join(digest.file_name())
     }
 
-    /// Marks it in memory. Whether its file is still to be written: then what confines it must wait for that. What is
-    /// confined to others stays theirs: that it may come is nobody's word. What is nobody's becomes `upstreams`'.
+    /// Marks content in memory. Returns whether its file is still to be written: then the content must wait for that.
+    /// Content that is confined to others stays theirs, since nobody has said that it is anybody else's. Content of which
+    /// nobody knows yet whose it is becomes that of `upstreams`.
     fn insert(&self, digest: Digest, upstreams: &[UpstreamName]) -> bool {
         let mut marks = self.marks.write();
         let since = Instant::now();
         let mark = marks.entry(digest).or_insert_with(|| Mark { holders: Holders::default(), since, written: false });
-        // It is about to come again: the next look must not find it gone.
+        // The content is about to come again, so the next look must not drop its mark.
         mark.since = since;
         if mark.holders.is_empty() {
             mark.add(upstreams);
@@ -161,7 +163,7 @@ impl Confined {
         !mark.written
     }
 
-    /// These have it, too. Whether that is new, and still to be written. What is everybody's stays so.
+    /// These upstreams have the content, too. Returns whether that is new, and still to be written. What is public stays so.
     fn add(&self, digest: &Digest, upstreams: &[UpstreamName]) -> bool {
         let knows = |holders: &Holders| upstreams.iter().all(|upstream| holders.contains(upstream));
         if self.of(digest).is_none_or(|holders| knows(&holders)) {
@@ -181,7 +183,7 @@ impl Confined {
         }
     }
 
-    /// Blocks. Writes down what the mark says by now, unless somebody has.
+    /// Blocks. Writes down what the mark says by now, unless that is done.
     fn write(&self, store: &Store, digest: &Digest) -> io::Result<()> {
         let _files = self.files.lock();
         let unwritten = {
@@ -191,14 +193,14 @@ impl Confined {
         let Some(holders) = unwritten else { return Ok(()) };
         self.replace(store, &self.path(digest), &text(&holders))?;
         let mut marks = self.marks.write();
-        // Whoever was added in the meantime is waiting to write.
+        // If an upstream was added in the meantime, the one that added it is waiting to write it.
         if let Some(mark) = marks.get_mut(digest).filter(|mark| mark.holders == holders) {
             mark.written = true;
         }
         Ok(())
     }
 
-    /// Blocks. Removes the file of what has no mark any more, and has not got one anew.
+    /// Blocks. Removes the file of a mark that is gone, unless there is a new one.
     fn unwrite(&self, digest: &Digest) {
         let _files = self.files.lock();
         if self.of(digest).is_none() {
@@ -206,7 +208,7 @@ impl Confined {
         }
     }
 
-    /// Blocks. Forgets what `is_here` does not know, if it had the time to come.
+    /// Blocks. Forgets the marks of content that is not here by `is_here`, once it has had the time to come.
     fn prune(&self, is_here: impl Fn(&Digest) -> bool) {
         {
             let mut looked = self.looked.lock();
