@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -244,15 +244,21 @@ fn open_files(process: &str) -> (u64, u64) {
     (fields.next().unwrap(), fields.next().unwrap())
 }
 
+/// The cache of a mirror that is stopped, the address of its admin interface, where nobody is, and its configuration.
+fn stopped(folder: &Path) -> (PathBuf, String, String) {
+    let cache = folder.join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = write(folder, &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    (cache, nobody, config)
+}
+
 /// Of a mirror that is named and does not answer nothing is known, whatever the folder of some configuration holds.
 #[test]
 fn verify_does_not_take_another_folder_for_the_mirror_that_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = folder.path().join("cache");
-    std::fs::create_dir(&cache).unwrap();
-    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let config = write(folder.path(), &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    let (_, nobody, config) = stopped(folder.path());
     let (code, _, err) = run(&["verify", "--config", &config, "--admin", &nobody]);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("cannot reach"), "{err}");
@@ -305,11 +311,7 @@ fn serve_tells_the_service_manager_how_far_it_is() {
 #[test]
 fn nothing_is_written_into_the_cache_of_another_user() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = folder.path().join("cache");
-    std::fs::create_dir(&cache).unwrap();
-    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let config = write(folder.path(), &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
+    let (cache, nobody, config) = stopped(folder.path());
     // Whoever is not root cannot make it another's, but can close it to himself, as another's mostly is.
     let is_root = rustix::process::geteuid().is_root();
     if is_root {
