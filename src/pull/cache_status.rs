@@ -71,6 +71,11 @@ impl ServedFrom {
         Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
     }
 
+    /// As it is, by a tag that nobody confirmed: the manifest itself had to be pulled, as it had gone meanwhile.
+    pub fn by_stale_tag(self, Stale { why, .. }: &Stale) -> Self {
+        Self { cache_status: format!("{}; detail=stale", self.cache_status).into(), warning: Some(warning(why)), ..self }
+    }
+
     /// A list as far as it is known here, because of `why`.
     pub fn stale_list(why: &str) -> Self {
         Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, "roadstead; hit; detail=stale") }

@@ -82,15 +82,17 @@ impl Pull {
             self.vouch(scope, asker, Evidence::Manifest(reference.clone())).await?;
             self.adopt(scope, &digest, &held.media_type).await;
         }
-        let from = match (pulled, how) {
-            (Some(joined), _) | (None, How::Filled { joined }) => ServedFrom::upstream(joined),
+        let from = match (pulled, &how) {
+            (Some(joined), How::Stale(stale)) => ServedFrom::upstream(joined).by_stale_tag(stale),
+            (Some(joined), _) => ServedFrom::upstream(joined),
+            (None, How::Filled { joined }) => ServedFrom::upstream(*joined),
             (None, How::Fresh) => ServedFrom::cache(held.tier),
             (None, How::Revalidated) => ServedFrom::revalidated(),
-            (None, How::Stale(stale)) => {
-                self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
-                ServedFrom::stale(&stale)
-            }
+            (None, How::Stale(stale)) => ServedFrom::stale(stale),
         };
+        if let How::Stale(stale) = how {
+            self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
+        }
         if !request.head {
             self.metrics.pull_answered(scope.upstream.as_str());
         }
