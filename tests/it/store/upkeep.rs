@@ -256,7 +256,7 @@ async fn a_stale_tag_is_told_also_where_its_manifest_has_to_be_pulled() {
     mirror.pull(REPOSITORY, "latest", &image).await;
     let path = manifest_path(REPOSITORY, "latest");
     up.on(&format!("HEAD {path}")).always(Act::status(503));
-    let gate = up.gate(&format!("HEAD {path}"));
+    let gate = up.gate_head(&format!("HEAD {path}"));
     let address = mirror.address();
     let asked = path.clone();
     let waiting = tokio::spawn(async move { client::get(address, &asked, &[]).await });
