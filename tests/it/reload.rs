@@ -9,6 +9,14 @@ use crate::support::upstream::{Act, Auth, Gate, Upstream, blob_path, manifest_pa
 
 const ALPINE: &str = "library/alpine";
 
+/// From now on docker.io is another registry.
+async fn take_place(mirror: &mut Mirror, new: &Upstream) {
+    let changed = mirror.reload(|settings| {
+        settings.add("docker.io", new);
+    });
+    changed.await.unwrap();
+}
+
 fn login(password: &str) -> toml::Table {
     toml::Table::from_iter([("username".to_owned(), "ci".into()), ("password".to_owned(), password.into())])
 }
@@ -95,12 +103,7 @@ async fn a_download_goes_on_where_it_began() {
     gate.pass(1 << 20);
     let mut download = mirror.open(&path).await;
     assert_eq!(download.read(1000).await, &blob.bytes[..1000]);
-    mirror
-        .reload(|settings| {
-            settings.add("docker.io", &new);
-        })
-        .await
-        .unwrap();
+    take_place(&mut mirror, &new).await;
     mirror.pull_blob(ALPINE, &other).await;
     gate.open();
     let rest = download.rest().await;
@@ -269,12 +272,7 @@ async fn what_the_old_one_said_or_will_say_does_not_count() {
     for gate in &gates {
         gate.arrived(1).await;
     }
-    mirror
-        .reload(|settings| {
-            settings.add("docker.io", &new);
-        })
-        .await
-        .unwrap();
+    take_place(&mut mirror, &new).await;
     for path in [&latest, &one] {
         assert_eq!(&*mirror.get(path).await.body, &*image.manifest.bytes, "{path}");
     }
@@ -300,12 +298,7 @@ async fn an_upstream_that_changes_between_its_head_and_its_get() {
     let (address, asked) = (mirror.address(), path.clone());
     let waiting = tokio::spawn(async move { client::get(address, &asked, &[]).await });
     gate.arrived(1).await;
-    mirror
-        .reload(|settings| {
-            settings.add("docker.io", &new);
-        })
-        .await
-        .unwrap();
+    take_place(&mut mirror, &new).await;
     gate.open();
     let answer = waiting.await.unwrap();
     assert_eq!((answer.status(), &*answer.body), (200, &*after.manifest.bytes), "{}", answer.text());

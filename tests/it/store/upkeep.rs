@@ -5,7 +5,7 @@ use crate::support::client::{self, Response};
 use crate::support::image::{Blob, Builder, Image, Index};
 use crate::support::mirror::Mirror;
 use crate::support::until;
-use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Upstream, blob_path, manifest_path};
 
 async fn post(mirror: &Mirror, path: &str) -> Response {
     let answer = client::request(mirror.admin_address(), "POST", &format!("/api/v1/{path}"), &[]).await;
@@ -241,31 +241,4 @@ async fn explain_knows_the_upstream() {
         explain(&image.layers[0].digest.to_string()).await["repositories"],
         serde_json::json!(["docker.io/library/alpine"])
     );
-}
-
-/// A manifest that goes while its tag is checked in vain is pulled again; that the tag was not confirmed is told all the same.
-#[tokio::test]
-async fn a_stale_tag_is_told_also_where_its_manifest_has_to_be_pulled() {
-    let up = Upstream::start().await;
-    let image = Image::small(1);
-    up.push_image(REPOSITORY, "latest", &image);
-    let mirror = Mirror::with(&up, |settings| {
-        settings.set("freshness", "fresh_for", "0s").set("freshness", "revalidate_within", "20s");
-    })
-    .await;
-    mirror.pull(REPOSITORY, "latest", &image).await;
-    let path = manifest_path(REPOSITORY, "latest");
-    up.on(&format!("HEAD {path}")).always(Act::status(503));
-    let gate = up.gate_head(&format!("HEAD {path}"));
-    let address = mirror.address();
-    let asked = path.clone();
-    let waiting = tokio::spawn(async move { client::get(address, &asked, &[]).await });
-    gate.arrived(1).await;
-    post(&mirror, &format!("purge?ref={}", image.manifest.digest)).await;
-    gate.open();
-    let answer = waiting.await.unwrap();
-    assert_eq!((answer.status(), &*answer.body), (200, &*image.manifest.bytes), "{}", answer.text());
-    assert_eq!(answer.header("cache-status"), Some("roadstead; fwd=miss; stored; detail=stale"));
-    assert!(answer.header("warning").is_some_and(|value| value.starts_with("299 ")), "{:?}", answer.head);
-    mirror.metric_becomes("roadstead_stale_total", &[("upstream", "docker.io")], 1.0).await;
 }

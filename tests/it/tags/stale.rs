@@ -1,7 +1,7 @@
 //! T20: serving what is here when the upstream cannot be asked.
 
 use super::{REPOSITORY, latest, pulled};
-use crate::support::client::Response;
+use crate::support::client::{self, Response};
 use crate::support::image::Image;
 use crate::support::mirror::Mirror;
 use crate::support::upstream::{Act, Upstream, manifest_path};
@@ -180,4 +180,25 @@ async fn a_stale_tag_is_served_while_it_is_checked() {
         }
     })
     .await;
+}
+
+/// A manifest that goes while its tag is checked in vain is pulled again; that the tag was not confirmed is told all the same.
+#[tokio::test]
+async fn a_stale_tag_is_told_also_where_its_manifest_has_to_be_pulled() {
+    let (up, image, mirror) = pulled("0s").await;
+    let head = format!("HEAD {}", latest());
+    up.on(&head).always(Act::status(503));
+    let gate = up.gate_head(&head);
+    let address = mirror.address();
+    let waiting = tokio::spawn(async move { client::get(address, &latest(), &[]).await });
+    gate.arrived(1).await;
+    let purge = format!("/api/v1/purge?ref={}", image.manifest.digest);
+    assert_eq!(client::request(mirror.admin_address(), "POST", &purge, &[]).await.status(), 200);
+    assert!(!mirror.files().has(&image.manifest));
+    gate.open();
+    let answer = waiting.await.unwrap();
+    assert_eq!((answer.status(), &*answer.body), (200, &*image.manifest.bytes), "{}", answer.text());
+    assert_eq!(answer.header("cache-status"), Some("roadstead; fwd=miss; stored; detail=stale"));
+    assert!(answer.header("warning").is_some_and(|value| value.starts_with("299 ")), "{:?}", answer.head);
+    mirror.metric_becomes("roadstead_stale_total", &[("upstream", "docker.io")], 1.0).await;
 }
