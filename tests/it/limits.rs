@@ -199,11 +199,13 @@ async fn a_reader_that_stalls_is_let_go() {
     mirror.pull_blob(REPOSITORY, &large).await;
 }
 
-/// Bytes that the kernel holds for the client at this address, as the mirror has sent them.
-fn held_for(client: SocketAddr) -> usize {
+/// Bytes that the kernel holds for the client of this connection, as the mirror has sent them. Both ends name it: the
+/// client's port alone may be that of another test's connection too, or of one that was closed a minute ago.
+fn held_for(client: &TcpStream) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let port = format!("0100007F:{:04X}", client.port());
-    let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&port));
+    let end = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let (mirror, client) = (end(client.peer_addr().unwrap()), end(client.local_addr().unwrap()));
+    let line = table.lines().find(|line| line.split_whitespace().skip(1).take(2).eq([&mirror, &client]));
     let queues = line.and_then(|line| line.split_whitespace().nth(4)?.split_once(':'));
     queues.map_or(0, |(sending, _)| usize::from_str_radix(sending, 16).unwrap())
 }
@@ -223,7 +225,7 @@ async fn a_client_that_reads_nothing_is_given_little() {
     let (mut held, mut quiet) = (0, 0);
     while quiet < 20 {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let now = held_for(stream.local_addr().unwrap());
+        let now = held_for(&stream);
         quiet = if now == held && now > 0 { quiet + 1 } else { 0 };
         held = now;
     }
