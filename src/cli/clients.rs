@@ -3,6 +3,7 @@
 //! Made from the configured upstreams, so that no registry is forgotten. Every form keeps the registry itself as the
 //! last resort: a client goes on without the mirror.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -192,11 +193,27 @@ impl<'a> Guide<'a> {
 
     fn buildkit(&self) -> String {
         let mut text = "# /etc/buildkit/buildkitd.toml, or: docker buildx create --buildkitd-config FILE\n".to_owned();
-        for (name, _) in self.upstreams() {
-            let _ = write!(text, "\n[registry.\"{name}\"]\n  mirrors = [{:?}]\n", self.authority);
+        // A host may be a registry and the place of another: it has one table.
+        let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut plain: BTreeSet<String> = self.plain.then(|| self.authority.clone()).into_iter().collect();
+        for (name, upstream) in self.upstreams() {
+            let (own, own_is_plain) = own_location(name, upstream);
+            if own_is_plain {
+                plain.insert(own.clone());
+            }
+            let list = mirrors.entry(name.to_string()).or_default();
+            list.push(self.authority.clone());
+            // A registry that is elsewhere comes after the mirror as one more.
+            list.extend(Some(own).filter(|own| own != name.as_str()));
         }
-        if self.plain {
-            let _ = write!(text, "\n[registry.{:?}]\n  http = true\n", self.authority);
+        for host in mirrors.keys().cloned().chain(plain.clone()).collect::<BTreeSet<_>>() {
+            let _ = write!(text, "\n[registry.{host:?}]\n");
+            if let Some(list) = mirrors.get(&host) {
+                let _ = writeln!(text, "  mirrors = {list:?}");
+            }
+            if plain.contains(&host) {
+                text.push_str("  http = true\n");
+            }
         }
         text
     }

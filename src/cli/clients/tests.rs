@@ -114,17 +114,29 @@ fn buildkit() {
         r#"[registry."docker.io"]
   mirrors = ["mirror.internal:5000"]
 
+[registry."mirror.internal:5000"]
+  http = true
+
 [registry."registry.example:5000"]
   mirrors = ["mirror.internal:5000"]
+  http = true
 
 [registry."team.example"]
   mirrors = ["mirror.internal:5000"]
-
-[registry."mirror.internal:5000"]
-  http = true
 "#
     );
     assert!(!file(&Config::default(), "https://mirror.internal", Client::Buildkit).contains("http"));
+}
+
+#[test]
+fn buildkit_asks_a_registry_that_is_elsewhere_after_the_mirror() {
+    let text = "[upstream.\"quay.io\"]\nurl = \"http://copy.example:5000\"\n\
+        [upstream.\"copy.example:5000\"]\nurl = \"http://copy.example:5000\"\n";
+    let text = file(&Config::parse(text, "test").unwrap(), MIRROR, Client::Buildkit);
+    assert!(text.contains("[registry.\"quay.io\"]\n  mirrors = [\"mirror.internal:5000\", \"copy.example:5000\"]\n\n"), "{text}");
+    let own = "[registry.\"copy.example:5000\"]\n  mirrors = [\"mirror.internal:5000\"]\n  http = true\n";
+    assert!(text.contains(own), "{text}");
+    text.parse::<toml::Table>().unwrap();
 }
 
 #[test]
