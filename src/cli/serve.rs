@@ -253,13 +253,12 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that asks for the end, where nothing can be reloaded. Cancel-safe.
+    /// Waits for a signal that asks for the end. A SIGHUP that comes meanwhile is kept for [`Self::next`]: what a start or
+    /// a reload has read may be older than it. Cancel-safe.
     async fn stop(&mut self) -> Stop {
-        loop {
-            match self.next().await {
-                Request::Stop(stop) => return stop,
-                Request::Reload => tracing::warn!("SIGHUP: the mirror only just starts, or ends; nothing is read again"),
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
         }
     }
 }

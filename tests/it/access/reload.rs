@@ -1,9 +1,15 @@
 //! SIGHUP with other rules and users, in a running process.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tokio::task::spawn_blocking;
+
 use super::{CLOSED, PUBLIC, RULES, SHARED, TEAM, Users, login, upstream, with_access};
 use crate::support::client::{self, Connection, End};
 use crate::support::mirror::Process;
-use crate::support::until;
+use crate::support::{until, within};
 
 async fn status(process: &Process, path: &str, who: Option<&str>) -> u16 {
     let login = who.map(login);
@@ -78,6 +84,66 @@ async fn sighup_takes_rules_and_users() {
     until("the mended rules", || said(&process, "the configuration was read again") == 2).await;
     assert_eq!(status(&process, TEAM, Some("alice")).await, 200);
     assert_eq!(status(&process, TEAM, Some("bob")).await, 403);
+}
+
+/// What the reload under way has read may be older than the file.
+#[tokio::test]
+async fn a_sighup_during_a_reload_is_not_lost() {
+    let (up, _) = upstream().await;
+    let users = Users::new(&["alice", "bob"]);
+    let mut process = Process::with(&up, |settings| with_access(settings, &up, &users, RULES)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let roots = Roots::new(folder.path());
+    process.configure(|settings| {
+        settings.upstream("slow.example", "ca", roots.path.to_str().unwrap());
+    });
+    process.hang_up();
+    // It was found to be right; now it is read once more, to be used.
+    roots.read().await;
+    let reader = roots.opened().await;
+    process.configure(|settings| {
+        with_access(settings, &up, &users, CLOSED);
+        settings.forget("slow.example");
+    });
+    process.hang_up();
+    assert_eq!(status(&process, PUBLIC, None).await, 200, "nobody waits for it");
+    roots.finish(reader);
+    until("both", || said(&process, "the configuration was read again") == 2).await;
+    assert_eq!(status(&process, PUBLIC, None).await, 401);
+}
+
+/// A file of certificates that its readers wait for.
+struct Roots {
+    path: PathBuf,
+    content: String,
+}
+
+impl Roots {
+    fn new(folder: &Path) -> Self {
+        let path = folder.join("roots.pem");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        Self { path, content: rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap().cert.pem() }
+    }
+
+    /// Waits for a reader.
+    async fn opened(&self) -> std::fs::File {
+        let path = self.path.clone();
+        let opened = spawn_blocking(move || std::fs::File::options().write(true).open(path));
+        within("a reader", opened).await.unwrap().unwrap()
+    }
+
+    /// One reader gets all of it.
+    async fn read(&self) {
+        self.opened().await.write_all(self.content.as_bytes()).unwrap();
+    }
+
+    /// This reader gets all of it, and those after it do not wait.
+    fn finish(&self, mut reader: std::fs::File) {
+        let regular = self.path.with_extension("new");
+        std::fs::write(&regular, &self.content).unwrap();
+        std::fs::rename(regular, &self.path).unwrap();
+        reader.write_all(self.content.as_bytes()).unwrap();
+    }
 }
 
 /// Who a request for a token turned out to be from stands in its line of the log, as for a pull.
