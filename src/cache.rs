@@ -23,6 +23,7 @@ mod owed;
 mod owners;
 pub mod pages;
 pub mod pins;
+pub mod purge;
 pub mod read;
 pub mod records;
 mod room;
@@ -35,12 +36,14 @@ pub mod tree;
 pub mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::config;
 use crate::metrics::{Metrics, gauge};
@@ -60,6 +63,9 @@ use verify::{Suspects, Verification};
 
 /// Objects up to this size are kept in memory whole: manifests, configs, small layers.
 pub const SMALL: u64 = 256 << 10;
+
+/// What has to know all images waits so long for the catalog after a start.
+const SURVEY: Duration = Duration::from_secs(60);
 
 /// An object that is here.
 #[derive(Clone, Debug)]
@@ -144,6 +150,11 @@ enum Scan {
     /// It could not be read, and is tried again. Nothing is added until then.
     Failed(Arc<io::Error>),
 }
+
+/// What other images need is not known yet.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the mirror still reads its cache after the start, and does not know yet what images need; try again later")]
+pub struct StillReading;
 
 /// The cache of one mirror.
 #[derive(Debug)]
@@ -280,6 +291,11 @@ impl Cache {
     pub async fn until_surveyed(&self) {
         // Never errs: the sender lives in `self`.
         let _ = self.surveyed.subscribe().wait_for(|surveyed| *surveyed).await;
+    }
+
+    /// The same, for a minute at most. Cancel-safe.
+    pub async fn surveyed_soon(&self) -> Result<(), StillReading> {
+        timeout(SURVEY, self.until_surveyed()).await.map_err(|_| StillReading)
     }
 
     /// Whether the catalog has seen the whole tree.

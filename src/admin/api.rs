@@ -10,11 +10,11 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::cache::Cache;
 use crate::cache::catalog::Totals;
 use crate::cache::manage::Account;
 use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
+use crate::cache::{Cache, StillReading};
 use crate::clock::Clock;
 use crate::oci::{Platforms, Reference};
 use crate::pull::Pull;
@@ -36,6 +36,10 @@ pub type Reply = (StatusCode, Value);
 
 fn refused(status: StatusCode, error: impl Into<String>) -> Reply {
     (status, json!({ "error": error.into() }))
+}
+
+fn still_reading(error: StillReading) -> Reply {
+    refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
 /// The parameters of a query.
@@ -118,7 +122,7 @@ impl Api {
     }
 
     async fn purge(&self, query: &Query) -> Result<Reply, Reply> {
-        let removed = self.cache.purge(self.selector(query)?, query.is_set("dry_run")).await;
+        let removed = self.cache.purge(self.selector(query)?, query.is_set("dry_run")).await.map_err(still_reading)?;
         Ok((StatusCode::OK, json!(removed)))
     }
 
@@ -130,6 +134,10 @@ impl Api {
         let selector = self.selector(query)?;
         if matches!(selector, Selector::Digest(_)) {
             return Err(refused(StatusCode::BAD_REQUEST, "a pin needs the repository, too: REPOSITORY@sha256:…"));
+        }
+        if matches!(selector, Selector::Glob(_)) {
+            // Images that nobody has read yet would be left out.
+            self.cache.surveyed_soon().await.map_err(still_reading)?;
         }
         let now = self.clock.now();
         let pinned = self.cache.blocking(move |cache| {
@@ -165,6 +173,7 @@ impl Api {
 
     async fn collect(&self, query: &Query, dry_run: bool) -> Result<Reply, Reply> {
         let collected = self.cache.collect(query.number("free", 0)?, dry_run).await;
+        let collected = collected.map_err(|error| refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
         Ok((StatusCode::OK, json!(collected)))
     }
 

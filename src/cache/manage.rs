@@ -1,18 +1,17 @@
-//! What operators ask of the cache and tell it: list, explain, purge, clean up.
+//! What operators ask of the cache and tell it: list, explain, clean up. [`purge`](super::purge) is beside it.
 //!
 //! Answers come from the index and the catalog in memory, never from a walk of the tree. Knows nothing of HTTP or of
 //! upstreams; called by `admin`.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Cache;
 use super::catalog::{Part, Tagged};
 use super::index::{Known, Place, Victim};
 use super::selector::Selector;
-use crate::oci::{Digest, ImageRef, Platforms, Reference, Scope, Tag};
+use super::{Cache, NoRoom};
+use crate::oci::{Digest, Platforms};
 
 /// Manifests that share a part are not counted beyond this.
 const MOST_OWNERS: usize = 1001;
@@ -64,21 +63,6 @@ pub struct PartRow {
     pub pinned: bool,
     /// How many other manifests here need it; not counted beyond 1000.
     pub shared_by: u32,
-}
-
-/// What became of a purge, or would become of it.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Removed {
-    /// Images whose tags were forgotten.
-    pub images: Vec<String>,
-    /// Objects removed.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Images that a pin protects: left alone.
-    pub pinned: Vec<String>,
-    /// Objects that other images need: left alone.
-    pub shared: u64,
 }
 
 /// What a cleaning-up removed, or would remove.
@@ -191,80 +175,6 @@ impl Cache {
         rows.collect()
     }
 
-    /// Removes images and what only they need, or one object. What pins protect stays.
-    pub async fn purge(self: &Arc<Self>, selector: Selector, dry_run: bool) -> Removed {
-        self.blocking(move |cache| cache.purge_now(&selector, dry_run)).await.unwrap_or_default()
-    }
-
-    fn purge_now(&self, selector: &Selector, dry_run: bool) -> Removed {
-        let mut removed = Removed::default();
-        let by_digest = match selector {
-            Selector::Digest(digest) | Selector::Image(ImageRef { reference: Reference::Digest(digest), .. }) => Some(*digest),
-            _ => None,
-        };
-        let mut roots: Vec<Digest> = by_digest.into_iter().collect();
-        let is_pinned = |digest: &Digest| self.index.known(digest).is_some_and(|known| known.pinned);
-        let mut purged: HashSet<(Scope, Tag)> = HashSet::new();
-        for Tagged { scope, tag, record } in self.catalog.tags(Some(selector), usize::MAX) {
-            let name = scope.image(tag.clone()).to_string();
-            if is_pinned(&record.digest) {
-                removed.pinned.push(name);
-                continue;
-            }
-            roots.push(record.digest);
-            removed.images.push(name);
-            if !dry_run {
-                self.records.forget_tag(&scope, &tag);
-                self.catalog.set_tag(&scope, &tag, None);
-            }
-            purged.insert((scope, tag));
-        }
-        // What another tag names stays, unless it was named by its digest.
-        let is_named = |digest: &Digest| by_digest.is_none() && self.catalog.is_tagged(digest, &purged);
-        let mut wanted: Vec<Digest> = roots.into_iter().filter(|root| !is_named(root) && !is_pinned(root)).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let below: Vec<Part> = wanted.iter().flat_map(|root| self.catalog.closure(root, &Platforms::default())).collect();
-        let mut gone: HashSet<Digest> = wanted.iter().copied().collect();
-        // Manifests of indexes first, since what they name can go only with them.
-        for manifests in [true, false] {
-            let parts: Vec<Digest> = below
-                .iter()
-                .filter(|part| part.is_manifest == manifests && !gone.contains(&part.digest))
-                .map(|part| part.digest)
-                .collect();
-            let unshared = self.catalog.unshared(&parts, &gone);
-            removed.shared +=
-                parts.iter().collect::<HashSet<_>>().len() as u64 - unshared.iter().collect::<HashSet<_>>().len() as u64;
-            gone.extend(unshared.into_iter().filter(|digest| !is_pinned(digest) && !is_named(digest)));
-        }
-        for digest in gone {
-            let bytes = match dry_run {
-                true => self.index.known(&digest).filter(|known| known.present).map(|known| known.size),
-                false => self.remove(&digest, "purged"),
-            };
-            if let Some(bytes) = bytes {
-                removed.objects += 1;
-                removed.bytes += bytes;
-            }
-        }
-        removed
-    }
-
-    /// Blocks. Takes back what an import has `published`, in that order, and has no use for after all. As with a purge,
-    /// what others rely on by now stays: what a pin protects, a tag names, or a manifest that is here needs. That is
-    /// known only when the catalog has seen the whole tree.
-    pub fn take_back(&self, published: &[Digest]) {
-        // Indexes and manifests were published after what they need, so they are gone before the look at that.
-        for digest in published.iter().rev() {
-            let is_pinned = self.index.known(digest).is_some_and(|known| known.pinned);
-            let is_needed = || self.catalog.unshared(&[*digest], &HashSet::new()).is_empty();
-            if !is_pinned && !self.catalog.is_tagged(digest, &HashSet::new()) && !is_needed() {
-                self.remove(digest, "refused");
-            }
-        }
-    }
-
     /// Blocks. Removes an object from both tiers; its size, if it was here.
     pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
         self.memory.forget(digest);
@@ -283,11 +193,10 @@ impl Cache {
     }
 
     /// Removes what nobody would miss: leftovers, damaged files, what is expired; and evicts until `free` more bytes fit.
-    pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Collected {
-        if self.until_scanned().await.is_err() {
-            return Collected::default();
-        }
-        self.blocking(move |cache| cache.collect_now(free, dry_run)).await.unwrap_or_default()
+    /// An error if the folder cannot be read.
+    pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Result<Collected, NoRoom> {
+        self.until_scanned().await?;
+        Ok(self.blocking(move |cache| cache.collect_now(free, dry_run)).await.unwrap_or_default())
     }
 
     fn collect_now(&self, free: u64, dry_run: bool) -> Collected {

@@ -2,6 +2,7 @@ use super::*;
 
 mod damaged;
 mod model;
+mod purge;
 mod trouble;
 mod upkeep;
 

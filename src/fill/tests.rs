@@ -137,7 +137,7 @@ async fn i8_whatever_call_fails_the_account_has_the_file() {
                 );
                 failed += u32::from(read.is_err());
                 kept += u32::from(read.is_ok());
-                let collected = bench.cache.collect(0, false).await;
+                let collected = bench.cache.collect(0, false).await.unwrap();
                 assert!(collected.spare_bytes <= SIZE as u64);
                 assert_eq!(
                     files(&bench.dir.path().join("ingest")),

@@ -16,20 +16,16 @@ mod writers;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::sign::{SignError, Verifier};
 use super::tar::{Input, TarError};
 use crate::cache::{Cache, NoRoom};
 use crate::oci::{Digest, ImageRef, Platforms, UpstreamName};
 pub use turn::{Imports, Turn};
-
-/// How long a refused import waits for the catalog.
-const SURVEY: Duration = Duration::from_secs(60);
 
 /// What may be imported.
 #[derive(Clone, Debug, Default)]
@@ -175,7 +171,7 @@ pub async fn import(cache: Arc<Cache>, input: Box<dyn Input>, options: Options, 
 /// Takes back what has no business in the cache, unless others rely on it. Before the catalog is complete that is not known;
 /// where that takes too long, eviction has to do.
 async fn take_back(cache: &Arc<Cache>, digests: Vec<Digest>) {
-    if digests.is_empty() || timeout(SURVEY, cache.until_surveyed()).await.is_err() {
+    if digests.is_empty() || cache.surveyed_soon().await.is_err() {
         return;
     }
     let this = cache.clone();

@@ -11,7 +11,7 @@ use crate::oci::{Platforms, Tag};
 
 const HOUR: u64 = 3600;
 
-fn config(dir: &std::path::Path, max_size: u64, quotas: Vec<Quota>) -> config::Cache {
+pub(super) fn config(dir: &std::path::Path, max_size: u64, quotas: Vec<Quota>) -> config::Cache {
     config::Cache {
         dir: dir.into(),
         max_size: Amount::Bytes(max_size),
@@ -22,7 +22,7 @@ fn config(dir: &std::path::Path, max_size: u64, quotas: Vec<Quota>) -> config::C
 }
 
 /// As a process that starts, up to where the catalog is complete.
-fn start(config: &config::Cache) -> Arc<Cache> {
+pub(super) fn start(config: &config::Cache) -> Arc<Cache> {
     let cache = Cache::open(config, Arc::new(Metrics::new())).unwrap();
     scan::scan(&cache.store, &cache.index).unwrap();
     cache.scanned.send_replace(Scan::Complete);
@@ -31,12 +31,12 @@ fn start(config: &config::Cache) -> Arc<Cache> {
     cache
 }
 
-fn scope(repository: &str) -> Scope {
+pub(super) fn scope(repository: &str) -> Scope {
     Scope { upstream: "docker.io".parse().unwrap(), repository: repository.parse().unwrap() }
 }
 
 /// Publishes a manifest with one layer of 1000 bytes in a repository, as a pull does.
-async fn publish(cache: &Arc<Cache>, repository: &str, seed: u8) -> (Digest, Digest) {
+pub(super) async fn publish(cache: &Arc<Cache>, repository: &str, seed: u8) -> (Digest, Digest) {
     let layer = Bytes::from(vec![seed; 1000]);
     let digest = Digest::of(Algorithm::Sha256, &layer);
     let text = format!(
@@ -93,7 +93,7 @@ async fn what_was_unused_for_too_long_goes() {
 
     let cache = start(&config);
     cache.survey_pins().unwrap();
-    let told = cache.collect(0, true).await;
+    let told = cache.collect(0, true).await.unwrap();
     assert_eq!((told.expired, told.records), (2, 0), "its record has lost its meaning only when it has gone");
     let size = cache.known(&old.0).unwrap().size;
     assert_eq!(told.bytes, 1000 + size);
@@ -111,7 +111,7 @@ async fn what_was_unused_for_too_long_goes() {
     assert_eq!(cache.absence(&scope("team/old"), &absent[0]).await, None);
     assert_eq!(cache.absence(&scope("team/kept"), &absent[0]).await, None, "never was one of its manifests");
     assert_eq!(cache.absence(&scope("team/kept"), &absent[1]).await, Some(since));
-    assert_eq!(cache.collect(0, true).await.expired, 0);
+    assert_eq!(cache.collect(0, true).await.unwrap().expired, 0);
     assert_eq!(cache.catalog.totals().manifests, 3);
 }
 
@@ -227,10 +227,10 @@ async fn leftovers_are_swept() {
     let cache = start(&config);
     assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 1);
     assert_eq!(cache.disk_totals().0, 5000);
-    let told = cache.collect(0, true).await;
+    let told = cache.collect(0, true).await.unwrap();
     assert_eq!((told.leftovers, told.spare_bytes), (1, 5000));
     assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 1, "a dry run removes nothing");
-    cache.collect(0, false).await;
+    cache.collect(0, false).await.unwrap();
     assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 0);
     assert_eq!(cache.disk_totals().0, 0);
     // Room that is wanted for a fill is taken from a leftover first.
@@ -314,10 +314,10 @@ async fn what_is_said_to_be_evicted_was() {
         let (digest, bytes) = large(n);
         cache.put(digest, bytes).await.unwrap();
     }
-    let impossible = cache.collect(1 << 30, false).await;
+    let impossible = cache.collect(1 << 30, false).await.unwrap();
     assert_eq!((impossible.evicted.len(), impossible.bytes, cache.disk_totals().1), (0, 0, 4));
-    let said = cache.collect(SMALL + 2, true).await;
+    let said = cache.collect(SMALL + 2, true).await.unwrap();
     assert_eq!((said.evicted.len(), cache.disk_totals().1), (2, 4));
-    let done = cache.collect(SMALL + 2, false).await;
+    let done = cache.collect(SMALL + 2, false).await.unwrap();
     assert_eq!((done.evicted, done.bytes, cache.disk_totals().1), (said.evicted, 2 * (SMALL + 1), 2));
 }
