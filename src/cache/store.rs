@@ -20,6 +20,7 @@ use super::evict::MAX_HEAT;
 use super::index::{Place, Used};
 use crate::oci::{Algorithm, Digest};
 use faults::Faults;
+pub(in crate::cache) use folder::make;
 pub use folder::{StoreError, VERSION};
 pub use ingest::{Disproved, Ingest, Mismatch, Verified};
 pub use scatter::Scatter;

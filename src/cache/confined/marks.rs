@@ -10,7 +10,7 @@ use std::{fs, io};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use crate::cache::store::Store;
+use crate::cache::store::{Store, make};
 use crate::oci::{Digest, UpstreamName};
 
 /// How often, and for how long after it was confined at the least, it is looked whether content is still here.
@@ -161,7 +161,7 @@ impl Confined {
     fn replace(&self, store: &Store, path: &Path, text: &str) -> io::Result<()> {
         match store.replace(path, text.as_bytes(), false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.folder)?;
+                make(&self.folder)?;
                 store.replace(path, text.as_bytes(), false)
             }
             other => other,

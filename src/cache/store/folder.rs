@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -49,6 +50,12 @@ pub enum StoreError {
     },
 }
 
+/// Makes a folder, and those above it that are missing, for this user alone: what is cached may be private. One that is
+/// there stays as its owner wants it.
+pub(in crate::cache) fn make(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 impl Store {
     /// Opens the tree below `root`, creating what is missing, and locks it against other processes.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
@@ -56,7 +63,8 @@ impl Store {
             let path = path.to_path_buf();
             move |source| StoreError::Io { action, path, source }
         };
-        fs::create_dir_all(root).map_err(fail("create the folder", root))?;
+        root.parent().map_or(Ok(()), fs::create_dir_all).map_err(fail("create the folder above", root))?;
+        make(root).map_err(fail("create the folder", root))?;
         let version = root.join("VERSION");
         let found = match fs::read_to_string(&version) {
             Ok(text) => Some(text.trim().to_owned()),
@@ -91,7 +99,7 @@ impl Store {
             &store.quarantine_dir(),
             &root.join("repos"),
         ]) {
-            fs::create_dir_all(dir).map_err(fail("create the folder", dir))?;
+            make(dir).map_err(fail("create the folder", dir))?;
         }
         store.sweep().map_err(fail("sweep", &store.ingest_dir()))?;
         if !version.exists() {

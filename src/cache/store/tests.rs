@@ -1,5 +1,7 @@
 use bytes::Bytes;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -94,6 +96,22 @@ fn a_folder_has_one_process_and_one_meaning() {
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("letter"), "").unwrap();
     assert!(matches!(Store::open(&foreign), Err(StoreError::Foreign(_))));
+}
+
+/// What is cached may be private: other users of the machine do not see into it, wherever the folder is.
+#[test]
+fn what_it_makes_is_for_its_own_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    let ours = dir.path().join("above/cache");
+    drop(Store::open(&ours).unwrap());
+    assert_eq!([&ours, &ours.join("blobs"), &ours.join("repos"), &ours.join("ingest")].map(|path| mode(path)), [0o700; 4]);
+    // Somebody made this one for it, and knows why it is open.
+    let theirs = dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o755)).unwrap();
+    drop(Store::open(&theirs).unwrap());
+    assert_eq!((mode(&theirs), mode(&theirs.join("blobs"))), (0o755, 0o700));
 }
 
 /// Whatever a first start had got to when it was killed, or the disk was full, the next one goes on from there. What holds
