@@ -190,7 +190,7 @@ pub struct Cache {
     /// Space that evicted files have yet to give back.
     owed: Owed,
     /// The background verification.
-    pub scrubbing: Verification,
+    pub scrubbing: Arc<Verification>,
 }
 
 impl Cache {
@@ -232,7 +232,7 @@ impl Cache {
             stamping: Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
             owed: Owed::default(),
-            scrubbing: Verification::default(),
+            scrubbing: Arc::default(),
             memory: Memory::new(config.memory),
             store,
             metrics,

@@ -80,7 +80,7 @@ impl Api {
             "pins" if reads => Ok((StatusCode::OK, json!({ "pins": *self.cache.pins.all() }))),
             "cache" if reads => Ok(self.account()),
             "images" | "explain" | "pins" | "cache" if changes => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "this only reads")),
-            "verify" if reads => Ok(self.verification()),
+            "verify" if reads => Ok((StatusCode::OK, self.verification())),
             "verify" if changes => self.verify(&query),
             "gc" if reads => self.collect(&query, true).await,
             "gc" if changes => self.collect(&query, query.is_set("dry_run")).await,
@@ -182,19 +182,19 @@ impl Api {
         if let Some(error) = self.cache.scan_error() {
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, format!("the cache folder cannot be read: {error}")));
         }
-        if !self.verification.progress().running {
-            let (cache, verification) = (self.cache.clone(), self.verification.clone());
-            tokio::spawn(async move { cache.verify(&verification, rate).await });
+        if let Some(begun) = self.verification.begin() {
+            let cache = self.cache.clone();
+            tokio::spawn(async move { cache.verify(begun, rate).await });
         }
-        Ok((StatusCode::ACCEPTED, json!({ "started": true })))
+        Ok((StatusCode::ACCEPTED, self.verification()))
     }
 
-    fn verification(&self) -> Reply {
+    fn verification(&self) -> Value {
         let mut document = json!(self.verification.progress());
         let (bytes, objects) = self.cache.disk_totals();
         document["of_objects"] = json!(objects);
         document["of_bytes"] = json!(bytes);
-        (StatusCode::OK, document)
+        document
     }
 }
 

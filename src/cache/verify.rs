@@ -138,6 +138,8 @@ fn unknown(digest: &Digest, error: &io::Error) -> Verdict {
 #[derive(Debug, Default)]
 pub struct Verification {
     running: AtomicBool,
+    whole: AtomicBool,
+    pass: AtomicU64,
     objects: AtomicU64,
     bytes: AtomicU64,
     damaged: AtomicU64,
@@ -147,8 +149,12 @@ pub struct Verification {
 /// A [`Verification`] at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
-    /// It has not come to its end.
+    /// Which pass it is: no other has this number, of this process or of another. 0 before the first.
+    pub pass: u64,
+    /// It has not ended.
     pub running: bool,
+    /// It has come to its end: everything was looked at.
+    pub whole: bool,
     /// Objects hashed.
     pub objects: u64,
     /// Bytes hashed.
@@ -164,7 +170,9 @@ impl Verification {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         Progress {
+            pass: self.pass.load(Ordering::Relaxed),
             running: self.running.load(Ordering::Acquire),
+            whole: self.whole.load(Ordering::Relaxed),
             objects: self.objects.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             damaged: self.damaged.load(Ordering::Relaxed),
@@ -183,15 +191,19 @@ impl Verification {
         self.damaged.fetch_add(u64::from(verdict == Verdict::Damaged), Ordering::Relaxed);
     }
 
-    /// Begins anew, unless it is running.
-    fn begin(&self) -> bool {
+    /// Begins anew; `None` while it is running.
+    pub fn begin(self: &Arc<Self>) -> Option<Begun> {
         if self.running.swap(true, Ordering::AcqRel) {
-            return false;
+            return None;
         }
         for figure in [&self.objects, &self.bytes, &self.damaged, &self.unread] {
             figure.store(0, Ordering::Relaxed);
         }
-        true
+        self.whole.store(false, Ordering::Relaxed);
+        // Microseconds since 1970 number the passes of all processes.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        self.pass.store(now.max(self.pass.load(Ordering::Relaxed) + 1), Ordering::Relaxed);
+        Some(Begun(self.clone()))
     }
 }
 
@@ -245,19 +257,15 @@ impl Cache {
         Verdict::Damaged
     }
 
-    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: one is running,
-    /// or the tree cannot be read.
+    /// Hashes everything, at most `rate` bytes a second (0: as fast as the disk reads). `false`: the tree cannot be read.
     /// Dropping the future ends it after the object at hand.
-    pub async fn verify(self: &Arc<Self>, verification: &Verification, rate: u64) -> bool {
-        self.verify_from(verification, rate, Pass::default(), None).await
+    pub async fn verify(self: &Arc<Self>, begun: Begun, rate: u64) -> bool {
+        self.verify_from(begun, rate, Pass::default(), None).await
     }
 
     /// As [`Cache::verify`], from where a pass stands; how far it is is written down in `file` after each share.
-    async fn verify_from(self: &Arc<Self>, verification: &Verification, rate: u64, mut pass: Pass, file: Option<&Path>) -> bool {
-        if !verification.begin() {
-            return false;
-        }
-        let ended = Ended(verification);
+    async fn verify_from(self: &Arc<Self>, begun: Begun, rate: u64, mut pass: Pass, file: Option<&Path>) -> bool {
+        let Begun(verification) = &begun;
         if self.until_scanned().await.is_err() {
             return false;
         }
@@ -281,7 +289,7 @@ impl Cache {
                 let _ = self.blocking(move |cache| pass.write(&cache.store, &file)).await;
             }
         }
-        drop(ended);
+        verification.whole.store(true, Ordering::Relaxed);
         true
     }
 
@@ -299,7 +307,8 @@ impl Cache {
             let wait = if pass.next == 0 { every.saturating_sub(age) } else { Duration::ZERO };
             // Not in the first minute of a mirror, which has other things to do; nor in a circle where all is small.
             tokio::time::sleep(wait.max(every.min(Duration::from_secs(60)))).await;
-            if !self.verify_from(&self.scrubbing, rate, pass, Some(&path)).await {
+            let Some(begun) = self.scrubbing.begin() else { continue };
+            if !self.verify_from(begun, rate, pass, Some(&path)).await {
                 continue;
             }
             let progress = self.scrubbing.progress();
@@ -356,10 +365,11 @@ impl Pass {
     }
 }
 
-/// Says that a verification has ended, also when it was dropped.
-struct Ended<'a>(&'a Verification);
+/// A [`Verification`] that has begun. It has ended when this is dropped.
+#[derive(Debug)]
+pub struct Begun(Arc<Verification>);
 
-impl Drop for Ended<'_> {
+impl Drop for Begun {
     fn drop(&mut self) {
         self.0.running.store(false, Ordering::Release);
     }

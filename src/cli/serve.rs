@@ -116,7 +116,10 @@ async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Resul
         started = Mirror::start_with(config, passed) => started?,
         stop = signals.stop() => return Ok(stop.at_once()),
     };
-    print(&announcement(&running, pulls_from_hub.as_deref()))?;
+    if let Err(error) = print(&announcement(&running, pulls_from_hub.as_deref())) {
+        // What it says is of use to somebody who looks on. The mirror is of use without.
+        tracing::warn!(%error, "cannot print where the mirror listens");
+    }
     notify::ready();
 
     let stop = loop {

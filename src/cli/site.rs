@@ -106,13 +106,18 @@ impl SiteArgs {
     }
 }
 
-/// Whether a cache was written by another user. What this process wrote there, as root could, that user's mirror could not
-/// change, and perhaps not read.
-fn of_another(dir: &Path) -> bool {
-    match fs::metadata(dir.join("VERSION")) {
-        Ok(version) => version.uid() != rustix::process::geteuid().as_raw(),
-        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
-    }
+/// Whether a cache was written by another user, or is to be: root may make a folder for somebody's mirror. What this process
+/// wrote there, as root could, that user's mirror could not change, and perhaps not read.
+pub(super) fn of_another(dir: &Path) -> bool {
+    let own = rustix::process::geteuid();
+    let owner = match fs::metadata(dir.join("VERSION")) {
+        Ok(version) => Some(version.uid()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return true,
+        // Whose a new folder is says nothing where a group may write to it, as in a volume of Kubernetes.
+        Err(_) if own.is_root() => fs::metadata(dir).ok().map(|folder| folder.uid()),
+        Err(_) => None,
+    };
+    owner.is_some_and(|owner| owner != own.as_raw())
 }
 
 /// Runs a command's work.

@@ -2,12 +2,12 @@
 
 mod check;
 mod export;
+mod folder;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -244,30 +244,6 @@ fn open_files(process: &str) -> (u64, u64) {
     (fields.next().unwrap(), fields.next().unwrap())
 }
 
-/// The cache of a mirror that is stopped, the address of its admin interface, where nobody is, and its configuration.
-fn stopped(folder: &Path) -> (PathBuf, String, String) {
-    let cache = folder.join("cache");
-    std::fs::create_dir(&cache).unwrap();
-    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let config = write(folder, &format!("cache.dir = {cache:?}\nadmin.listen = \"{nobody}\"\n"));
-    (cache, nobody, config)
-}
-
-/// Of a mirror that is named and does not answer nothing is known, whatever the folder of some configuration holds.
-#[test]
-fn verify_does_not_take_another_folder_for_the_mirror_that_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let (_, nobody, config) = stopped(folder.path());
-    let (code, _, err) = run(&["verify", "--config", &config, "--admin", &nobody]);
-    assert_eq!(code, Some(1), "{err}");
-    assert!(err.contains("cannot reach"), "{err}");
-    // The mirror of the configuration, whose folder it is.
-    let (code, out, err) = run(&["verify", "--config", &config]);
-    assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("\"damaged\""), "{out}");
-}
-
 /// As a unit of `Type=notify` is started: who is told "ready" can pull, after a start as after a reload.
 #[test]
 fn serve_tells_the_service_manager_how_far_it_is() {
@@ -307,26 +283,24 @@ fn serve_tells_the_service_manager_how_far_it_is() {
     assert_eq!(serve.wait().code(), Some(0));
 }
 
-/// Root could write into any cache, and the mirror that has it could not change what root wrote: it would never see a tag move.
+/// `serve >> log` on a full disk.
 #[test]
-fn nothing_is_written_into_the_cache_of_another_user() {
+fn serve_starts_where_nothing_can_be_printed() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (cache, nobody, config) = stopped(folder.path());
-    // Whoever is not root cannot make it another's, but can close it to himself, as another's mostly is.
-    let is_root = rustix::process::geteuid().is_root();
-    if is_root {
-        std::os::unix::fs::chown(cache.join("VERSION"), Some(65532), None).unwrap();
-    } else {
-        std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o000)).unwrap();
-    }
-    for command in [&["prefetch", "alpine:3.20"][..], &["import", "/dev/null"]] {
-        let (code, out, error) = run(&[command, &["--config", &config]].concat());
-        assert_eq!((code, out.as_str()), (Some(1), ""), "{command:?}: {error}");
-        assert!(error.contains("is another user's") && error.contains("start it") && error.contains(&nobody), "{error}");
-    }
-    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let inside: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(inside, ["VERSION"]);
+    let mut child = command(&["serve", "--admin-listen", "off", "--listen", &address.to_string()])
+        .current_dir(&folder)
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let warning = log.find(|line| line.contains("cannot print where the mirror listens")).unwrap();
+    assert!(warning.contains("No space left"), "{warning}");
+    std::net::TcpStream::connect(address).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(log.filter(|line| line.contains("ERROR")).count(), 0);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -309,7 +309,7 @@ async fn i8_a_file_that_is_gone_leaves_the_account() {
         fs::remove_file(path(dir.path(), digest)).unwrap();
     }
     assert_eq!(cache.disk_totals(), (SMALL + 6, 2));
-    let verification = Verification::default();
-    assert!(cache.verify(&verification, 0).await);
+    let verification = Arc::new(Verification::default());
+    assert!(cache.verify(verification.begin().unwrap(), 0).await);
     assert_eq!((cache.disk_totals(), verification.progress().damaged), ((0, 0), 0));
 }

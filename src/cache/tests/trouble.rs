@@ -276,7 +276,7 @@ async fn what_could_not_be_looked_at_is_not_set_apart() {
     cache.put(big, content.clone()).await.unwrap();
     cache.put(small, Bytes::from_static(b"small")).await.unwrap();
     let damaged = || cache.metrics.cache_damaged_total.get();
-    let verification = Verification::default();
+    let verification = Arc::new(Verification::default());
     for errno in INNOCENT.map(rustix::io::Errno::raw_os_error) {
         for digest in [&big, &small] {
             for call in 0..2 {
@@ -299,7 +299,7 @@ async fn what_could_not_be_looked_at_is_not_set_apart() {
         assert_eq!(cache.get(&big).await.as_ref().map(bytes), Some(content.clone()), "and served when it could be");
         // One of the two.
         cache.store.faults().arm(0, errno, false);
-        assert!(cache.verify(&verification, 0).await);
+        assert!(cache.verify(verification.begin().unwrap(), 0).await);
         cache.store.faults().disarm();
         let progress = verification.progress();
         assert_eq!((progress.objects, progress.damaged, progress.unread), (1, 0, 1));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::Args;
 use http::Method;
@@ -13,6 +14,7 @@ use super::table::{show, size};
 use crate::cache::Cache;
 use crate::cache::verify::{Progress, Verification};
 use crate::cli::remote::Remote;
+use crate::cli::site::of_another;
 use crate::metrics::Metrics;
 
 /// Hash all content again, and set apart what is damaged
@@ -33,7 +35,7 @@ impl Verify {
     pub(in crate::cli) fn run(self) -> anyhow::Result<ExitCode> {
         let rate = self.rate.as_u64().to_string();
         let progress = match self.remote.ask(Method::POST, "verify", &[("rate", &rate)]) {
-            Ok(_) => self.follow()?,
+            Ok(begun) => self.follow(serde_json::from_value::<Progress>(begun)?.pass)?,
             Err(error) if !self.remote.is_down(&error) => return Err(error),
             Err(error) => match self.alone()? {
                 Some(progress) => progress,
@@ -56,14 +58,16 @@ impl Verify {
         Ok(if progress.damaged + progress.unread == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Waits until the mirror has done it.
-    fn follow(&self) -> anyhow::Result<Progress> {
+    /// Waits until the mirror has done this pass.
+    fn follow(&self, pass: u64) -> anyhow::Result<Progress> {
         loop {
             let document = self.remote.ask(Method::GET, "verify", &[])?;
             let progress: Progress = serde_json::from_value(document.clone())?;
             bar(&progress, document["of_bytes"].as_u64().unwrap_or_default());
-            if !progress.running {
+            if !progress.running || progress.pass != pass {
                 clear_bar();
+                anyhow::ensure!(progress.pass == pass, "not everything was verified: the mirror was started again meanwhile");
+                anyhow::ensure!(progress.whole, "not everything was verified; the mirror's log says why");
                 return Ok(progress);
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -76,20 +80,26 @@ impl Verify {
         if !config.cache.dir.join("VERSION").exists() {
             return Ok(None);
         }
+        let dir = config.cache.dir.display();
+        anyhow::ensure!(
+            !of_another(&config.cache.dir),
+            "the cache in {dir} is another user's; start its mirror, or run this as that user"
+        );
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let progress = runtime.block_on(async {
             let cache = Cache::open(&config.cache, Arc::new(Metrics::new()))?;
             let maintenance = tokio::spawn(cache.clone().maintain());
             let verification = Arc::new(Verification::default());
-            let (shared, whole, rate) = (verification.clone(), cache.clone(), self.rate.as_u64());
-            let run = tokio::spawn(async move { whole.verify(&shared, rate).await });
+            let begun = verification.begin().context("a verification that is new runs already")?;
+            let (whole, rate) = (cache.clone(), self.rate.as_u64());
+            let run = tokio::spawn(async move { whole.verify(begun, rate).await });
             while !run.is_finished() {
                 bar(&verification.progress(), cache.disk_totals().0);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             clear_bar();
             maintenance.abort();
-            anyhow::ensure!(run.await?, "the cache folder {} cannot be read; the log says why", config.cache.dir.display());
+            anyhow::ensure!(run.await?, "the cache folder {dir} cannot be read; the log says why");
             anyhow::Ok(verification.progress())
         })?;
         Ok(Some(progress))
