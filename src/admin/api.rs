@@ -123,7 +123,8 @@ impl Api {
 
     async fn purge(&self, query: &Query) -> Result<Reply, Reply> {
         let removed = self.cache.purge(self.selector(query)?, query.is_set("dry_run")).await.map_err(still_reading)?;
-        Ok((StatusCode::OK, json!(removed)))
+        let status = if removed.error.is_some() { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        Ok((status, json!(removed)))
     }
 
     async fn pin(&self, query: &Query) -> Result<Reply, Reply> {
@@ -174,7 +175,8 @@ impl Api {
     async fn collect(&self, query: &Query, dry_run: bool) -> Result<Reply, Reply> {
         let collected = self.cache.collect(query.number("free", 0)?, dry_run).await;
         let collected = collected.map_err(|error| refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-        Ok((StatusCode::OK, json!(collected)))
+        let status = if collected.error.is_some() { StatusCode::INSUFFICIENT_STORAGE } else { StatusCode::OK };
+        Ok((status, json!(collected)))
     }
 
     fn verify(&self, query: &Query) -> Result<Reply, Reply> {

@@ -3,6 +3,7 @@
 //! Answers come from the index and the catalog in memory, never from a walk of the tree. Knows nothing of HTTP or of
 //! upstreams; called by `admin`.
 
+use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -84,6 +85,9 @@ pub struct Collected {
     pub evicted_more_bytes: u64,
     /// Bytes in all.
     pub bytes: u64,
+    /// Why `free` more bytes do not fit, with all this gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What takes how much.
@@ -175,21 +179,17 @@ impl Cache {
         rows.collect()
     }
 
-    /// Blocks. Removes an object from both tiers; its size, if it was here.
-    pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
+    /// Blocks. Removes an object from both tiers; its size, if it was here and was not published anew meanwhile. Where that
+    /// fails nobody is given it any more, and it is tried again.
+    pub(super) fn remove(&self, digest: &Digest, reason: &str) -> io::Result<Option<u64>> {
         self.memory.forget(digest);
-        let victim: Victim = self.index.expel(digest)?;
-        match self.unlink(victim) {
-            Ok(true) => {}
-            // Published anew meanwhile.
-            Ok(false) => return None,
-            Err(error) => {
-                tracing::error!(%digest, %error, "cannot remove a cached file");
-                return None;
-            }
-        }
-        self.count_eviction(&victim, reason);
-        Some(victim.size)
+        let Some(victim) = self.index.expel(digest) else { return Ok(None) };
+        let removed = self.unlink(victim);
+        let removed = removed.inspect_err(|error| tracing::error!(%digest, %error, "cannot remove a cached file"))?;
+        Ok(removed.then(|| {
+            self.count_eviction(&victim, reason);
+            victim.size
+        }))
     }
 
     /// Removes what nobody would miss: leftovers, damaged files, what is expired; and evicts until `free` more bytes fit.
@@ -238,6 +238,7 @@ impl Cache {
         // The claim evicts; what it set aside is given back at once.
         if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
             tracing::warn!(%error, "not as much could be made free as was asked for");
+            collected.error = Some(error.to_string());
         }
         collected
     }

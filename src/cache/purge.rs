@@ -4,6 +4,7 @@
 //! Called by `admin`, and by an import that was refused.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -26,6 +27,18 @@ pub struct Removed {
     pub pinned: Vec<String>,
     /// Objects that other images need: left alone.
     pub shared: u64,
+    /// Why not all of it could be removed. Images whose tags could not be forgotten are whole; of others, what is left is
+    /// removed when the disk lets it, and not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Removed {
+    /// The first failure is told; the log has all.
+    fn failed(&mut self, what: &dyn std::fmt::Display, error: &io::Error) {
+        tracing::error!(%what, %error, "cannot be purged");
+        self.error.get_or_insert_with(|| format!("not all of it could be removed: {what}: {error}"));
+    }
 }
 
 impl Cache {
@@ -49,12 +62,15 @@ impl Cache {
                 removed.pinned.push(name);
                 continue;
             }
-            roots.insert(record.digest);
-            removed.images.push(name);
             if !dry_run {
-                self.records.forget_tag(&scope, &tag);
+                if let Err(error) = self.records.forget_tag(&scope, &tag) {
+                    removed.failed(&name, &error);
+                    continue;
+                }
                 self.catalog.set_tag(&scope, &tag, None);
             }
+            roots.insert(record.digest);
+            removed.images.push(name);
             purged.insert((scope, tag));
         }
         let mut going = Going { cache: self, purged, gone: HashSet::new() };
@@ -73,12 +89,16 @@ impl Cache {
         }
         for digest in going.gone {
             let bytes = match dry_run {
-                true => self.index.known(&digest).filter(|known| known.present).map(|known| known.size),
+                true => Ok(self.index.known(&digest).filter(|known| known.present).map(|known| known.size)),
                 false => self.remove(&digest, "purged"),
             };
-            if let Some(bytes) = bytes {
-                removed.objects += 1;
-                removed.bytes += bytes;
+            match bytes {
+                Ok(Some(bytes)) => {
+                    removed.objects += 1;
+                    removed.bytes += bytes;
+                }
+                Ok(None) => {}
+                Err(error) => removed.failed(&digest, &error),
             }
         }
         removed
@@ -91,7 +111,8 @@ impl Cache {
         for digest in published.iter().rev() {
             let going = Going { cache: self, purged: HashSet::new(), gone: HashSet::new() };
             if going.may(digest) && !self.catalog.unshared(&[*digest], &going.gone).is_empty() {
-                self.remove(digest, "refused");
+                // Said in the log, and tried again.
+                let _ = self.remove(digest, "refused");
             }
         }
     }

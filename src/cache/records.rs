@@ -117,10 +117,18 @@ impl Records {
         }
     }
 
-    /// Blocks. As [`Cache::remove_tag`].
-    pub(super) fn forget_tag(&self, scope: &Scope, tag: &Tag) {
-        self.tags.insert(TagKey(scope.clone(), tag.clone()), None);
-        let _ = std::fs::remove_file(self.tag_path(scope, tag));
+    /// Blocks. As [`Cache::remove_tag`]; a tag whose file cannot be removed is not forgotten.
+    pub(super) fn forget_tag(&self, scope: &Scope, tag: &Tag) -> io::Result<()> {
+        let key = TagKey(scope.clone(), tag.clone());
+        self.tags.insert(key.clone(), None);
+        match std::fs::remove_file(self.tag_path(scope, tag)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // The file is read again.
+                self.tags.invalidate(&key);
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {

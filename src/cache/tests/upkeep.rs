@@ -316,6 +316,7 @@ async fn what_is_said_to_be_evicted_was() {
     }
     let impossible = cache.collect(1 << 30, false).await.unwrap();
     assert_eq!((impossible.evicted.len(), impossible.bytes, cache.disk_totals().1), (0, 0, 4));
+    assert!(impossible.error.unwrap().contains("do not fit"));
     let said = cache.collect(SMALL + 2, true).await.unwrap();
     assert_eq!((said.evicted.len(), cache.disk_totals().1), (2, 4));
     let done = cache.collect(SMALL + 2, false).await.unwrap();

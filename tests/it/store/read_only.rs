@@ -42,7 +42,10 @@ async fn a_disk_that_becomes_read_only() {
     }
     assert_eq!(post(&mirror, "pin?ref=alpine").await.status(), 500);
     let purged = post(&mirror, "purge?ref=alpine:latest").await;
-    assert_eq!(purged.json()["objects"], 0, "{}", purged.text());
+    assert_eq!((purged.status(), purged.json()["objects"].as_u64()), (500, Some(0)), "{}", purged.text());
+    assert!(purged.json()["error"].as_str().unwrap().contains("alpine:latest: Read-only file system"), "{}", purged.text());
+    mirror.pull(REPOSITORY, "latest", &old).await;
+    assert_eq!(mirror.admin("/api/v1/images?ref=alpine:latest").await.json()["images"][0]["cached"], true);
     assert_eq!(disk.published().len(), held);
     assert_eq!(mirror.admin("/healthz").await.status(), 200);
     assert!(disk.remount("rw"));
