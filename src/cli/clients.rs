@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use url::Url;
+use url::{Host, Url};
 
 use super::serve::reachable;
 use super::{ConfigFile, print};
@@ -104,6 +104,7 @@ struct Guide<'a> {
     /// `mirror:5000`
     authority: String,
     plain: bool,
+    is_loopback: bool,
 }
 
 impl<'a> Guide<'a> {
@@ -111,7 +112,14 @@ impl<'a> Guide<'a> {
         let base = url.as_str().trim_end_matches('/');
         match (url.scheme(), base.split_once("://")) {
             ("http" | "https", Some((_, authority))) if !authority.contains(['/', '?', '#', '@']) => {
-                Ok(Self { config, base: base.to_owned(), authority: authority.to_owned(), plain: url.scheme() == "http" })
+                let is_loopback = match url.host() {
+                    Some(Host::Ipv4(address)) => address.is_loopback(),
+                    Some(Host::Ipv6(address)) => address.is_loopback(),
+                    Some(Host::Domain(name)) => name == "localhost",
+                    None => false,
+                };
+                let plain = url.scheme() == "http";
+                Ok(Self { config, base: base.to_owned(), authority: authority.to_owned(), plain, is_loopback })
             }
             _ => bail!("--url: expected scheme, host and port alone, as in http://mirror.internal:5000"),
         }
@@ -192,7 +200,9 @@ impl<'a> Guide<'a> {
     }
 
     fn buildkit(&self) -> String {
-        let mut text = "# /etc/buildkit/buildkitd.toml, or: docker buildx create --buildkitd-config FILE\n".to_owned();
+        // To a BuildKit in a container of its own, loopback is that container.
+        let network = if self.is_loopback { "--driver-opt network=host " } else { "" };
+        let mut text = format!("# /etc/buildkit/buildkitd.toml, or: docker buildx create {network}--buildkitd-config FILE\n");
         // A host may be a registry and the place of another: it has one table.
         let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut plain: BTreeSet<String> = self.plain.then(|| self.authority.clone()).into_iter().collect();

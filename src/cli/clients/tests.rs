@@ -128,6 +128,16 @@ fn buildkit() {
     assert!(!file(&Config::default(), "https://mirror.internal", Client::Buildkit).contains("http"));
 }
 
+/// As `docker buildx create` makes it.
+#[test]
+fn a_buildkit_in_a_container_reaches_the_machines_loopback() {
+    for (url, is_loopback) in
+        [("http://127.0.0.1:5000", true), ("http://[::1]:5000", true), ("http://localhost", true), (MIRROR, false)]
+    {
+        assert_eq!(file(&config(), url, Client::Buildkit).contains("--driver-opt network=host "), is_loopback, "{url}");
+    }
+}
+
 #[test]
 fn buildkit_asks_a_registry_that_is_elsewhere_after_the_mirror() {
     let text = "[upstream.\"quay.io\"]\nurl = \"http://copy.example:5000\"\n\
