@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::cache::catalog::Totals;
-use crate::cache::manage::Account;
+use crate::cache::manage::{Account, PinRow};
+use crate::cache::pins::Pin;
 use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
 use crate::clock::Clock;
@@ -73,7 +74,7 @@ impl Api {
         let answer = match path {
             "images" if reads => self.images(&query).await,
             "explain" if reads => self.explain(&query).await,
-            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": *self.cache.pins.all() }))),
+            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": rows(&self.cache.pins.all()) }))),
             "cache" if reads => Ok(self.account()),
             "images" | "explain" | "pins" | "cache" if changes => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "this only reads")),
             "verify" if reads => Ok(self.verification()),
@@ -143,7 +144,7 @@ impl Api {
             cache.pin(targets, &platforms, now)
         });
         match pinned.await.flatten() {
-            Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
+            Ok(pins) => Ok((StatusCode::OK, json!({ "pins": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
     }
@@ -158,7 +159,7 @@ impl Api {
             })
         });
         match removed.await.flatten() {
-            Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": pins }))),
+            Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }
     }
@@ -187,6 +188,11 @@ impl Api {
         document["of_bytes"] = json!(bytes);
         (StatusCode::OK, document)
     }
+}
+
+/// Pins, with their times as the API tells times.
+fn rows(pins: &[Pin]) -> Vec<PinRow> {
+    pins.iter().map(PinRow::from).collect()
 }
 
 /// Runs what may take a while at 10^6 objects where that holds up nobody (I11).
