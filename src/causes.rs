@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn a_cause_that_has_been_told_is_not_told_again() {
-        let told = |what: &str| super::told(&Outer { what: what.to_owned(), source: io::Error::other("the disk is gone") });
+        let told = |what: &str| told(&Outer { what: what.to_owned(), source: io::Error::other("the disk is gone") });
         assert_eq!(told("cannot write"), "cannot write: the disk is gone");
         assert_eq!(told("cannot write: the disk is gone"), "cannot write: the disk is gone");
         assert_eq!(told("it failed (the disk is gone); try again"), "it failed (the disk is gone); try again");

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
+use super::near::{distance, near};
 use super::raw::{Raw, known_keys};
 
 /// So many problems are enough for one reading.
@@ -144,9 +145,8 @@ fn hint(path: &[String], name: &str, table: Option<&DeTable<'_>>, known: &[&str]
             return format!("it belongs under [{}]", written(&freshness));
         }
     }
-    let near = known.iter().map(|key| (distance(key, name), key)).min();
-    match near {
-        Some((distance, key)) if distance <= 1 + name.chars().count() / 4 => format!("did you mean {key:?}?"),
+    match near(name, known.iter().copied()) {
+        Some(key) => format!("did you mean {key:?}?"),
         _ if path.is_empty() => format!("the tables are {}", known.join(", ")),
         _ => format!("the keys of [{}] are {}", written(path), known.join(", ")),
     }
@@ -160,22 +160,6 @@ fn dotted(name: &str, table: &DeTable<'_>) -> String {
         }
         _ => name.to_owned(),
     }
-}
-
-/// Levenshtein's distance, where '-' for '_' and upper for lower case cost nothing.
-fn distance(known: &str, written: &str) -> usize {
-    let fold = |c: char| if c == '-' { '_' } else { c.to_ascii_lowercase() };
-    let written: Vec<char> = written.chars().map(fold).collect();
-    let mut row: Vec<usize> = (0..=written.len()).collect();
-    for (i, a) in known.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in written.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[written.len()]
 }
 
 /// The parser's words about what it found, and what they most often mean. `found` is shown only where it is a key (I9).

@@ -1,4 +1,4 @@
-//! What the API takes and says: times.
+//! What the API takes and says: parameters and times.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,47 @@ async fn with_image() -> (Upstream, Mirror) {
     let mirror = Mirror::of(&up).await;
     mirror.pull("library/alpine", "latest", &image).await;
     (up, mirror)
+}
+
+/// A parameter that is written wrongly must not be as good as none: a purge that was to be a trial would purge.
+#[tokio::test]
+async fn a_parameter_that_there_is_not_is_refused() {
+    let (_up, mirror) = with_image().await;
+    let refused = async |method: &str, path: &str, told: &str| {
+        let answer = ask(&mirror, method, path).await;
+        assert_eq!(answer.status(), 400, "{method} {path}: {}", answer.text());
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.contains(told), "{method} {path}: {error}");
+    };
+    let hyphen = "there is no parameter \"dry-run\" here; did you mean \"dry_run\"? There are ref, dry_run";
+    refused("POST", "purge?ref=alpine&dry-run=true", hyphen).await;
+    refused("POST", "purge?ref=alpine&dry_run=true&dry_run=false", "dry_run is given twice").await;
+    refused("POST", "purge?ref=ghcr.io/none&ref=alpine", "ref is given twice").await;
+    refused("POST", "pin?ref=alpine&platform=linux/amd64&platform=linux/arm64", "platform is given twice").await;
+    for (method, path) in [
+        ("GET", "stats"),
+        ("GET", "cache"),
+        ("GET", "images"),
+        ("GET", "explain"),
+        ("POST", "purge"),
+        ("GET", "pins"),
+        ("POST", "pin"),
+        ("POST", "unpin"),
+        ("GET", "gc"),
+        ("POST", "gc"),
+        ("GET", "verify"),
+        ("POST", "verify"),
+        ("GET", "upstreams"),
+        ("GET", "offline"),
+        ("POST", "offline"),
+        ("GET", "served"),
+        ("POST", "prefetch"),
+        ("POST", "import"),
+    ] {
+        refused(method, &format!("{path}?nonsense=1"), "there is no parameter \"nonsense\" here").await;
+    }
+    assert_eq!(mirror.admin("/api/v1/images").await.json()["images"].as_array().unwrap().len(), 1);
+    assert_eq!(ask(&mirror, "POST", "purge?ref=alpine&dry_run=true").await.json()["images"].as_array().unwrap().len(), 1);
 }
 
 /// Every time is in seconds, and on disk a pin is what it was.
