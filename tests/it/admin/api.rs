@@ -1,4 +1,4 @@
-//! What the API takes and says: parameters and times.
+//! What the API takes and says: parameters, digests and times.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,6 +59,21 @@ async fn a_parameter_that_there_is_not_is_refused() {
     }
     assert_eq!(mirror.admin("/api/v1/images").await.json()["images"].as_array().unwrap().len(), 1);
     assert_eq!(ask(&mirror, "POST", "purge?ref=alpine&dry_run=true").await.json()["images"].as_array().unwrap().len(), 1);
+}
+
+/// What the commands print of a digest on a terminal is no image of Docker Hub's.
+#[tokio::test]
+async fn the_beginning_of_a_digest_is_no_image() {
+    let (_up, mirror) = with_image().await;
+    for (method, path) in [("POST", "pin"), ("POST", "unpin"), ("POST", "purge"), ("GET", "explain"), ("GET", "images")] {
+        for short in ["sha256:7a19214efe71", "sha512:7a19", "sha256:7a19*"] {
+            let answer = ask(&mirror, method, &format!("{path}?ref={short}")).await;
+            assert_eq!(answer.status(), 400, "{method} {path} {short}: {}", answer.text());
+            let error = answer.json()["error"].as_str().unwrap().to_owned();
+            assert!(error.contains("hexadecimal") && error.contains("--json"), "{error}");
+        }
+    }
+    assert_eq!(mirror.admin("/api/v1/pins").await.json()["pins"].as_array().unwrap().len(), 0);
 }
 
 /// Every time is in seconds, and on disk a pin is what it was.
