@@ -9,6 +9,7 @@ mod build;
 pub mod clouds;
 mod defaults;
 mod document;
+mod doubts;
 mod error;
 mod freshness;
 mod listen;
@@ -16,6 +17,7 @@ mod load;
 mod near;
 mod patterns;
 mod raw;
+mod reach;
 mod secret;
 #[cfg(test)]
 mod tests;

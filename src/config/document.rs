@@ -61,6 +61,18 @@ impl<'a> Document<'a> {
         self.problem_among(&[path], message);
     }
 
+    /// Notes that a text is wrong at `path`, wherever it stands there: alone or in a list, in each table of a list of tables. If
+    /// nowhere, as [`Self::problem`].
+    pub fn problem_of(&mut self, path: &[&str], is_it: impl Fn(&str) -> bool, message: impl Into<String>) {
+        let message = message.into();
+        let places = places(self.tree.get_ref(), path, &is_it);
+        if places.is_empty() {
+            return self.problem(path, message);
+        }
+        let path: Vec<_> = path.iter().map(|key| (*key).to_owned()).collect();
+        places.into_iter().for_each(|offset| self.report(offset, &path, message.clone()));
+    }
+
     /// Notes that keys do not go together. Told at the first of them that is in the text; the others are defaults.
     pub fn problem_among(&mut self, paths: &[&[&str]], message: impl Into<String>) {
         let places = paths.iter().map(|path| (*path, place(self.tree.get_ref(), path)));
@@ -222,6 +234,18 @@ fn place(table: &DeTable<'_>, path: &[&str]) -> (usize, usize) {
         found = (found.0 + 1, if table.is_some() { key.span().start } else { value.span().start });
     }
     found
+}
+
+/// Where the texts stand at `path` that are the one in question.
+fn places(table: &DeTable<'_>, path: &[&str], is_it: &dyn Fn(&str) -> bool) -> Vec<usize> {
+    let [name, rest @ ..] = path else { return Vec::new() };
+    let Some(value) = table.get(*name) else { return Vec::new() };
+    if !rest.is_empty() {
+        return tables(value.get_ref()).flat_map(|inner| places(inner, rest, is_it)).collect();
+    }
+    let list = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
+    let texts = std::iter::once(value).chain(list).filter(|one| one.get_ref().as_str().is_some_and(is_it));
+    texts.map(|one| one.span().start).collect()
 }
 
 /// Line and column in characters, both from 1.

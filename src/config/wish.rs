@@ -23,6 +23,16 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
+impl Wish {
+    /// The repository that it is of.
+    pub fn scope(&self) -> &Scope {
+        match self {
+            Self::One(image) => &image.scope,
+            Self::Tags(scope, _) => scope,
+        }
+    }
+}
+
 impl FromStr for Wish {
     type Err = ImageError;
 
