@@ -5,6 +5,7 @@
 
 mod api;
 mod guard;
+mod parameters;
 mod stats;
 pub mod transfer;
 mod upstreams;
@@ -20,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 
@@ -128,6 +129,11 @@ impl Admin {
         if let Err(refused) = self.guard.check(&head, standing) {
             return refusal(refused).map(BodyExt::boxed_unsync);
         }
+        if let Some(path) = head.uri.path().strip_prefix("/api/v1/")
+            && let Err(error) = parameters::check(&head.method, path, head.uri.query().unwrap_or_default())
+        {
+            return api_answer(StatusCode::BAD_REQUEST, &json!({ "error": error })).map(BodyExt::boxed_unsync);
+        }
         match self.transfer.answer(Request::from_parts(head, body)).await {
             Ok(answer) => answer,
             Err(request) => self.route(request).await.map(BodyExt::boxed_unsync),
@@ -153,9 +159,7 @@ impl Admin {
             let error = format!("{path}: there is no such path; docs/API.md has those that there are");
             (StatusCode::NOT_FOUND, json!({ "error": error }))
         });
-        let mut response = typed("application/json", Full::from(document.to_string()));
-        *response.status_mut() = status;
-        response
+        api_answer(status, &document)
     }
 
     fn stats(&self, method: &Method) -> api::Reply {
@@ -207,13 +211,18 @@ async fn whole(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, Strin
 
 /// Ends the connection, too: who may not ask here keeps no place.
 fn refusal(refused: Refused) -> Response<Full<Bytes>> {
-    let mut response = typed("application/json", Full::from(json!({ "error": refused.to_string() }).to_string()));
-    *response.status_mut() = refused.status();
+    let mut response = api_answer(refused.status(), &json!({ "error": refused.to_string() }));
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     if refused == Refused::Token {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"roadstead admin\""));
     }
+    response
+}
+
+fn api_answer(status: StatusCode, document: &Value) -> Response<Full<Bytes>> {
+    let mut response = typed("application/json", Full::from(document.to_string()));
+    *response.status_mut() = status;
     response
 }
 

@@ -48,6 +48,11 @@ impl Timestamp {
         Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// Seconds since 1970 (UTC), as they are shown.
+    pub fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
     /// The time from `earlier` to this. `None` if `earlier` lies ahead: a record written under a wrong clock.
     pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)

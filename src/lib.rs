@@ -19,8 +19,8 @@
 //!
 //! # The vocabulary
 //!
-//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`], [`clock`] and [`hop`] (what a
-//! request shares with the next mirror in a chain) are used by all and use only each other. The invariants I1 to I12,
+//! [`oci`] (names, digests, ranges, manifests), the types of [`config`], [`metrics`], [`clock`], [`causes`] (how an error is
+//! told) and [`hop`] (what a request shares with the next mirror in a chain) are used by all and use only each other. The invariants I1 to I12,
 //! cited where they are upheld, are in `docs/ARCHITECTURE.md`.
 //!
 //! # The program
@@ -32,6 +32,7 @@
 pub mod admin;
 pub mod app;
 pub mod cache;
+pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -11,7 +11,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::cache::catalog::Totals;
-use crate::cache::manage::Account;
+use crate::cache::manage::{Account, PinRow};
+use crate::cache::pins::Pin;
 use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
 use crate::cache::{Cache, StillReading};
@@ -77,7 +78,7 @@ impl Api {
         let answer = match path {
             "images" if reads => self.images(&query).await,
             "explain" if reads => self.explain(&query).await,
-            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": *self.cache.pins.all() }))),
+            "pins" if reads => Ok((StatusCode::OK, json!({ "pins": rows(&self.cache.pins.all()) }))),
             "cache" if reads => Ok(self.account()),
             "images" | "explain" | "pins" | "cache" if changes => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "this only reads")),
             "verify" if reads => Ok((StatusCode::OK, self.verification())),
@@ -152,7 +153,7 @@ impl Api {
             cache.pin(targets, &platforms, now)
         });
         match pinned.await.flatten() {
-            Ok(pins) => Ok((StatusCode::OK, json!({ "pins": pins }))),
+            Ok(pins) => Ok((StatusCode::OK, json!({ "pins": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
     }
@@ -167,7 +168,7 @@ impl Api {
             })
         });
         match removed.await.flatten() {
-            Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": pins }))),
+            Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }
     }
@@ -198,6 +199,11 @@ impl Api {
         document["of_bytes"] = json!(bytes);
         document
     }
+}
+
+/// Pins, with their times as the API tells times.
+fn rows(pins: &[Pin]) -> Vec<PinRow> {
+    pins.iter().map(PinRow::from).collect()
 }
 
 /// Runs what may take a while at 10^6 objects where that holds up nobody (I11).

@@ -185,7 +185,8 @@ impl Transfer {
             match key.as_ref() {
                 "platform" => options.platforms = value.parse().map_err(|error: PlatformError| error.to_string())?,
                 "name" => options.name = Some(value.parse::<ImageRef>().map_err(|error| error.to_string())?),
-                _ => return Err(format!("unknown parameter {key}")),
+                // No other comes here.
+                _ => {}
             }
         }
         Ok(options)

@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::catalog::{Part, Tagged};
 use super::index::{Known, Place, Victim};
+use super::pins::Pin;
 use super::selector::Selector;
 use super::{Cache, NoRoom};
-use crate::oci::{Digest, Platforms};
+use crate::oci::{Digest, ImageRef, Platforms};
 
 /// Manifests that share a part are not counted beyond this.
 const MOST_OWNERS: usize = 1001;
@@ -64,6 +65,24 @@ pub struct PartRow {
     pub pinned: bool,
     /// How many other manifests here need it; not counted beyond 1000.
     pub shared_by: u32,
+}
+
+/// A pin in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct PinRow {
+    /// Which image, in full.
+    pub image: ImageRef,
+    /// Of a multi-platform image only these.
+    #[serde(skip_serializing_if = "Platforms::is_all")]
+    pub platforms: Platforms,
+    /// Seconds since 1970: since when.
+    pub since: u64,
+}
+
+impl From<&Pin> for PinRow {
+    fn from(pin: &Pin) -> Self {
+        Self { image: pin.image.clone(), platforms: pin.platforms.clone(), since: pin.since.seconds() }
+    }
 }
 
 /// What a cleaning-up removed, or would remove.
@@ -151,7 +170,7 @@ impl Cache {
             missing_bytes,
             since: known.map_or(0, |known| known.since),
             used: known.map_or(0, |known| known.used),
-            checked: record.checked_at.0 / 1000,
+            checked: record.checked_at.seconds(),
             pinned: known.is_some_and(|known| known.pinned),
             cached: known.is_some_and(|known| known.present),
         }

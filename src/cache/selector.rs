@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::config::{Globs, is_pattern};
-use crate::oci::image::split_host;
+use crate::oci::image::{no_digest, split_host};
 use crate::oci::{Digest, ImageRef, UpstreamName};
 
 /// What was named.
@@ -25,7 +25,7 @@ impl FromStr for Selector {
         if let Ok(digest) = text.parse() {
             return Ok(Self::Digest(digest));
         }
-        if is_pattern(text) {
+        if is_pattern(text) && no_digest(text).is_none() {
             return Globs::new([full_pattern(text)]).map(Self::Glob);
         }
         let image = text.parse::<ImageRef>();
@@ -71,7 +71,7 @@ mod tests {
             }
         }
         assert_eq!(digest.to_string().parse(), Ok(Selector::Digest(digest)));
-        for bad in ["", "Alpine", "a:b:c", "a@sha256:x", "ghcr.io/", "a//b"] {
+        for bad in ["", "Alpine", "a:b:c", "a@sha256:x", "ghcr.io/", "a//b", "sha256:7a19214efe71", "sha256:7a19*"] {
             let error = bad.parse::<Selector>().unwrap_err();
             assert!(error.starts_with(&format!("{bad:?} is no image: ")) && error.contains("or a pattern as"), "{error}");
         }

@@ -53,6 +53,7 @@ impl Check {
                 access::explain(&config, self.caller.as_deref().unwrap_or_default(), &self.images)
             }
             Ok(config) => {
+                config.doubts().iter().for_each(|doubt| tell(format_args!("warning: {doubt}")));
                 print(&format!("ok\n\n{}", summary(&config)))?;
                 match self.online {
                     Some(images) => online::run(&config, images),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::app::StartError;
+use crate::causes;
 use crate::config::ConfigError;
 use crate::telemetry::TelemetryError;
 
@@ -20,7 +21,7 @@ pub fn command_line(answer: &clap::Error) -> ExitCode {
 
 /// Says why a command failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    super::tell(format_args!("{error:#}"));
+    super::tell(causes::told(error.as_ref()));
     let of_start =
         |cause: &StartError| matches!(cause, StartError::Config(_) | StartError::Certificates(_) | StartError::Upstream(_));
     let configuration = error.chain().any(|cause| {

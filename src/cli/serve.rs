@@ -77,6 +77,7 @@ impl Serve {
         // Before there are threads: the environment is changed.
         let passed = Passed::from_env(config.server.listen.iter().chain(&config.admin.listen));
         let _log = telemetry::install(&config.log)?;
+        doubt(&config);
         files::raise(&config.server);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads of the mirror")?;
@@ -105,6 +106,11 @@ impl Serve {
         // A flag may have opened what the file keeps closed.
         config.admin.exposed().map_or(Ok(config), |problem| Err(ConfigError::Flag { flag: "--admin-listen", problem }))
     }
+}
+
+/// Says what the configuration has that seldom is meant.
+fn doubt(config: &Config) {
+    config.doubts().iter().for_each(|doubt| tracing::warn!("{doubt}"));
 }
 
 async fn serve(options: &Serve, config: Config, passed: Passed) -> anyhow::Result<ExitCode> {
@@ -158,6 +164,7 @@ async fn take_again(options: &Serve, running: &Running) {
         Ok(config) => config,
         Err(error) => return tracing::error!(%error, "the new configuration is wrong; the old one holds"),
     };
+    doubt(&config);
     match running.reload(config).await {
         Ok(()) => tracing::info!("the configuration was read again"),
         Err(error) => tracing::error!(%error, "the new configuration cannot be used; the old one holds"),

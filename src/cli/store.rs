@@ -20,7 +20,7 @@ use super::remote::Remote;
 const REFERENCE: &str = "\
 REF is one of:
   an image as docker pull takes it: alpine:3.20, ghcr.io/acme/app@sha256:…
-  a digest: sha256:…
+  a digest, all of it: sha256:… (tables show the beginning of each, --json shows all)
   a pattern over UPSTREAM/REPOSITORY:TAG: 'ghcr.io/acme/**', 'alpine:3.*'
 In a pattern, * stays within one component and ** does not.
 A short name is Docker Hub's.";

@@ -12,8 +12,10 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, Raw};
+use super::reach::{self, Known, Of};
 use super::value::{Many, One, RepositoryGlob, TagPattern, Time, Timeout};
 use super::{
     Amount, Cache, Config, ConfigError, Fill, Freshness, FreshnessRule, Globs, Import, Log, Prefetch, Quota, RepositoryRule,
@@ -25,12 +27,13 @@ use crate::oci::Platforms;
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Config, ConfigError> {
-    let mut builder = Builder { document, env };
+    let known = known(&raw);
+    let mut builder = Builder { document, env, known };
     let server = builder.server(raw.server);
     let access = builder.access(raw.access, &server);
     let admin = builder.admin(raw.admin, &server);
     let cache = builder.cache(raw.cache);
-    let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"]);
+    let freshness = builder.freshness(raw.freshness, &Freshness::default(), &["freshness"], None);
     let upstreams = builder.upstreams(raw.upstream, &freshness);
     builder.check_upstreams(&upstreams, &server);
     let prefetch = builder.prefetch(raw.prefetch);
@@ -72,6 +75,20 @@ fn timeout(raw: Option<One<Timeout>>, default: Duration) -> Duration {
 struct Builder<'a> {
     document: Document<'a>,
     env: Env<'a>,
+    /// The upstreams that patterns and images may name.
+    known: Known,
+}
+
+/// Those that exist by default, and those that the file names.
+fn known(raw: &Raw) -> Known {
+    let mut known = Known::default();
+    for (name, upstream) in built_in_upstreams(&Freshness::default()) {
+        known.add(&name, upstream.hosts.iter().map(String::as_str));
+    }
+    for (name, upstream) in &raw.upstream {
+        known.add(name, upstream.hosts.iter().flat_map(|Many(hosts)| hosts).map(|host| host.0.as_str()));
+    }
+    if raw.cache.offline == Some(true) { known.with_others() } else { known }
 }
 
 impl Builder<'_> {
@@ -114,13 +131,17 @@ impl Builder<'_> {
                 self.document.problem(&["cache", "quota", &pattern], reason);
                 Globs::default()
             });
+            // Of an upstream that is none any more, content may still be here.
+            if let Some(why) = reach::of_scopes(&pattern, &self.known.with_others()) {
+                self.document.problem(&["cache", "quota", &pattern], format!("it can match nothing: {why}"));
+            }
             let max_size = raw.max_size.map(|One(size)| size);
             Quota { pattern: globs, max_size, unused_for: raw.unused_for.map(|One(Timeout(time))| time) }
         };
         raw.into_iter().map(quota).collect()
     }
 
-    fn freshness(&mut self, raw: raw::Freshness, default: &Freshness, path: &[&str]) -> Freshness {
+    fn freshness(&mut self, raw: raw::Freshness, default: &Freshness, path: &[&str], of: Option<Of<'_>>) -> Freshness {
         let immutable_tags = match raw.immutable_tags {
             None => default.immutable_tags.clone(),
             Some(Many(patterns)) => {
@@ -131,7 +152,7 @@ impl Builder<'_> {
             }
         };
         // The upstream's own rules come before the general ones, which hold for it, too.
-        let mut rules: Vec<_> = raw.rule.unwrap_or_default().into_iter().map(|rule| self.rule(rule, path)).collect();
+        let mut rules: Vec<_> = raw.rule.unwrap_or_default().into_iter().map(|rule| self.rule(rule, path, of)).collect();
         rules.extend(default.rules.iter().cloned());
         Freshness {
             no_cache: raw.no_cache.unwrap_or(default.no_cache),
@@ -145,7 +166,7 @@ impl Builder<'_> {
         }
     }
 
-    fn rule(&mut self, raw: raw::Rule, path: &[&str]) -> FreshnessRule {
+    fn rule(&mut self, raw: raw::Rule, path: &[&str], of: Option<Of<'_>>) -> FreshnessRule {
         let path = [path, &["rule"]].concat();
         if raw.repositories.is_none() && raw.tags.is_none() {
             self.document
@@ -161,7 +182,12 @@ impl Builder<'_> {
         });
         let time = |raw: Option<One<Time>>| raw.map(|One(Time(time))| time);
         FreshnessRule {
-            repositories: self.globs(raw.repositories, RepositoryRule::default().allow, &path),
+            repositories: self.globs(
+                raw.repositories,
+                RepositoryRule::default().allow,
+                &[&path, &["repositories"][..]].concat(),
+                of,
+            ),
             tags,
             fresh_for: time(raw.fresh_for),
             revalidate_within: time(raw.revalidate_within),
@@ -183,15 +209,31 @@ impl Builder<'_> {
         if entries.iter().any(|entry| entry.images.is_empty()) {
             self.document.problem(&["prefetch"], "[[prefetch]] needs images = [\"IMAGE\", …]");
         }
+        for wish in entries.iter().flat_map(|entry| &entry.images) {
+            if let Some(why) = self.known.missing(wish.scope().upstream.as_str()) {
+                self.document.problem_of(&["prefetch", "images"], |text| text.parse().as_ref() == Ok(wish), why);
+            }
+        }
         entries
     }
 
-    fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str]) -> Globs {
+    /// Patterns of repositories: of an upstream, or of any.
+    fn globs(&mut self, raw: Option<Many<RepositoryGlob>>, default: Globs, path: &[&str], of: Option<Of<'_>>) -> Globs {
         let Some(Many(globs)) = raw else { return default };
+        for RepositoryGlob(glob) in &globs {
+            if let Some(why) = reach::of_repositories(glob, of) {
+                self.matches_nothing(path, glob, &why);
+            }
+        }
         Globs::new(globs.iter().map(|RepositoryGlob(glob)| glob)).unwrap_or_else(|reason| {
             self.document.problem(path, reason);
             default
         })
+    }
+
+    /// A rule that denies nothing lets everything through: that is no small mistake.
+    fn matches_nothing(&mut self, path: &[&str], pattern: &str, why: &str) {
+        self.document.problem_of(path, |text| text == pattern, format!("{pattern:?} can match nothing: {why}"));
     }
 
     fn secret(&mut self, path: &[&str], secret: Result<Secret, String>) -> Secret {

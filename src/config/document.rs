@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
+use super::near::{distance, near};
 use super::raw::{Raw, known_keys};
 
 /// So many problems are enough for one reading.
@@ -58,6 +59,18 @@ impl<'a> Document<'a> {
     /// Notes that something is wrong at `path`; if there is no such key, at the deepest table on the way to it.
     pub fn problem(&mut self, path: &[&str], message: impl Into<String>) {
         self.problem_among(&[path], message);
+    }
+
+    /// Notes that a text is wrong at `path`, wherever it stands there: alone or in a list, in each table of a list of tables. If
+    /// nowhere, as [`Self::problem`].
+    pub fn problem_of(&mut self, path: &[&str], is_it: impl Fn(&str) -> bool, message: impl Into<String>) {
+        let message = message.into();
+        let places = places(self.tree.get_ref(), path, &is_it);
+        if places.is_empty() {
+            return self.problem(path, message);
+        }
+        let path: Vec<_> = path.iter().map(|key| (*key).to_owned()).collect();
+        places.into_iter().for_each(|offset| self.report(offset, &path, message.clone()));
     }
 
     /// Notes that keys do not go together. Told at the first of them that is in the text; the others are defaults.
@@ -144,9 +157,8 @@ fn hint(path: &[String], name: &str, table: Option<&DeTable<'_>>, known: &[&str]
             return format!("it belongs under [{}]", written(&freshness));
         }
     }
-    let near = known.iter().map(|key| (distance(key, name), key)).min();
-    match near {
-        Some((distance, key)) if distance <= 1 + name.chars().count() / 4 => format!("did you mean {key:?}?"),
+    match near(name, known.iter().copied()) {
+        Some(key) => format!("did you mean {key:?}?"),
         _ if path.is_empty() => format!("the tables are {}", known.join(", ")),
         _ => format!("the keys of [{}] are {}", written(path), known.join(", ")),
     }
@@ -160,22 +172,6 @@ fn dotted(name: &str, table: &DeTable<'_>) -> String {
         }
         _ => name.to_owned(),
     }
-}
-
-/// Levenshtein's distance, where '-' for '_' and upper for lower case cost nothing.
-fn distance(known: &str, written: &str) -> usize {
-    let fold = |c: char| if c == '-' { '_' } else { c.to_ascii_lowercase() };
-    let written: Vec<char> = written.chars().map(fold).collect();
-    let mut row: Vec<usize> = (0..=written.len()).collect();
-    for (i, a) in known.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in written.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[written.len()]
 }
 
 /// The parser's words about what it found, and what they most often mean. `found` is shown only where it is a key (I9).
@@ -238,6 +234,18 @@ fn place(table: &DeTable<'_>, path: &[&str]) -> (usize, usize) {
         found = (found.0 + 1, if table.is_some() { key.span().start } else { value.span().start });
     }
     found
+}
+
+/// Where the texts stand at `path` that are the one in question.
+fn places(table: &DeTable<'_>, path: &[&str], is_it: &dyn Fn(&str) -> bool) -> Vec<usize> {
+    let [name, rest @ ..] = path else { return Vec::new() };
+    let Some(value) = table.get(*name) else { return Vec::new() };
+    if !rest.is_empty() {
+        return tables(value.get_ref()).flat_map(|inner| places(inner, rest, is_it)).collect();
+    }
+    let list = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
+    let texts = std::iter::once(value).chain(list).filter(|one| one.get_ref().as_str().is_some_and(is_it));
+    texts.map(|one| one.span().start).collect()
 }
 
 /// Line and column in characters, both from 1.

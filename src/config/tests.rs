@@ -1,6 +1,7 @@
 mod credentials;
 mod example;
 mod interfaces;
+mod patterns;
 mod prefetch;
 mod problems;
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::Globs;
 use super::value::Value;
-use crate::oci::image::{ImageError, split_tag};
+use crate::oci::image::{ImageError, no_digest, split_tag};
 use crate::oci::{ImageRef, Scope};
 
 /// What of a repository is meant.
@@ -23,12 +23,22 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', '{'])
 }
 
+impl Wish {
+    /// The repository that it is of.
+    pub fn scope(&self) -> &Scope {
+        match self {
+            Self::One(image) => &image.scope,
+            Self::Tags(scope, _) => scope,
+        }
+    }
+}
+
 impl FromStr for Wish {
     type Err = ImageError;
 
     fn from_str(text: &str) -> Result<Self, ImageError> {
         match split_tag(text) {
-            (name, Some(glob)) if is_pattern(glob) && !text.contains('@') => {
+            (name, Some(glob)) if is_pattern(glob) && !text.contains('@') && no_digest(text).is_none() => {
                 let scope = name.parse::<Scope>().map_err(|error| ImageError::new(text, error.why()))?;
                 let globs = Globs::new([glob]).map_err(|reason| ImageError::new(text, reason))?;
                 Ok(Self::Tags(scope, globs))
@@ -88,6 +98,7 @@ mod tests {
             ("ghcr.io/*/app:1", "a repository is"),
             ("pause:3.[", "unclosed character class"),
             ("pause:3.*@sha256:1", "sha256"),
+            ("sha256:7a19*", "must be 64 lower-case"),
         ] {
             let error = text.parse::<Wish>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{text:?} is no image: ")) && error.contains(why), "{error}");

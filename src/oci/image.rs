@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::digest::Digest;
+use super::digest::{Algorithm, Digest};
 use super::name::{DOCKER_HUB, Reference, Scope, Tag, UpstreamName, is_host};
 
 /// One image of one repository, by tag or digest.
@@ -70,6 +70,19 @@ fn no_host(host: &str, error: impl fmt::Display) -> String {
     }
 }
 
+/// Why text that begins as a digest alone does is no image. Docker Hub could call one so and does not; what was meant is a
+/// digest, be it one that was cut short to be read.
+pub fn no_digest(text: &str) -> Option<String> {
+    let (algorithm, hex) = text.split_once(':')?;
+    let is_digest = Algorithm::ALL.into_iter().any(|known| known.name() == algorithm)
+        && hex.starts_with(|c: char| c.is_ascii_hexdigit())
+        && hex.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '*' | '?' | '…' | '.'));
+    is_digest.then(|| match text.parse::<Digest>() {
+        Ok(_) => "it is a digest alone; write whose it is before it, as in REPOSITORY@sha256:…".to_owned(),
+        Err(error) => format!("{error}; ls and explain print all of them with --json"),
+    })
+}
+
 impl Scope {
     /// An image of this repository.
     pub fn image(&self, reference: impl Into<Reference>) -> ImageRef {
@@ -95,6 +108,9 @@ impl FromStr for ImageRef {
     /// Without a tag, `latest` is meant; a tag beside a digest is a remark, as with Docker.
     fn from_str(text: &str) -> Result<Self, ImageError> {
         let fail = |why: &dyn fmt::Display| ImageError::new(text, why);
+        if let Some(why) = no_digest(text) {
+            return Err(fail(&why));
+        }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|error| fail(&error))?)),
             None => (text, None),
@@ -130,7 +146,6 @@ impl<'de> Deserialize<'de> for ImageRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
 
     #[test]
     fn every_form_has_one_full_name() {
@@ -150,6 +165,9 @@ mod tests {
             ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
             ("registry:5000/a:1", "registry:5000/a:1"),
             ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a:1"),
+            // A tag is no digest, whatever the image is called; nor is one of an image that is written in full.
+            ("sha256:latest", "docker.io/library/sha256:latest"),
+            ("docker.io/library/sha256:7a19", "docker.io/library/sha256:7a19"),
             // No host without a slash behind it.
             ("localhost", "docker.io/library/localhost:latest"),
             ("localhost:5000", "docker.io/library/localhost:5000"),
@@ -186,6 +204,11 @@ mod tests {
             ("alpine@", "digest"),
             ("a:b*@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", tag),
             ("Docker.io/library/alpine", "registries are written in lower case, as in docker.io"),
+            ("sha256:7a19214efe71", "must be 64 lower-case hexadecimal characters; ls and explain print all of them with --json"),
+            ("sha512:7a19", "must be 128 lower-case"),
+            ("sha256:7a19214efe71…", "must be 64 lower-case"),
+            ("sha256:E3B0C442", "must be 64 lower-case"),
+            (&Digest::of(Algorithm::Sha256, b"").to_string(), "it is a digest alone; write whose it is"),
             ("https://ghcr.io/a/b", "an image has no scheme"),
             ("docker://alpine", "an image has no scheme"),
             ("a.example:99999/b", "an upstream is named by its host"),

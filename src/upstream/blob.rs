@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::client::Client;
-use super::error::{Reason, UpstreamError, chain};
+use super::error::{Reason, UpstreamError};
 use super::health::Health;
 use super::manifest::content_type;
 use super::pace::Pace;
@@ -24,6 +24,7 @@ use super::part::Lead;
 use super::queue::Slot;
 use super::request::{Answer, Origin};
 use super::traffic::Traffic;
+use crate::causes;
 use crate::oci::{ContentRange, Digest};
 
 /// How long the whole of a small body may take, however steadily it drips.
@@ -203,7 +204,7 @@ impl Body {
                         return None;
                     }
                 },
-                Ok(Some(Err(error))) => Reason::Broken(chain(&error)),
+                Ok(Some(Err(error))) => Reason::Broken(causes::told(&error)),
                 Err(_) => Reason::Stalled(self.client.timeouts.stall),
             };
             self.incoming = None;

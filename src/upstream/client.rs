@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::connect::{ConnectError, Connector};
-use super::error::{Reason, UpstreamError, chain};
+use super::error::{Reason, UpstreamError};
 use super::quota;
+use crate::causes;
 use crate::metrics::{Kind, Metrics};
 use crate::oci::UpstreamName;
 
@@ -229,7 +230,7 @@ impl Failure {
             }
             next = cause.source();
         }
-        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), chain);
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), causes::told);
         if error.is_connect() {
             return Self { reason: Reason::Connect(cause), dead: false };
         }

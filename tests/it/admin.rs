@@ -1,5 +1,6 @@
 //! The admin interface's lock, from outside: token, names, pages, limits, and the commands that have the key.
 
+mod api;
 pub mod certificates;
 pub mod metrics;
 

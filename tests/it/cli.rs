@@ -108,6 +108,13 @@ fn a_wrong_configuration_is_1_for_check_and_78_for_the_others() {
 }
 
 #[test]
+fn a_cause_is_told_once() {
+    let (code, _, error) = run(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--cache-dir", "/proc/none"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(error, "cache.dir /proc/none: cannot create the folder: No such file or directory (os error 2)\n");
+}
+
+#[test]
 fn a_wrong_rust_log_is_a_wrong_configuration() {
     let Output { status, stderr, .. } =
         command(&["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]).env("RUST_LOG", "hyper=loud").output().unwrap();

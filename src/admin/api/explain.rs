@@ -101,7 +101,7 @@ fn freshness(scope: &Scope, record: &TagRecord, forecast: Option<&Forecast>, her
         Some(age) if terms.fresh_for == Duration::MAX => format!("checked {} ago, fresh for ever", shown(*age)),
         Some(age) => format!("checked {} ago, fresh for {}", shown(*age), shown(terms.fresh_for)),
     };
-    json!({ "checked": record.checked_at.0 / 1000, "fresh": fresh, "why": why })
+    json!({ "checked": record.checked_at.seconds(), "fresh": fresh, "why": why })
 }
 
 /// What a pull by tag would do; `here`: the manifest that it names is; `content`: what is done once the digest is known.

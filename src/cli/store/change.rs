@@ -104,7 +104,7 @@ fn pins(document: &Value, name: &str, none: &str) -> String {
     rows.extend(list(document, name).iter().map(|pin| {
         let platforms: Vec<&str> = list(pin, "platforms").iter().filter_map(Value::as_str).collect();
         let platforms = if platforms.is_empty() { "all".to_owned() } else { platforms.join(" ") };
-        row([text(&pin["image"]), &platforms, &ago(&Value::from(pin["since"].as_u64().unwrap_or_default() / 1000))])
+        row([text(&pin["image"]), &platforms, &ago(&pin["since"])])
     }));
     table(&rows)
 }

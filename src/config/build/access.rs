@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::access::{Access, AccessRule, Htpasswd, Pace, TokenUrl, Who};
 use super::super::raw;
+use super::super::reach;
 use super::super::value::{Many, One, RepositoryGlob, Timeout};
 use super::{Builder, Globs, Secret, Server};
 
@@ -80,6 +81,11 @@ impl Builder<'_> {
         if who.is_empty() {
             self.document
                 .problem(&path, "a rule needs `who`: a list of \"anyone\", \"signed-in\", \"user:…\", \"cert:…\", \"address:…\"");
+        }
+        for RepositoryGlob(glob) in raw.pull.iter().flat_map(|Many(globs)| globs) {
+            if let Some(why) = reach::of_scopes(glob, &self.known) {
+                self.matches_nothing(&[&path[..], &["pull"]].concat(), glob, &why);
+            }
         }
         let full = |RepositoryGlob(glob): RepositoryGlob| match glob.contains('/') || glob == "**" {
             true => glob,

@@ -6,6 +6,7 @@ use url::Url;
 
 use super::super::clouds::{self, EcrHost};
 use super::super::raw::{self, CredentialsKind};
+use super::super::reach::{Of, own_name};
 use super::super::value::{HelperName, One};
 use super::super::{Credentials, ScopedCredentials};
 use super::{Builder, Secret};
@@ -49,6 +50,18 @@ impl Builder<'_> {
             list.push(ScopedCredentials { prefix, credentials });
         }
         Credentials::ByRepository(list)
+    }
+
+    /// No repository of Docker Hub begins with its name.
+    pub(super) fn check_prefixes(&mut self, of: Of<'_>, credentials: &Credentials) {
+        let Credentials::ByRepository(list) = credentials else { return };
+        for ScopedCredentials { prefix, .. } in list {
+            if let Some(rest) = own_name(prefix, of).filter(|_| of.name.is_docker_hub()) {
+                let cure = if rest == "**" { "leave it out for all of them".to_owned() } else { format!("write {rest:?}") };
+                let why = format!("it begins a repository of {}: {cure}", of.name);
+                self.matches_nothing(&["upstream", of.name.as_str(), "credentials", "prefix"], prefix, &why);
+            }
+        }
     }
 
     fn credentials_table(&mut self, path: &[&str], table: raw::CredentialsTable) -> Credentials {

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::super::defaults::built_in_upstreams;
 use super::super::raw;
+use super::super::reach::Of;
 use super::super::value::{Many, One, Size};
 use super::super::{Breaker, Credentials, KeyPair, Listen, Upstream, Visibility};
 use super::{Builder, Freshness, RepositoryRule, Server, check_authorities, one, timeout};
@@ -54,11 +55,14 @@ impl Builder<'_> {
         if urls.is_empty() {
             self.document.problem(&path("url"), "the list is empty; name at least one address");
         }
+        let hosts = raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect());
+        let of = Of { name, hosts: &hosts };
         let credentials = match raw.credentials {
             Some(raw) => self.credentials(name, raw),
             None => default.credentials,
         };
         self.check_cloud(name, &credentials, &urls);
+        self.check_prefixes(of, &credentials);
         let ca = raw.ca.map(|One(path)| path).or(default.ca);
         if let Some(file) = &ca
             && let Err(reason) = check_authorities(file)
@@ -74,10 +78,13 @@ impl Builder<'_> {
                 None
             }
         };
-        let own = self.freshness(raw.freshness, &default.freshness, &path("freshness"));
+        let own = self.freshness(raw.freshness, &default.freshness, &path("freshness"), Some(of));
+        let repositories = RepositoryRule {
+            allow: self.globs(raw.allow, default.repositories.allow, &path("allow"), Some(of)),
+            deny: self.globs(raw.deny, default.repositories.deny, &path("deny"), Some(of)),
+        };
         Some(Upstream {
             urls,
-            hosts: raw.hosts.map_or(default.hosts, |Many(hosts)| hosts.into_iter().map(|host| host.0).collect()),
             visibility: one(raw.visibility, default_visibility(&credentials, client.as_ref())),
             verdict_for: timeout(raw.verdict_for, default.verdict_for),
             credentials,
@@ -103,10 +110,8 @@ impl Builder<'_> {
             },
             blob_outage_status: one(raw.blob_outage_status, default.blob_outage_status),
             offline: raw.offline.unwrap_or(default.offline),
-            repositories: RepositoryRule {
-                allow: self.globs(raw.allow, default.repositories.allow, &path("allow")),
-                deny: self.globs(raw.deny, default.repositories.deny, &path("deny")),
-            },
+            repositories,
+            hosts,
             freshness: own,
         })
     }
