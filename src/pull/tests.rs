@@ -18,7 +18,8 @@ async fn the_future_of_an_answer_is_small() {
     let metrics = Arc::new(Metrics::new());
     let cache = Cache::open(&config.cache, metrics.clone()).unwrap();
     let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-    let pull = Pull::new(BTreeMap::new(), cache, fills, metrics);
+    let wanted = WantedList::load(cache.store());
+    let pull = Pull::new(BTreeMap::new(), cache, fills, metrics, wanted);
     let headers = HeaderMap::new();
     let caller = Caller { peer: &Peer::new(None), headers: &headers };
     let (upstream, repository) = ("docker.io".parse().unwrap(), "library/alpine".parse().unwrap());
