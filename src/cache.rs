@@ -264,6 +264,16 @@ impl Cache {
         self.memory.set_media_type(digest, media_type);
     }
 
+    /// Whether something has been found to be no manifest.
+    pub fn is_no_manifest(&self, digest: &Digest) -> bool {
+        self.memory.is_no_manifest(digest)
+    }
+
+    /// Notes that something is no manifest, by its bytes alone: it is not looked into again.
+    pub fn set_no_manifest(&self, digest: &Digest) {
+        self.memory.set_no_manifest(digest);
+    }
+
     /// Notes what a manifest is made of.
     pub fn note_parts(&self, digest: &Digest, manifest: &Manifest) {
         if self.catalog.set_parts(digest, manifest) {
