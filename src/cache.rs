@@ -40,7 +40,7 @@ use std::{fmt, io};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use crate::config;
 use crate::metrics::{Metrics, gauge};
@@ -90,6 +90,24 @@ pub enum Tier {
     Disk,
 }
 
+/// A task of the mirror panicked (or was ended with it): a bug, and no disk's fault. Logged where it happened.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the mirror failed at this: a task of it panicked, which the log tells more of")]
+pub struct Panicked;
+
+impl From<JoinError> for Panicked {
+    fn from(_: JoinError) -> Self {
+        Self
+    }
+}
+
+impl From<Panicked> for io::Error {
+    /// For those who have errors of the disk besides; [`NoRoom`] and whoever takes one of these finds it again.
+    fn from(panicked: Panicked) -> Self {
+        Self::other(panicked)
+    }
+}
+
 /// The disk tier cannot take an object in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoRoom {
@@ -115,6 +133,9 @@ pub enum NoRoom {
     /// The disk failed.
     #[error("the cache's disk failed: {0}")]
     Disk(Arc<io::Error>),
+    /// The mirror failed.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// The limit of a quota, as an error names it; nothing where there is none.
@@ -130,7 +151,10 @@ impl fmt::Display for OfQuota {
 
 impl From<io::Error> for NoRoom {
     fn from(error: io::Error) -> Self {
-        Self::Disk(Arc::new(error))
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Panicked>()) {
+            Some(panicked) => Self::Panicked(*panicked),
+            None => Self::Disk(Arc::new(error)),
+        }
     }
 }
 
@@ -142,7 +166,7 @@ enum Scan {
     /// The index has all of it.
     Complete,
     /// It could not be read, and is tried again. Nothing is added until then.
-    Failed(Arc<io::Error>),
+    Failed(NoRoom),
 }
 
 /// The cache of one mirror.
@@ -231,14 +255,14 @@ impl Cache {
 
     /// Does what may wait for a disk on a thread that may wait (I11). Begins at once. Cancel-safe: what has begun is done to
     /// its end. An error only if it panicked.
-    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = io::Result<T>> + use<T, W>
+    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = Result<T, Panicked>> + use<T, W>
     where
         T: Send + 'static,
         W: FnOnce(&Arc<Self>) -> T + Send + 'static,
     {
         let this = self.clone();
         let done = spawn_blocking(move || work(&this));
-        async move { done.await.map_err(io::Error::other) }
+        async move { Ok(done.await?) }
     }
 
     /// Whether the index has seen the whole tree.

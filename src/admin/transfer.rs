@@ -217,7 +217,7 @@ impl Transfer {
 /// Whose fault it was.
 fn status(error: &ImportError) -> StatusCode {
     match error {
-        ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_)) | ImportError::Unwritten { .. } => {
+        ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_) | NoRoom::Panicked(_)) | ImportError::Unwritten { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         ImportError::Stopping => StatusCode::SERVICE_UNAVAILABLE,

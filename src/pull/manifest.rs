@@ -17,6 +17,7 @@ use super::what::What;
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
 use crate::cache::{Content, Hit, Tier, read};
+use crate::fill::FillError;
 use crate::metrics::Kind;
 use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope, UpstreamName};
 use crate::upstream::{FetchedManifest, READ_INLINE};
@@ -236,7 +237,8 @@ impl Pull {
         }
         if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
-            self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), "no_room"]).inc();
+            let reason = FillError::from(error).reason();
+            self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
         }
         self.cache.set_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await;
         self.cache.confine_since(private).await;
