@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
 use crate::policy::{NoKey, Policy};
 use crate::pull::Pull;
+use crate::pull::wanted::WantedList;
 use crate::server::{Handler, Server};
 use crate::transfer::import::Imports;
 
@@ -139,15 +140,20 @@ impl Workshop {
     /// Opens the cache folder, which locks it. No upstream is contacted.
     pub async fn open(mut config: Config, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let opened = (config.cache.clone(), metrics.clone());
-        let cache = spawn_blocking(move || Cache::open(&opened.0, opened.1)).await??;
-        let wanted = config.clone();
-        let found = spawn_blocking(move || found(&wanted)).await??;
+        let open = move || {
+            let cache = Cache::open(&opened.0, opened.1)?;
+            let wanted = WantedList::load(cache.store());
+            Ok::<_, StoreError>((cache, wanted))
+        };
+        let (cache, wanted) = spawn_blocking(open).await??;
+        let named = config.clone();
+        let found = spawn_blocking(move || found(&named)).await??;
         config.upstreams.extend(found.clone());
         let (configured, counted) = (config.clone(), metrics.clone());
         let upstreams = spawn_blocking(move || Upstreams::default().remade(&configured, &counted)).await??.upstreams;
         cache.confined.set_private(upstreams.private());
         let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-        let pull = Pull::new(upstreams.sites(), cache.clone(), fills.clone(), metrics.clone());
+        let pull = Pull::new(upstreams.sites(), cache.clone(), fills.clone(), metrics.clone(), wanted);
         Ok(Self { config, found, upstreams, cache, fills, pull })
     }
 
@@ -164,7 +170,7 @@ fn found(config: &Config) -> Result<BTreeMap<UpstreamName, config::Upstream>, St
     if !config.cache.offline {
         return Ok(BTreeMap::new());
     }
-    let names = Tree::open(&config.cache.dir)?.upstreams().unwrap_or_default();
+    let names = Tree::open(&config.cache.dir)?.upstreams()?;
     let unknown = names.into_iter().filter(|name| !config.upstreams.contains_key(name));
     let upstream = |name: UpstreamName| {
         let url = url::Url::parse(&format!("https://{name}")).ok()?;
@@ -352,3 +358,6 @@ async fn sockets(config: &Config, mut passed: Passed, metrics: &Arc<Metrics>) ->
     };
     spawn_blocking(bound).await?
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,7 @@ use std::{fmt, io};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::config;
@@ -96,6 +96,24 @@ pub enum Tier {
     Disk,
 }
 
+/// A task of the mirror panicked (or was ended with it): a bug, and no disk's fault. Logged where it happened.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the mirror failed at this: a task of it panicked, which the log tells more of")]
+pub struct Panicked;
+
+impl From<JoinError> for Panicked {
+    fn from(_: JoinError) -> Self {
+        Self
+    }
+}
+
+impl From<Panicked> for io::Error {
+    /// For those who have errors of the disk besides; [`NoRoom`] and whoever takes one of these finds it again.
+    fn from(panicked: Panicked) -> Self {
+        Self::other(panicked)
+    }
+}
+
 /// The disk tier cannot take an object in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NoRoom {
@@ -121,6 +139,9 @@ pub enum NoRoom {
     /// The disk failed.
     #[error("the cache's disk failed: {0}")]
     Disk(Arc<io::Error>),
+    /// The mirror failed.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// The limit of a quota, as an error names it; nothing where there is none.
@@ -136,7 +157,10 @@ impl fmt::Display for OfQuota {
 
 impl From<io::Error> for NoRoom {
     fn from(error: io::Error) -> Self {
-        Self::Disk(Arc::new(error))
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Panicked>()) {
+            Some(panicked) => Self::Panicked(*panicked),
+            None => Self::Disk(Arc::new(error)),
+        }
     }
 }
 
@@ -148,7 +172,7 @@ enum Scan {
     /// The index has all of it.
     Complete,
     /// It could not be read, and is tried again. Nothing is added until then.
-    Failed(Arc<io::Error>),
+    Failed(NoRoom),
 }
 
 /// What other images need is not known yet.
@@ -242,14 +266,14 @@ impl Cache {
 
     /// Does what may wait for a disk on a thread that may wait (I11). Begins at once. Cancel-safe: what has begun is done to
     /// its end. An error only if it panicked.
-    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = io::Result<T>> + use<T, W>
+    pub fn blocking<T, W>(self: &Arc<Self>, work: W) -> impl Future<Output = Result<T, Panicked>> + use<T, W>
     where
         T: Send + 'static,
         W: FnOnce(&Arc<Self>) -> T + Send + 'static,
     {
         let this = self.clone();
         let done = spawn_blocking(move || work(&this));
-        async move { done.await.map_err(io::Error::other) }
+        async move { Ok(done.await?) }
     }
 
     /// Whether the index has seen the whole tree.
@@ -273,6 +297,16 @@ impl Cache {
     /// Notes the media type of a manifest. The first one stays (CVE-2021-41190).
     pub fn set_media_type(&self, digest: &Digest, media_type: &MediaType) {
         self.memory.set_media_type(digest, media_type);
+    }
+
+    /// Whether something has been found to be no manifest.
+    pub fn is_no_manifest(&self, digest: &Digest) -> bool {
+        self.memory.is_no_manifest(digest)
+    }
+
+    /// Notes that something is no manifest, by its bytes alone: it is not looked into again.
+    pub fn set_no_manifest(&self, digest: &Digest) {
+        self.memory.set_no_manifest(digest);
     }
 
     /// Notes what a manifest is made of.

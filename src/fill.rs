@@ -25,9 +25,9 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::cache::NoRoom;
 use crate::cache::pages::OpenFile;
 use crate::cache::store::Mismatch;
+use crate::cache::{NoRoom, Panicked};
 use crate::oci::{Digest, Repository};
 use crate::upstream::{Class, Giver, Upstream, UpstreamError};
 use progress::Progress;
@@ -123,21 +123,36 @@ pub enum FillError {
     },
     /// The disk tier cannot take the blob: it can only be passed through.
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    NoRoom(NoRoom),
     /// Nobody read it any more, and `fill.abandoned` says to stop then.
     #[error("the download was stopped because nobody read it any more")]
     Abandoned,
     /// The mirror is stopping.
     #[error("the mirror is shutting down")]
     Stopping,
-    /// Its task panicked. Logged where it happened.
+    /// A task of it panicked. Logged where it happened.
     #[error("the mirror failed at this download")]
     Internal,
 }
 
 impl From<io::Error> for FillError {
     fn from(error: io::Error) -> Self {
-        Self::NoRoom(error.into())
+        NoRoom::from(error).into()
+    }
+}
+
+impl From<NoRoom> for FillError {
+    fn from(error: NoRoom) -> Self {
+        match error {
+            NoRoom::Panicked(panicked) => panicked.into(),
+            NoRoom::Full { .. } | NoRoom::Disk(_) => Self::NoRoom(error),
+        }
+    }
+}
+
+impl From<Panicked> for FillError {
+    fn from(_: Panicked) -> Self {
+        Self::Internal
     }
 }
 

@@ -43,6 +43,7 @@ use listing::{ReferrersKey, TagsKey};
 use negative::Negative;
 use resolve::Confirmed;
 use visibility::{Key, Visibility};
+use wanted::WantedList;
 
 pub use error::PullError;
 pub use plan::{Course, Forecast};
@@ -90,7 +91,7 @@ pub struct Pull {
     /// Of one repository each: a manifest that lies spoils nobody else's blobs.
     sizes: Memory<(Scope, Digest), u64>,
     /// What clients asked for in vain.
-    wanted: wanted::WantedList,
+    wanted: WantedList,
 }
 
 /// One request for content, parsed and permitted.
@@ -111,9 +112,8 @@ pub struct Request<'a> {
 }
 
 impl Pull {
-    /// A pull path over `cache` and `fills`.
-    pub fn new(sites: Sites, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>) -> Arc<Self> {
-        let wanted = wanted::WantedList::load(cache.store());
+    /// A pull path over `cache` and `fills`. `wanted`: what clients asked for in vain so far.
+    pub fn new(sites: Sites, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>, wanted: WantedList) -> Arc<Self> {
         Arc::new(Self {
             sites: ArcSwap::from_pointee(sites),
             cache,

@@ -62,7 +62,7 @@ pub use credentials::CredentialError;
 pub use error::{Class, Reason, UpstreamError};
 pub use health::Readiness;
 pub use listing::{Listing, Referrers};
-pub use manifest::{FetchedManifest, Resolved};
+pub use manifest::{FetchedManifest, READ_INLINE, Resolved};
 pub use part::{Effort, Lead};
 pub use probe::Step;
 pub use queue::Crowd;

@@ -5,6 +5,7 @@
 mod explain;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
@@ -152,7 +153,7 @@ impl Api {
             };
             cache.pin(targets, &platforms, now)
         });
-        match pinned.await.flatten() {
+        match pinned.await.map_err(io::Error::from).flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "pins": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pin cannot be written down: {error}"))),
         }
@@ -167,7 +168,7 @@ impl Api {
                 Selector::Glob(globs) => globs.is_match(&pin.image.to_string()),
             })
         });
-        match removed.await.flatten() {
+        match removed.await.map_err(io::Error::from).flatten() {
             Ok(pins) => Ok((StatusCode::OK, json!({ "unpinned": rows(&pins) }))),
             Err(error) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the pins cannot be written down: {error}"))),
         }

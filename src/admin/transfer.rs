@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::BODY_TIMEOUT;
 use crate::cache::NoRoom;
+use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
 use crate::config::{Config, Wish};
 use crate::oci::{ImageRef, PlatformError};
@@ -196,8 +197,8 @@ impl Transfer {
         // Recency reaches the files once a minute.
         self.pull.cache().flush().await;
         let dir = self.dir.clone();
-        let listed = spawn_blocking(move || -> io::Result<Vec<Listed>> {
-            let tree = Tree::open(&dir).map_err(io::Error::other)?;
+        let listed = spawn_blocking(move || -> Result<Vec<Listed>, StoreError> {
+            let tree = Tree::open(&dir)?;
             let now = SystemTime::now();
             let tags = tree.tags()?.into_iter().filter_map(|tagged| {
                 let (_, used) = tree.find(&tagged.digest)?;
@@ -207,9 +208,9 @@ impl Transfer {
             });
             Ok(tags.collect())
         });
-        match listed.await.map_err(io::Error::other).flatten() {
+        match listed.await.map_err(|error| error.to_string()).and_then(|listed| listed.map_err(|error| error.to_string())) {
             Ok(listed) => json(StatusCode::OK, &listed),
-            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error),
         }
     }
 }
@@ -217,7 +218,7 @@ impl Transfer {
 /// Whose fault it was.
 fn status(error: &ImportError) -> StatusCode {
     match error {
-        ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_)) | ImportError::Unwritten { .. } => {
+        ImportError::Io(_) | ImportError::NoRoom(NoRoom::Disk(_) | NoRoom::Panicked(_)) | ImportError::Unwritten { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         ImportError::Stopping => StatusCode::SERVICE_UNAVAILABLE,

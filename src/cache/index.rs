@@ -170,7 +170,7 @@ impl Index {
             used: Vec::new(),
             orphans: Vec::new(),
             waiting: Vec::new(),
-            protected: HashSet::new(),
+            protected: Arc::default(),
             held: HashMap::new(),
             pinned: 0,
         };
@@ -322,11 +322,20 @@ impl Index {
         self.lock().protected.contains(digest)
     }
 
-    /// Replaces the set of what pins protect.
+    /// Replaces the set of what pins protect. It may be large, and every hit takes the lock: only what changes is looked at
+    /// under it.
     pub fn protect(&self, protected: HashSet<Digest>) {
-        let mut state = self.lock();
-        let before = std::mem::replace(&mut state.protected, protected.clone());
-        before.symmetric_difference(&protected).for_each(|digest| state.repin(digest, None));
+        let protected = Arc::new(protected);
+        loop {
+            let before = self.lock().protected.clone();
+            let changed: Vec<Digest> = before.symmetric_difference(&protected).copied().collect();
+            let mut state = self.lock();
+            // Somebody else may have replaced it meanwhile.
+            if Arc::ptr_eq(&state.protected, &before) {
+                state.protected = protected;
+                return changed.iter().for_each(|digest| state.repin(digest, None));
+            }
+        }
     }
 
     /// Bytes held and promised, and the number of objects.

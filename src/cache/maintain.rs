@@ -2,6 +2,7 @@
 //! and it looks at what readers could not read, and at what they were the first to read. Owns when these are done, not how.
 //! Spawned by `app`.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Cache {
     async fn read_tree(self: &Arc<Self>) {
         let (mut pause, longest) = PAUSES;
         loop {
-            match self.blocking(|cache| scan::scan(&cache.store, &cache.index)).await.flatten() {
+            match self.blocking(|cache| scan::scan(&cache.store, &cache.index)).await.map_err(io::Error::from).flatten() {
                 Ok(found) => {
                     tracing::info!(
                         objects = found.objects,
@@ -69,7 +70,7 @@ impl Cache {
                 Err(error) => {
                     tracing::error!(%error, retry_s = pause.as_secs(),
                         "the cache folder cannot be read; what is in it is served, nothing is added");
-                    self.scanned.send_replace(Scan::Failed(Arc::new(error)));
+                    self.scanned.send_replace(Scan::Failed(error.into()));
                 }
             }
             tokio::time::sleep(pause).await;
@@ -81,11 +82,11 @@ impl Cache {
     /// pinned is given up. Then what could be read has to do, since a mirror that adds nothing helps nobody.
     async fn read_pins(self: &Arc<Self>) {
         for pause in PIN_PAUSES {
-            match self.blocking(|cache| cache.survey_pins()).await.flatten() {
+            match self.blocking(|cache| cache.survey_pins()).await.map_err(io::Error::from).flatten() {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(%error, "what a pin needs cannot be read; until it can, it may be evicted");
-                    self.scanned.send_replace(Scan::Failed(Arc::new(error)));
+                    self.scanned.send_replace(Scan::Failed(error.into()));
                 }
             }
             tokio::time::sleep(pause).await;
@@ -127,7 +128,7 @@ impl Cache {
         let mut scanned = self.scanned.subscribe();
         let scan = scanned.wait_for(|scan| !matches!(scan, Scan::Running)).await;
         match scan.as_deref() {
-            Ok(Scan::Failed(error)) => Err(NoRoom::Disk(error.clone())),
+            Ok(Scan::Failed(error)) => Err(error.clone()),
             // The sender lives in `self`.
             _ => Ok(()),
         }

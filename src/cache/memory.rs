@@ -56,6 +56,8 @@ pub struct Memory {
     /// Files of large objects that were opened, some of which somebody may still read.
     opened: Mutex<HashMap<Digest, Vec<Weak<File>>>>,
     media_types: Cache<Digest, MediaType>,
+    /// What is no manifest, whatever else it is.
+    no_manifests: Cache<Digest, ()>,
 }
 
 fn is_open(file: &Weak<File>) -> bool {
@@ -84,6 +86,7 @@ impl Memory {
                 .build(),
             opened: Mutex::default(),
             media_types: Cache::new(MEDIA_TYPES),
+            no_manifests: Cache::new(MEDIA_TYPES),
         }
     }
 
@@ -148,6 +151,7 @@ impl Memory {
         self.objects.invalidate(digest);
         self.forget_file(digest);
         self.media_types.invalidate(digest);
+        self.no_manifests.invalidate(digest);
     }
 
     /// A manifest's media type.
@@ -158,6 +162,16 @@ impl Memory {
     /// Notes a manifest's media type; the first one stays.
     pub fn set_media_type(&self, digest: &Digest, media_type: &MediaType) {
         self.media_types.get_with_by_ref(digest, || media_type.clone());
+    }
+
+    /// Whether something is known to be no manifest.
+    pub fn is_no_manifest(&self, digest: &Digest) -> bool {
+        self.no_manifests.contains_key(digest)
+    }
+
+    /// Notes that something is no manifest.
+    pub fn set_no_manifest(&self, digest: &Digest) {
+        self.no_manifests.insert(*digest, ());
     }
 
     /// Bytes and number of the objects in memory.

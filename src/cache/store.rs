@@ -19,12 +19,15 @@ use rustix::fs::OFlags;
 use super::evict::MAX_HEAT;
 use super::index::{Place, Used};
 use crate::oci::{Algorithm, Digest};
+use at::at;
+pub use at::origin;
 use faults::Faults;
 pub(in crate::cache) use folder::make;
 pub use folder::{StoreError, VERSION};
 pub use ingest::{Disproved, Ingest, Mismatch, Verified};
 pub use scatter::Scatter;
 
+mod at;
 pub mod faults;
 mod folder;
 mod ingest;
@@ -123,9 +126,9 @@ impl Store {
 
     /// Opens the resumable file of `digest`, with whatever an earlier fill left in it already hashed.
     pub fn ingest(&self, digest: &Digest) -> io::Result<Ingest> {
-        self.faults.check()?;
         let path = self.ingest_path(digest);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = self.faults.check().and_then(|()| open()).map_err(at("open", &path))?;
         let mut ingest = Ingest::new(digest, path, file, true, self.faults.clone());
         ingest.rehash()?;
         Ok(ingest)
@@ -133,19 +136,22 @@ impl Store {
 
     /// Gives back the blocks that a killed process had set aside behind what it wrote; the file's bytes.
     pub fn trim_ingest(&self, digest: &Digest) -> io::Result<u64> {
-        self.faults.check()?;
-        let file = OpenOptions::new().write(true).open(self.ingest_path(digest))?;
-        let len = file.metadata()?.len();
-        file.set_len(len)?;
-        Ok(len)
+        let path = self.ingest_path(digest);
+        let trim = || {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            let len = file.metadata()?.len();
+            file.set_len(len)?;
+            Ok(len)
+        };
+        self.faults.check().and_then(|()| trim()).map_err(at("trim", &path))
     }
 
     /// A temporary file, for content that is already whole in memory, or that must not touch what an earlier fill left. Never
     /// resumed.
     pub fn ingest_whole(&self, digest: &Digest) -> io::Result<Ingest> {
-        self.faults.check()?;
         let path = self.temporary("whole");
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let open = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = self.faults.check().and_then(|()| open()).map_err(at("create", &path))?;
         Ok(Ingest::new(digest, path, file, false, self.faults.clone()))
     }
 
@@ -160,10 +166,8 @@ impl Store {
     /// Gives a verified file its name under `blobs/`. The only function that does (I1).
     pub fn publish(&self, verified: &Verified) -> io::Result<()> {
         let Ingest { digest, path, file, scattered, .. } = &verified.0;
-        self.faults.check()?;
-        file.sync_data()?;
-        self.faults.check()?;
-        fs::rename(path, self.blob_path(digest))?;
+        self.faults.check().and_then(|()| file.sync_data()).map_err(at("sync", path))?;
+        self.faults.check().and_then(|()| fs::rename(path, self.blob_path(digest))).map_err(at("publish", path))?;
         if *scattered {
             // What stays of it is swept at the next start.
             let _ = scatter::remove(path);
@@ -177,7 +181,8 @@ impl Store {
     pub fn sync_names(&self) -> io::Result<()> {
         if self.unsynced.swap(false, Ordering::AcqRel) {
             for algorithm in Algorithm::ALL {
-                let synced = self.faults.check().and_then(|()| File::open(self.blobs(algorithm))?.sync_all());
+                let folder = self.blobs(algorithm);
+                let synced = self.faults.check().and_then(|()| File::open(&folder)?.sync_all()).map_err(at("sync", &folder));
                 if synced.is_err() {
                     // The next call tries again.
                     self.unsynced.store(true, Ordering::Release);
@@ -269,15 +274,15 @@ impl Store {
     }
 
     /// Lists a folder.
-    pub fn list(&self, folder: &Path) -> io::Result<fs::ReadDir> {
-        self.faults.check()?;
-        fs::read_dir(folder)
+    pub fn list(&self, folder: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
+        let listed = self.faults.check().and_then(|()| fs::read_dir(folder)).map_err(at("list", folder))?;
+        let folder = folder.to_owned();
+        Ok(listed.map(move |entry| entry.map_err(at("list", &folder))))
     }
 
     /// What is known of a file that was listed.
     pub fn look(&self, entry: &fs::DirEntry) -> io::Result<Metadata> {
-        self.faults.check()?;
-        entry.metadata()
+        self.faults.check().and_then(|()| entry.metadata()).map_err(|error| at("look at", &entry.path())(error))
     }
 
     /// Replaces a small file by an atomic rename; `durable` waits until the bytes are on the disk.
@@ -300,7 +305,7 @@ impl Store {
 
     /// Free bytes, and the size, of the file system below.
     pub fn space(&self) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(&self.root)?;
+        let stat = rustix::fs::statvfs(&self.root).map_err(|errno| at("see the free space of", &self.root)(errno.into()))?;
         Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
     }
 

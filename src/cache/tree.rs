@@ -3,6 +3,7 @@
 //! Takes no lock and writes nothing, so that it also reads the folder of a running mirror: published files never
 //! change (I2), and records are replaced in one step. What it has listed may be evicted a moment later.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,9 +58,15 @@ impl Tree {
         }
     }
 
-    /// To which upstreams content is confined ([`super::confined`]); `None`: it is everybody's.
-    pub fn confined(&self, digest: &Digest) -> Option<Holders> {
-        fs::read_to_string(self.root.join("private").join(digest.file_name())).ok().map(|text| confined::parse(&text))
+    /// To which upstreams content is confined ([`super::confined`]); `None`: it is everybody's. An error says nothing of
+    /// that: the content is somebody's. To be asked once the content was found, since it is confined before it comes.
+    pub fn confined(&self, digest: &Digest) -> Result<Option<Holders>, StoreError> {
+        let path = self.root.join("private").join(digest.file_name());
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(confined::parse(&text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { action: "read", path, source }),
+        }
     }
 
     /// The size in bytes of a published file, and when it was last used (to the minute).
@@ -69,7 +76,7 @@ impl Tree {
     }
 
     /// Every tag, in order of its name.
-    pub fn tags(&self) -> io::Result<Vec<Tagged>> {
+    pub fn tags(&self) -> Result<Vec<Tagged>, StoreError> {
         let mut tags = Vec::new();
         let repos = self.root.join("repos");
         for upstream in entries(&repos)? {
@@ -84,7 +91,7 @@ impl Tree {
     }
 
     /// The upstreams of which something was kept.
-    pub fn upstreams(&self) -> io::Result<Vec<UpstreamName>> {
+    pub fn upstreams(&self) -> Result<Vec<UpstreamName>, StoreError> {
         Ok(entries(&self.root.join("repos"))?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -110,7 +117,7 @@ impl Tree {
         serde_json::from_slice(&fs::read(folder.join(format!("{name}.json"))).ok()?).ok()
     }
 
-    fn walk(&self, folder: &Path, upstream: &UpstreamName, repository: &str, tags: &mut Vec<Tagged>) -> io::Result<()> {
+    fn walk(&self, folder: &Path, upstream: &UpstreamName, repository: &str, tags: &mut Vec<Tagged>) -> Result<(), StoreError> {
         for name in entries(folder)? {
             if name == "_tags" {
                 let Ok(repository) = repository.parse::<Repository>() else { continue };
@@ -132,13 +139,15 @@ impl Tree {
 }
 
 /// The names in a folder, in order; none where there is no such folder.
-fn entries(folder: &Path) -> io::Result<Vec<String>> {
-    let listed = match fs::read_dir(folder) {
+fn entries(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let listed = fs::read_dir(folder).and_then(|listed| listed.map(|entry| Ok(entry?.file_name())).collect());
+    let listed: Vec<OsString> = match listed {
         Ok(listed) => listed,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+        Err(source) => return Err(StoreError::Io { action: "list", path: folder.into(), source }),
     };
-    let mut names: Vec<String> = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    // Ours are all text.
+    let mut names: Vec<String> = listed.into_iter().filter_map(|name| name.into_string().ok()).collect();
     names.sort_unstable();
     Ok(names)
 }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::Cache;
 use super::index::{Found, SHARDS};
 use super::store::faults::Faults;
-use super::store::{FileId, Store, stamp};
+use super::store::{FileId, Store, origin, stamp};
 use crate::oci::Digest;
 
 /// Tells the cache that the file of an object could not be read.
@@ -126,6 +126,7 @@ pub(super) fn condemns(error: &io::Error) -> bool {
     use rustix::io::Errno;
     // What file systems say of a medium that does not give its bytes back, or of checksums that do not fit.
     const LOST: [Errno; 6] = [Errno::IO, Errno::REMOTEIO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
+    let error = origin(error);
     error.kind() == io::ErrorKind::UnexpectedEof || Errno::from_io_error(error).is_some_and(|errno| LOST.contains(&errno))
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::plan::{Id, Plan};
 use super::run::{Incoming, stopped};
 use super::{Fill, FillError, Source};
+use crate::cache::Panicked;
 use crate::cache::store::{Ingest, Scatter};
 use crate::upstream::{BlobAnswer, Class, Effort, Lead};
 
@@ -241,7 +242,7 @@ impl Lane {
         let Some(job) = &mut self.writing else { return Ok(()) };
         let done = job.await;
         self.writing = None;
-        done.map_err(io::Error::other)?
+        done.map_err(Panicked::from)?
     }
 }
 

@@ -23,9 +23,9 @@ use super::part::{self, Ended, Hash, Shared, Start, Trouble};
 use super::plan::{self, Plan};
 use super::rate::{Pace, Rate};
 use super::run::{CHECK, Download, FRUITLESS, Opened, Run, STEP, on_disk, stopped};
-use crate::cache::NoRoom;
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
+use crate::cache::{NoRoom, Panicked};
 use crate::hop;
 use crate::upstream::{Class, Reason, UpstreamError};
 
@@ -132,7 +132,7 @@ impl Parts<'_> {
             tokio::select! {
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     self.run.fills.metrics.fill_parts_in_flight.dec();
-                    self.settle(ended.map_err(io::Error::other)?).await?;
+                    self.settle(ended.map_err(Panicked::from)?).await?;
                 }
                 hashed = done(&mut self.reading_back), if self.reading_back.is_some() => hashed?,
                 () = shared.moved.notified() => {}
@@ -282,7 +282,7 @@ async fn done(job: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
     let Some(running) = job else { return Ok(()) };
     let done = running.await;
     *job = None;
-    done.map_err(io::Error::other)?
+    done.map_err(Panicked::from)?
 }
 
 /// The disk has filled up behind the reservation's back, which eviction may help against.

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::{Fill, FillError, Source, part, plan};
+use crate::cache::Panicked;
 use crate::cache::index::{self, Reservation};
 use crate::cache::store::{Disproved, Ingest};
 use crate::oci::Scope;
@@ -96,7 +97,7 @@ pub(super) async fn on_disk<T: Send + 'static>(
     match done.await {
         Ok((ingest, Ok(value))) => Ok((ingest, value)),
         Ok((ingest, Err(error))) => Err((Some(ingest), error)),
-        Err(error) => Err((None, std::io::Error::other(error))),
+        Err(error) => Err((None, Panicked::from(error).into())),
     }
 }
 
@@ -188,7 +189,7 @@ impl Run {
         self.fill.progress.verified(len);
         let upstream = self.source.upstream.name().clone();
         let published = self.fills.cache.blocking(move |cache| cache.publish_from(&upstream, verified, reservation)).await;
-        if let Err(error) = published.flatten() {
+        if let Err(error) = published.map_err(std::io::Error::from).flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");
             self.fills.metrics.fill_failures_total.with_label_values(&[self.source.upstream.name().as_str(), "publish"]).inc();
@@ -230,6 +231,12 @@ impl Run {
             Ok(opened) => opened,
             Err(error) => return Download::stopped(Some(ingest), reservation, error),
         };
+        if let Some(total) = opened.total {
+            ingest = match on_disk(ingest, move |ingest| ingest.allocate(total)).await {
+                Ok((ingest, ())) => ingest,
+                Err((ingest, error)) => return Download::stopped(ingest, reservation, error),
+            };
+        }
         if let Some(total) = opened.total
             && self.comes_in_parts(total, &opened, &ingest)
         {
@@ -247,7 +254,7 @@ impl Run {
         Ok((ingest, room))
     }
 
-    /// Asks the upstream and sets space aside, before anybody gets a status line (I4, I8).
+    /// Asks the upstream and reserves space, before anybody gets a status line (I4, I8).
     async fn open(&mut self, ingest: &mut Ingest, reservation: &mut Reservation) -> Result<Opened, FillError> {
         let here = ingest.reaches();
         // All of it without a hole would be complete, and not come here.
@@ -281,9 +288,6 @@ impl Run {
         }
         let wanted = total.unwrap_or(here + STEP);
         self.reserve(wanted, reservation).await?;
-        if let Some(total) = total {
-            ingest.allocate(total)?;
-        }
         let incoming = Incoming::new(&self.fill, body, ingest.len() - start);
         let etag = etag.map(|etag| (lead.is_some(), etag));
         let known = part::Known { total: total.unwrap_or_default(), lead, etag, answered: 0 };

@@ -9,6 +9,7 @@ use std::io;
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::cache::Panicked;
 use crate::cache::store::Ingest;
 
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
@@ -29,7 +30,7 @@ pub struct Writer {
 enum State {
     Idle(Box<Ingest>),
     Writing(JoinHandle<(Box<Ingest>, Vec<Bytes>, io::Result<()>)>),
-    /// The blocking task is gone: the runtime shuts down.
+    /// The blocking task is gone: it panicked, or the runtime shuts down.
     Lost,
 }
 
@@ -83,7 +84,7 @@ impl Writer {
         if let State::Writing(job) = &mut self.state {
             let done = job.await;
             self.state = State::Lost;
-            let (ingest, batch, written) = done.map_err(io::Error::other)?;
+            let (ingest, batch, written) = done.map_err(Panicked::from)?;
             let len = ingest.len();
             self.state = State::Idle(ingest);
             if let Err(error) = written {
@@ -96,7 +97,7 @@ impl Writer {
         }
         match &self.state {
             State::Idle(ingest) => Ok(ingest.len()),
-            _ => Err(io::Error::other("the writing task is gone")),
+            _ => Err(Panicked.into()),
         }
     }
 
@@ -109,12 +110,12 @@ impl Writer {
     /// hash says.
     pub async fn into_ingest(mut self) -> io::Result<Ingest> {
         if let State::Writing(job) = self.state {
-            let (ingest, ..) = job.await.map_err(io::Error::other)?;
+            let (ingest, ..) = job.await.map_err(Panicked::from)?;
             self.state = State::Idle(ingest);
         }
         match self.state {
             State::Idle(ingest) => Ok(*ingest),
-            _ => Err(io::Error::other("the writing task is gone")),
+            _ => Err(Panicked.into()),
         }
     }
 }

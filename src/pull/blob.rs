@@ -156,7 +156,7 @@ impl Pull {
     }
 
     /// A blob's size, as a manifest of the same repository states it.
-    fn told_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+    pub(super) fn told_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         self.sizes.get(&(scope.clone(), *digest))
     }
 }

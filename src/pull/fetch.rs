@@ -4,19 +4,26 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::visibility::{Asker, Evidence};
 use super::what::What;
 use super::{Pull, PullError};
 use crate::cache::Cache;
-use crate::fill::{FillError, Source};
+use crate::fill::{FillError, FillReader, Join, Source};
 use crate::oci::route::ReferrersQuery;
 use crate::oci::{Digest, Reference, Scope, Tag};
 use crate::upstream::{Need, Upstream};
 
 /// Longest list of tags that is followed from page to page.
 const MAX_PAGES: usize = 1000;
+
+/// A page of tags, which the upstream's side has found to be one.
+#[derive(Deserialize)]
+struct TagList {
+    tags: Option<Vec<String>>,
+}
 
 impl Pull {
     /// The cache that pulls fill.
@@ -76,7 +83,7 @@ impl Pull {
         scope: &Scope,
         digest: &Digest,
         size: u64,
-        mut progress: impl FnMut(u64) + Send,
+        progress: impl FnMut(u64) + Send,
     ) -> Result<bool, PullError> {
         // Where the tree cannot be read, the fill says so.
         let _ = self.cache.until_scanned().await;
@@ -89,33 +96,34 @@ impl Pull {
         }
         let source =
             Source { upstream: self.site(scope)?.upstream.clone(), repository: scope.repository.clone(), size: Some(size) };
-        let cannot = |error| PullError::Fill(FillError::from(error));
+        self.fill_whole(scope, digest, &source, progress).await?;
+        self.vouch_for_others(scope, Evidence::Blob(*digest), digest).await?;
+        Ok(true)
+    }
+
+    /// Begins or joins the fill of a blob, and waits until the cache has it; `progress` is told how many bytes are here.
+    /// Cancel-safe: a fill that has begun goes on.
+    pub(super) async fn fill_whole(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        source: &Source,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<(), FillError> {
         let reader = loop {
-            let join = self.join(scope, digest, source.clone()).await.map_err(cannot)?;
-            let mut at = 0;
-            let ended = loop {
-                match join.reader.beyond(at).await {
-                    Ok(Some(written)) => {
-                        at = written;
-                        progress(at);
-                    }
-                    Ok(None) => break Ok(()),
-                    Err(error) => break Err(error),
-                }
-            };
-            match ended {
-                Ok(()) => break join.reader,
+            let Join { reader, began } = self.join(scope, digest, source.clone()).await?;
+            match to_the_end(&reader, &mut progress).await {
+                Ok(()) => break reader,
                 // Another repository or upstream failed; this one is asked itself.
-                Err(error) if !join.began && join.reader.leaves_hope(&error, &source) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if !began && reader.leaves_hope(&error, source) => {}
+                Err(error) => return Err(error),
             }
         };
         reader.ended().await;
-        if self.cache.has(digest).is_some() {
-            self.vouch_for_others(scope, Evidence::Blob(*digest), digest).await?;
-            return Ok(true);
+        match self.cache.has(digest) {
+            Some(_) => Ok(()),
+            None => Err(std::io::Error::other("the blob was downloaded and could not be kept").into()),
         }
-        Err(PullError::Fill(FillError::from(std::io::Error::other("the blob was downloaded and could not be kept"))))
     }
 
     /// Where what has come is confined to other upstreams, because a download of theirs was joined, asks this upstream
@@ -127,7 +135,7 @@ impl Pull {
         }
     }
 
-    /// All tags of a repository, as the upstream lists them.
+    /// All tags of a repository, as the upstream lists them. An error where the list does not end.
     pub async fn list_tags(self: &Arc<Self>, scope: &Scope) -> Result<Vec<Tag>, PullError> {
         if self.is_offline(scope) {
             return Err(PullError::Offline { scope: scope.clone(), what: What::Tags });
@@ -136,19 +144,32 @@ impl Pull {
         let (mut tags, mut query) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
             let listing = upstream.tags(&scope.repository, &query).await?;
-            let page: Value = serde_json::from_slice(&listing.bytes).unwrap_or_default();
-            let listed = page["tags"].as_array().into_iter().flatten();
-            tags.extend(listed.filter_map(|tag| tag.as_str()?.parse::<Tag>().ok()));
+            // A million tags take a while (I11).
+            let page = spawn_blocking(move || serde_json::from_slice::<TagList>(&listing.bytes));
+            let page = page.await.map_err(|_| PullError::Internal)?;
+            let listed = page.ok().and_then(|page| page.tags).unwrap_or_default();
+            tags.extend(listed.into_iter().filter_map(|tag| tag.parse::<Tag>().ok()));
             match listing.next {
                 Some(next) if next != query => query = next,
-                _ => break,
+                _ => return Ok(tags),
             }
         }
-        Ok(tags)
+        let problem = format!("that of {scope} does not end after {MAX_PAGES} pages; name the tags instead of a pattern");
+        Err(PullError::Invalid { scope: scope.clone(), what: What::Tags, problem: problem.into() })
     }
 
     /// The list of what refers to a manifest, which is also kept for offline clients.
     pub async fn list_referrers(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
         Ok(self.ask_for_referrers(scope, &Asker::Mirror, digest, &ReferrersQuery::default()).await?.body)
     }
+}
+
+/// Follows a fill to the end of its last byte.
+async fn to_the_end(reader: &FillReader, progress: &mut impl FnMut(u64)) -> Result<(), FillError> {
+    let mut at = 0;
+    while let Some(written) = reader.beyond(at).await? {
+        at = written;
+        progress(at);
+    }
+    Ok(())
 }

@@ -16,10 +16,11 @@ use super::visibility::{Asker, Evidence, Key};
 use super::what::What;
 use super::{Pull, PullError, Request, resolve};
 use crate::cache::records::ManifestRecord;
-use crate::cache::{Content, Tier, read};
+use crate::cache::{Content, Hit, Tier, read};
+use crate::fill::FillError;
 use crate::metrics::Kind;
 use crate::oci::{Digest, MAX_MANIFEST, Manifest, MediaType, Reference, Scope, UpstreamName};
-use crate::upstream::FetchedManifest;
+use crate::upstream::{FetchedManifest, READ_INLINE};
 use resolve::{How, Resolved};
 
 /// A manifest that is here.
@@ -102,19 +103,49 @@ impl Pull {
     /// A manifest from the cache. `None` also for bytes that are no manifest: a layer is not served as one.
     pub(super) async fn held(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Option<Held> {
         let hit = self.cache.get(digest).await.filter(|hit| hit.size <= MAX_MANIFEST)?;
+        let Some(media_type) = self.cache.media_type(digest) else {
+            return Box::pin(self.look_into(scope, digest, hit)).await;
+        };
         let tier = hit.tier;
         let bytes = match hit.content {
             Content::Memory(bytes) => bytes,
             Content::File(file) => spawn_blocking(move || read::whole(file.file(), hit.size)).await.ok()?.ok()?,
         };
-        if let Some(media_type) = self.cache.media_type(digest) {
-            self.cache.catalog.touch_parts(digest);
-            return Some(Held { bytes, media_type, tier });
-        }
+        self.cache.catalog.touch_parts(digest);
+        Some(Held { bytes, media_type, tier })
+    }
+
+    /// The same, of what has not been found to be a manifest since the start.
+    async fn look_into(self: &Arc<Self>, scope: &Scope, digest: &Digest, hit: Hit) -> Option<Held> {
         let recorded = self.cache.manifest_record(scope, digest).await.map(|record| record.media_type);
-        let manifest = Manifest::parse(&bytes, recorded.as_ref().map(MediaType::as_str)).ok()?;
-        self.note(scope, digest, &manifest);
-        Some(Held { bytes, media_type: manifest.media_type, tier })
+        // The type that its upstream once gave it may make it one.
+        let is_of_own_word = recorded.is_none();
+        if is_of_own_word && self.cache.is_no_manifest(digest) {
+            return None;
+        }
+        let (tier, size) = (hit.tier, hit.size);
+        let is_at_hand = matches!(&hit.content, Content::Memory(bytes) if bytes.len() <= READ_INLINE);
+        let read = move || {
+            let bytes = match hit.content {
+                Content::Memory(bytes) => bytes,
+                Content::File(file) => read::whole(file.file(), size).ok()?,
+            };
+            let manifest = Manifest::parse(&bytes, recorded.as_ref().map(MediaType::as_str));
+            Some((bytes, manifest))
+        };
+        let (bytes, manifest) = if is_at_hand { read() } else { spawn_blocking(read).await.ok()? }?;
+        match manifest {
+            Ok(manifest) => {
+                self.note(scope, digest, &manifest);
+                Some(Held { bytes, media_type: manifest.media_type, tier })
+            }
+            Err(_) => {
+                if is_of_own_word {
+                    self.cache.set_no_manifest(digest);
+                }
+                None
+            }
+        }
     }
 
     /// Keeps in mind what a manifest says: its type, and the sizes of what it refers to.
@@ -192,8 +223,7 @@ impl Pull {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
         }
-        let manifest =
-            Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        let manifest = fetched.manifest.map_err(|error| invalid(error.to_string()))?;
         self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if self.is_open(scope) {
@@ -207,7 +237,8 @@ impl Pull {
         }
         if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
-            self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), "no_room"]).inc();
+            let reason = FillError::from(error).reason();
+            self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
         }
         self.cache.set_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await;
         self.cache.confine_since(private).await;

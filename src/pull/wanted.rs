@@ -51,10 +51,14 @@ pub struct WantedList {
 }
 
 impl WantedList {
-    /// The list in a cache folder, as far as it is there.
+    /// Blocks. The list in a cache folder, as far as it is there. One that cannot be read is set apart, since the next one is
+    /// written in its place.
     pub fn load(store: &Store) -> Self {
         let path = path(&store.repos());
-        let wants = read(&path).unwrap_or_default();
+        let wants = read(&path).unwrap_or_else(|error| {
+            set_apart(&path, &error);
+            Vec::new()
+        });
         let wants = wants.into_iter().map(|want| (want.image.clone(), want)).collect();
         Self { path, wants: Mutex::new(wants), changed: AtomicBool::default(), failing: AtomicBool::default() }
     }
@@ -103,6 +107,19 @@ fn path(repos: &Path) -> PathBuf {
     repos.with_file_name(FILE)
 }
 
+fn set_apart(path: &Path, error: &io::Error) {
+    let apart = path.with_extension("json.damaged");
+    let (moved, path, to) = (std::fs::rename(path, &apart), path.display(), apart.display());
+    match moved {
+        Ok(()) => {
+            tracing::warn!(%path, %to, %error, "the list of what clients want cannot be read; it is set apart, and a new one begins")
+        }
+        Err(failed) => {
+            tracing::warn!(%path, %error, %failed, "the list of what clients want cannot be read nor set apart; a new one takes its place")
+        }
+    }
+}
+
 fn read(path: &Path) -> io::Result<Vec<Want>> {
     let wants: Vec<Want> = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
@@ -118,4 +135,24 @@ pub fn read_list(dir: &Path) -> io::Result<Vec<Want>> {
     let mut wants = read(&dir.join(FILE))?;
     wants.sort_by(|a, b| b.times.cmp(&a.times).then_with(|| a.image.cmp(&b.image)));
     Ok(wants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may be somebody's only list, and the next save would overwrite it.
+    #[test]
+    fn a_damaged_list_is_set_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join(FILE), "[{\"image\": \"docker.io/library/alpine:1\"").unwrap();
+        let list = WantedList::load(&store);
+        let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/debian".parse().unwrap() };
+        list.note(&scope, &Reference::Tag("13".parse().unwrap()));
+        list.save(&store);
+        assert_eq!(read_list(folder.path()).unwrap()[0].image, "docker.io/library/debian:13");
+        let apart = std::fs::read_to_string(folder.path().join("wanted.json.damaged")).unwrap();
+        assert!(apart.contains("alpine:1"), "{apart}");
+    }
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::bundle::{self, Index, Locked};
 use super::document::{Descriptor, Document};
 use super::sign::SignError;
+use crate::cache::store::StoreError;
 use crate::cache::tree::{Tagged, Tree};
 use crate::config::Wish;
 use crate::oci::{Digest, ImageRef, MediaType, Platforms, Reference, Scope, Tag, UpstreamName};
@@ -39,6 +40,9 @@ pub enum ExportError {
     /// The key cannot be used.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The cache folder cannot be read: which images it has, or whose content is.
+    #[error("cannot export: {0}")]
+    Unreadable(#[from] StoreError),
     /// Reading or writing failed.
     #[error("cannot export: {0}")]
     Io(#[from] io::Error),
@@ -145,6 +149,9 @@ pub fn plan(
             }
             Err(problem) => missing.push(format!("{image}: {problem}; fetch it with: {}", fetching(&image, platforms))),
         }
+    }
+    if let Some(error) = walk.unreadable {
+        return Err(error.into());
     }
     if !missing.is_empty() {
         return Err(ExportError::Missing(missing));

@@ -82,7 +82,7 @@ fn told(error: &NoRoom) -> String {
              is pinned and what is being downloaded takes at least {} bytes: set cache.max_size to more than that, and see that the disk has it",
             wanted + kept
         ),
-        NoRoom::Disk(_) => error.to_string(),
+        NoRoom::Disk(_) | NoRoom::Panicked(_) => error.to_string(),
     }
 }
 
@@ -94,7 +94,7 @@ impl ImportError {
             Self::Tar(TarError::Io(error)) => {
                 error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof
             }
-            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_)) | Self::Stopping | Self::Unwritten { .. } => false,
+            Self::Io(_) | Self::NoRoom(NoRoom::Disk(_) | NoRoom::Panicked(_)) | Self::Stopping | Self::Unwritten { .. } => false,
             _ => true,
         }
     }

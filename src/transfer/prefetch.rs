@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 use crate::config::{Globs, Wish};
@@ -263,7 +264,7 @@ impl Job {
                 self.afford(scope)?;
             }
             let bytes = self.pull.manifest_bytes(scope, &digest).await.map_err(|error| error.to_string())?;
-            let document = Document::parse(&bytes, None).map_err(|error| format!("manifest {digest}: {error}"))?;
+            let document = document(bytes, None).await.map_err(|error| format!("manifest {digest}: {error}"))?;
             found.manifests.push(digest);
             let all = Platforms::default();
             let wanted = platforms.unwrap_or(&all);
@@ -303,7 +304,7 @@ impl Job {
     async fn referrers(&self, scope: &Scope, subject: &Digest, found: &mut Found) -> Result<(), String> {
         let fail = |error: PullError| format!("what refers to {subject}: {error}");
         let list = self.pull.list_referrers(scope, subject).await.map_err(fail)?;
-        let list = Document::parse(&list, Some(MediaType::OCI_INDEX.as_str())).map_err(|error| error.to_string())?;
+        let list = document(list, Some(MediaType::OCI_INDEX)).await?;
         for child in &list.manifests {
             self.manifest(scope, child.digest, None, found).await?;
         }
@@ -317,6 +318,12 @@ impl Job {
         }
         Ok(())
     }
+}
+
+/// Looks at a manifest off the reactor: it may be large (I11).
+async fn document(bytes: Bytes, media_type: Option<MediaType>) -> Result<Document, String> {
+    let looked = spawn_blocking(move || Document::parse(&bytes, media_type.as_ref().map(MediaType::as_str)));
+    looked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 #[derive(Default)]

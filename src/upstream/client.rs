@@ -156,7 +156,7 @@ impl Client {
             method = %exchange.method,
             url = %shown(exchange.url),
             status = status.map(|status| status.as_u16()),
-            milliseconds = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "asked upstream"
         );
         self.count(exchange, status);

@@ -15,10 +15,11 @@ use super::error::{Class, Reason, UpstreamError};
 use super::request::{Answer, Ask, Origin};
 use super::traffic::Traffic;
 use crate::metrics::Kind;
+use crate::oci::manifest::ManifestError;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, Reference, Repository};
 
-/// Hashing more than this leaves the reactor (I11).
-const HASH_INLINE: usize = 64 * 1024;
+/// Hashing and reading a larger manifest than this leaves the reactor (I11).
+pub const READ_INLINE: usize = 64 * 1024;
 
 /// What a tag, or a digest, stands for.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct FetchedManifest {
     pub digest: Digest,
     /// `Docker-Content-Digest` as received.
     pub claimed: Option<Digest>,
+    /// What `bytes` say, of the type that `content_type` has.
+    pub manifest: Result<Manifest, ManifestError>,
 }
 
 impl FetchedManifest {
@@ -54,8 +57,7 @@ impl FetchedManifest {
 
     /// Whether it is a manifest, and the one that the upstream says it is. What it is asked for is for the caller to say.
     fn is_sound(&self) -> bool {
-        self.claimed.is_none_or(|claimed| claimed == self.digest)
-            && Manifest::parse(&self.bytes, self.content_type.as_deref()).is_ok()
+        self.claimed.is_none_or(|claimed| claimed == self.digest) && self.manifest.is_ok()
     }
 }
 
@@ -230,8 +232,8 @@ impl Upstream {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
         };
-        let digest = hash(algorithm, bytes.clone()).await;
-        Ok(FetchedManifest { bytes, content_type, digest, claimed })
+        let (digest, manifest) = read(algorithm, bytes.clone(), content_type.clone()).await;
+        Ok(FetchedManifest { bytes, content_type, digest, claimed, manifest })
     }
 
     async fn ask_for_manifest(
@@ -248,15 +250,15 @@ impl Upstream {
     }
 }
 
-async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
-    if bytes.len() > HASH_INLINE {
-        let shared = bytes.clone();
-        if let Ok(digest) = tokio::task::spawn_blocking(move || Digest::of(algorithm, &shared)).await {
-            return digest;
-        }
+/// The digest of bytes, and what they say.
+async fn read(algorithm: Algorithm, bytes: Bytes, content_type: Option<String>) -> (Digest, Result<Manifest, ManifestError>) {
+    let is_large = bytes.len() > READ_INLINE;
+    let read = move || (Digest::of(algorithm, &bytes), Manifest::parse(&bytes, content_type.as_deref()));
+    if is_large && let Ok(done) = tokio::task::spawn_blocking(read.clone()).await {
+        return done;
     }
     // Small; or the runtime is shutting down, and nobody is left to be held up.
-    Digest::of(algorithm, &bytes)
+    read()
 }
 
 /// A sign-in page or an error page.

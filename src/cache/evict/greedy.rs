@@ -19,7 +19,8 @@ impl Default for Place {
     }
 }
 
-/// A turn's part of a priority: a tie-break that never outweighs a use, for 10^8 operations between two evictions.
+/// A turn's part of a priority: a tie-break. It takes 10^9 turns between the uses of two objects to outweigh a use of a
+/// typical layer.
 const TURN: f64 = 1e-9;
 
 /// Uses that count. A favourite of last year must not stay for another one.

@@ -4,6 +4,7 @@
 //! which counts what manifests refer to.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::hold::Held;
 use super::{Class, Found, Known, Place, Quota, Victim, now};
@@ -41,7 +42,7 @@ pub(in crate::cache) struct State {
     /// Those of them that may still be on their way.
     pub(in crate::cache) waiting: Vec<(Id, u32)>,
     /// What pins protect, whether it is here or not.
-    pub(super) protected: HashSet<Digest>,
+    pub(super) protected: Arc<HashSet<Digest>>,
     /// What somebody holds, whether it is here or not.
     pub(super) held: HashMap<Digest, Held>,
     /// Bytes of files that stay, for either reason.

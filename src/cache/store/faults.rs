@@ -30,8 +30,10 @@ mod off {
 
 #[cfg(test)]
 mod on {
+    use std::collections::HashSet;
     use std::io;
     use std::sync::{Arc, Mutex};
+    use std::thread::{self, ThreadId};
 
     /// A disk that fails when a test says so.
     #[derive(Clone, Debug, Default)]
@@ -44,13 +46,26 @@ mod on {
         errno: i32,
         /// Every call after it fails, too: the process is as good as dead.
         for_ever: bool,
+        /// It does not fail then, it panics.
+        panics: bool,
         calls: u32,
+        callers: HashSet<ThreadId>,
     }
 
     impl Faults {
         /// The call after `after` more ones fails.
         pub fn arm(&self, after: u32, errno: i32, for_ever: bool) {
-            *self.0.lock().unwrap() = Plan { after: Some(after), errno, for_ever, calls: 0 };
+            *self.0.lock().unwrap() = Plan { after: Some(after), errno, for_ever, ..Plan::default() };
+        }
+
+        /// The call after `after` more ones panics.
+        pub fn arm_panic(&self, after: u32) {
+            *self.0.lock().unwrap() = Plan { after: Some(after), panics: true, ..Plan::default() };
+        }
+
+        /// The threads that have called since it was armed.
+        pub fn callers(&self) -> HashSet<ThreadId> {
+            self.0.lock().unwrap().callers.clone()
         }
 
         /// Nothing fails any more; how many calls there were since it was armed.
@@ -61,7 +76,13 @@ mod on {
         fn fail(&self) -> Option<io::Error> {
             let mut plan = self.0.lock().unwrap();
             plan.calls += 1;
+            plan.callers.insert(thread::current().id());
             match plan.after {
+                Some(0) if plan.panics => {
+                    plan.after = None;
+                    drop(plan);
+                    panic!("played");
+                }
                 Some(0) => {
                     if !plan.for_ever {
                         plan.after = None;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
+use super::at::at;
 use super::faults::Faults;
 use super::scatter::{self, Scatter};
 use crate::oci::{Digest, Hasher};
@@ -94,11 +95,11 @@ impl Ingest {
         if size == 0 {
             return Ok(());
         }
-        self.faults.check()?;
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
+        let allocate = || match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             other => Ok(other?),
-        }
+        };
+        self.faults.check().and_then(|()| allocate()).map_err(at("set blocks aside for", &self.path))
     }
 
     /// Appends. After an error the file is as before the call: the same bytes can be appended again.
@@ -107,9 +108,9 @@ impl Ingest {
             && let Err((torn, error)) = self.faults.check_write(chunk.len())
         {
             self.file.write_all_at(&chunk[..torn], self.len)?;
-            return Err(error);
+            return Err(at("write", &self.path)(error));
         }
-        scatter::write_vectored(&self.file, self.len, chunks)?;
+        scatter::write_vectored(&self.file, self.len, chunks).map_err(at("write", &self.path))?;
         // Only once all is written, so that `len`, hash and file never disagree.
         self.hash(chunks);
         Ok(())
@@ -124,9 +125,10 @@ impl Ingest {
 
     /// From now on the file is written by parts, in any order.
     pub fn scatter(&mut self) -> io::Result<Scatter> {
-        self.faults.check()?;
+        let open = || Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone());
+        let scatter = self.faults.check().and_then(|()| open()).map_err(at("write the list of parts of", &self.path));
         self.scattered = true;
-        Scatter::open(&self.path, self.file.clone(), 0..self.len, self.faults.clone())
+        scatter
     }
 
     /// Hashes on with chunks that have just been written from byte `at` on, if that is where the hash stands; else they
@@ -142,8 +144,8 @@ impl Ingest {
         let mut buffer = vec![0; READ_BACK];
         while self.len < until {
             let want = usize::try_from(until - self.len).map_or(READ_BACK, |left| left.min(READ_BACK));
-            match self.file.read_at(&mut buffer[..want], self.len)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            match self.file.read_at(&mut buffer[..want], self.len).map_err(at("read back", &self.path))? {
+                0 => return Err(at("read back", &self.path)(io::ErrorKind::UnexpectedEof.into())),
                 read => {
                     self.hasher.update(&buffer[..read]);
                     self.len += read as u64;

@@ -27,6 +27,7 @@ const VECTOR: usize = 256;
 /// Writes anywhere into a file that is being filled. Every byte at most once; what is written is never written again.
 #[derive(Debug)]
 pub struct Scatter {
+    path: PathBuf,
     file: Arc<File>,
     list: File,
     faults: Faults,
@@ -36,7 +37,7 @@ impl Scatter {
     /// Begins a list, or goes on with it. `here`: what the file has that may not be in the list yet.
     pub(super) fn open(path: &Path, file: Arc<File>, here: Range<u64>, faults: Faults) -> io::Result<Self> {
         let list = OpenOptions::new().append(true).create(true).open(list_of(path))?;
-        let scatter = Self { file, list, faults };
+        let scatter = Self { path: path.to_owned(), file, list, faults };
         if !here.is_empty() {
             scatter.note(&here)?;
         }
@@ -46,11 +47,9 @@ impl Scatter {
     /// Writes the chunks one after the other from `at` on. Blocks. After an error none of them counts.
     pub fn write(&self, at: u64, chunks: &[Bytes]) -> io::Result<()> {
         let length: usize = chunks.iter().map(Bytes::len).sum();
-        if let Err((_, error)) = self.faults.check_write(length) {
-            return Err(error);
-        }
-        write_vectored(&self.file, at, chunks)?;
-        self.note(&(at..at + length as u64))
+        let written = self.faults.check_write(length).map_err(|(_, error)| error);
+        let written = written.and_then(|()| write_vectored(&self.file, at, chunks));
+        written.and_then(|()| self.note(&(at..at + length as u64))).map_err(super::at::at("write", &self.path))
     }
 
     fn note(&self, range: &Range<u64>) -> io::Result<()> {

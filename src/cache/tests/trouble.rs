@@ -55,7 +55,9 @@ async fn a_scan_that_fails_is_repeated() {
         let cache = idle(dir.path());
         cache.store.faults().arm(call, EIO, false);
         let maintenance = tokio::spawn(cache.clone().maintain());
-        assert!(matches!(cache.until_scanned().await, Err(NoRoom::Disk(_))), "call {call}");
+        let told = cache.until_scanned().await.unwrap_err();
+        assert!(matches!(told, NoRoom::Disk(_)), "call {call}");
+        assert!(told.to_string().contains(dir.path().to_str().unwrap()), "call {call}: {told} names no file");
         assert!(matches!(cache.reserve(1).await, Err(NoRoom::Disk(_))), "call {call}");
         assert_eq!(bytes(&cache.get(&digest).await.unwrap()), content, "what is here is served");
         until("the next scan", || cache.is_scanned()).await;

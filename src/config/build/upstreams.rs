@@ -153,7 +153,6 @@ impl Builder<'_> {
     }
 }
 
-/// What the mirror can read by an account of the operator's is not everybody's.
 /// What the upstream gives to the mirror, by its login or its certificate, it need not give to everybody.
 fn default_visibility(credentials: &Credentials, client: Option<&KeyPair>) -> Visibility {
     if *credentials == Credentials::Anonymous && client.is_none() { Visibility::Public } else { Visibility::Operator }

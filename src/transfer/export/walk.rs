@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read as _};
 
+use crate::cache::store::StoreError;
 use crate::cache::tree::Tree;
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, MediaType, Platforms, Scope, UpstreamName};
 use crate::transfer::bundle;
@@ -20,12 +21,16 @@ pub(super) struct Walk<'a> {
     pub subjects: Vec<Digest>,
     /// The same, to be looked up: an index may list one as often as it likes, and itself be listed so.
     visited: HashSet<Digest>,
+    /// The first file that could not be read of those that say whose content is. Nothing may be exported then: not that
+    /// content, and not the rest, as if this were not here.
+    pub unreadable: Option<StoreError>,
 }
 
 impl<'a> Walk<'a> {
     /// `private`: the upstreams whose content is not everybody's.
     pub fn new(tree: &'a Tree, private: &'a BTreeSet<UpstreamName>) -> Self {
-        Self { tree, private, seen: HashSet::new(), blobs: Vec::new(), subjects: Vec::new(), visited: HashSet::new() }
+        let (seen, blobs) = (HashSet::new(), Vec::new());
+        Self { tree, private, seen, blobs, subjects: Vec::new(), visited: HashSet::new(), unreadable: None }
     }
 
     /// An image and all it needs: its descriptor, and which platforms of it.
@@ -99,10 +104,10 @@ impl<'a> Walk<'a> {
         depth: u32,
         added: &mut Vec<Digest>,
     ) -> Result<Descriptor, String> {
-        self.may_have(scope, digest)?;
         let bytes = small(self.tree, digest)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("its manifest {digest} is not in the cache"))?;
+        self.may_have(scope, digest)?;
         let recorded = self.tree.manifest_record(scope, digest).map(|record| record.media_type);
         let document = Document::parse(&bytes, recorded.as_ref().map(MediaType::as_str))
             .map_err(|error| format!("manifest {digest}: {error}"))?;
@@ -156,25 +161,32 @@ impl<'a> Walk<'a> {
     }
 
     fn blob(&mut self, scope: &Scope, blob: &Descriptor, added: &mut Vec<Digest>) -> Result<(), String> {
+        if !self.seen.contains(&blob.digest) {
+            match self.tree.find(&blob.digest) {
+                Some((size, _)) if size == blob.size => {}
+                Some((size, _)) => {
+                    return Err(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size));
+                }
+                None => return Err(format!("blob {} ({} bytes) is not in the cache", blob.digest, blob.size)),
+            }
+        }
         self.may_have(scope, &blob.digest)?;
-        if self.seen.contains(&blob.digest) {
-            return Ok(());
-        }
-        match self.tree.find(&blob.digest) {
-            Some((size, _)) if size == blob.size => self.note(blob.digest, size, added),
-            Some((size, _)) => return Err(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)),
-            None => return Err(format!("blob {} ({} bytes) is not in the cache", blob.digest, blob.size)),
-        }
+        self.note(blob.digest, blob.size, added);
         Ok(())
     }
 
     /// An image has what its upstream has given, or has said to have: not what came through a private one alone, whatever its
-    /// manifest names. The other side believes the bundle.
-    fn may_have(&self, scope: &Scope, digest: &Digest) -> Result<(), String> {
+    /// manifest names. The other side believes the bundle. Asked of what was found, because a mark is there before its content.
+    fn may_have(&mut self, scope: &Scope, digest: &Digest) -> Result<(), String> {
         if self.private.is_empty() {
             return Ok(());
         }
-        match self.tree.confined(digest) {
+        let confined = self.tree.confined(digest).map_err(|error| {
+            let problem = error.to_string();
+            self.unreadable.get_or_insert(error);
+            problem
+        })?;
+        match confined {
             None => Ok(()),
             Some(holders) if self.private.contains(&scope.upstream) && holders.contains(&scope.upstream) => Ok(()),
             Some(_) => {

@@ -289,7 +289,6 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// What is walked through from now on is this repository's.
     /// Begins another image, or list, of a repository.
     fn enter(&mut self, scope: &Scope) {
         self.seen.clear();

@@ -4,7 +4,7 @@ use crate::support::client;
 use crate::support::image::{Blob, Image};
 use crate::support::mirror::{Mirror, Process};
 use crate::support::until;
-use crate::support::upstream::{Upstream, blob_path};
+use crate::support::upstream::{Act, Upstream, blob_path};
 
 /// What alerts and the dashboard count by upstream, with a `reason` where there is one.
 const BY_UPSTREAM: [(&str, Option<&str>); 13] = [
@@ -105,4 +105,20 @@ async fn a_prefetch_says_what_it_could_not_fetch() {
     let before = up.count("*");
     mirror.pull("library/alpine", "3", &image).await;
     assert_eq!(up.count("*"), before, "it is here");
+}
+
+/// A list of tags that does not end is no list: what it has shown so far is not all that was asked for.
+#[tokio::test]
+async fn a_prefetch_of_a_list_without_an_end_says_so() {
+    let up = Upstream::start().await;
+    up.push_image("library/alpine", "3", &Image::small(1));
+    let page = |last: &str| Act::honest().header("Link", &format!("</v2/library/alpine/tags/list?last={last}>; rel=\"next\""));
+    for _ in 0..500 {
+        up.on("*/tags/list").then(page("1")).then(page("2"));
+    }
+    let mirror = Mirror::with(&up, |settings| {
+        settings.prefetch(&["alpine:*"]);
+    })
+    .await;
+    mirror.metric_becomes("roadstead_prefetch_failing", &[("entry", "0")], 1.0).await;
 }

@@ -17,6 +17,7 @@ use roadstead::metrics::Metrics;
 use roadstead::oci::{Reference, UpstreamName, Wanted};
 use roadstead::policy::{Caller, Peer, Policy};
 use roadstead::pull::body::Piece;
+use roadstead::pull::wanted::WantedList;
 use roadstead::pull::{self, Pull, Site};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -125,7 +126,8 @@ impl Sim {
         let upstream = Arc::new(roadstead::upstream::Upstream::new(hub(), site, metrics.clone()).expect("an upstream"));
         let (visibility, verdict_for) = (site.visibility, site.verdict_for);
         let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone(), visibility, verdict_for };
-        let pull = Pull::new(BTreeMap::from([(hub(), Arc::new(site))]), cache, fills, metrics.clone());
+        let wanted = WantedList::load(cache.store());
+        let pull = Pull::new(BTreeMap::from([(hub(), Arc::new(site))]), cache, fills, metrics.clone(), wanted);
         Self { pull, policy: Policy::new(&config, metrics.clone()).unwrap(), metrics, upstream, folder, maintained }
     }
 

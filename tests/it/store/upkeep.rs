@@ -5,7 +5,7 @@ use crate::support::client::{self, Response};
 use crate::support::image::{Blob, Builder, Image, Index};
 use crate::support::mirror::Mirror;
 use crate::support::until;
-use crate::support::upstream::{Upstream, blob_path, manifest_path};
+use crate::support::upstream::{Act, Upstream, blob_path, manifest_path};
 
 async fn post(mirror: &Mirror, path: &str) -> Response {
     let answer = client::request(mirror.admin_address(), "POST", &format!("/api/v1/{path}"), &[]).await;
@@ -88,6 +88,30 @@ async fn what_is_damaged_is_fetched_from_who_has_it() {
     gate.open();
     assert_eq!(asking.await.unwrap(), 404);
     until("it to be fetched again", || std::fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
+}
+
+/// What an upstream answers with the right length and the wrong bytes is no end of it: another repository has the blob, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_and_comes_wrong_again_is_asked_for_elsewhere() {
+    let up = Upstream::start().await;
+    let image = Builder::new(1).layer(1 << 20).build();
+    let mirror = Mirror::of(&up).await;
+    for repository in [REPOSITORY, "library/other"] {
+        up.push_image(repository, "latest", &image);
+        mirror.pull(repository, "latest", &image).await;
+    }
+    let (files, blob) = (mirror.files(), &image.layers[0]);
+    files.get(blob).await;
+    account(&mirror, "the catalog", |account| account["complete"] == true).await;
+    let path = files.path(&blob.digest);
+    let asked = up.count("GET */blobs/*");
+    // Whichever is asked first.
+    up.on(&format!("GET /v2/*/blobs/{}", blob.digest)).then(Act::honest().corrupt());
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    assert_eq!(mirror.head(&blob_path(REPOSITORY, blob)).await.status(), 200);
+    until("it to be fetched again", || std::fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
+    assert_eq!(up.count("GET */blobs/*") - asked, 2);
+    assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
 }
 
 /// A mirror that has just started on a folder with one large blob, in which a bit has flipped: neither its length nor its

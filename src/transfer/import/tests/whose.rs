@@ -23,15 +23,20 @@ impl Site {
     pub(super) fn of(&self, bytes: &[u8]) -> Option<Vec<UpstreamName>> {
         let digest = digest(bytes);
         let known = self.cache.confined.of(&digest).map(|holders| holders.to_vec());
-        let file = self.folder().join("private").join(format!("sha256-{}", digest.hex()));
-        let written = std::fs::read_to_string(file).ok().map(|names| names.lines().map(|name| name.parse().unwrap()).collect());
+        let written =
+            std::fs::read_to_string(self.mark(bytes)).ok().map(|names| names.lines().map(|name| name.parse().unwrap()).collect());
         assert_eq!(known, written, "memory and disk say the same");
         known
     }
 
     /// Only on the disk, as an export sees it.
     fn confine_to(&self, bytes: &[u8], text: &str) {
-        std::fs::write(self.folder().join("private").join(format!("sha256-{}", digest(bytes).hex())), text).unwrap();
+        std::fs::write(self.mark(bytes), text).unwrap();
+    }
+
+    /// The file that says to whom content is confined.
+    fn mark(&self, bytes: &[u8]) -> std::path::PathBuf {
+        self.folder().join("private").join(format!("sha256-{}", digest(bytes).hex()))
     }
 
     pub(super) fn has(&self, bytes: &[u8]) -> bool {
@@ -196,6 +201,28 @@ async fn an_export_takes_no_public_manifests_word() {
         "{error}"
     );
     assert_eq!(plan(SECRET).unwrap().lock.len(), 1);
+}
+
+/// The running mirror shows such content to nobody. An export must not take it for everybody's, nor leave the image out as if
+/// it were not here.
+#[tokio::test]
+async fn an_export_refuses_content_whose_mark_cannot_be_read() {
+    let site = guarded();
+    let (secret, other) = (image(&[LAYER]), image(&[OWN]));
+    site.import(&archive(&layout(&[(SECRET, &secret)], &[CONFIG, LAYER]))).await.unwrap();
+    site.import(&archive(&layout(&[(NAME, &other)], &[CONFIG, OWN]))).await.unwrap();
+    let plan = || export::plan(&site.tree, &[], None, &[], &BTreeSet::from([private()]));
+    assert_eq!(plan().unwrap().lock.len(), 2);
+    let mark = site.mark(LAYER);
+    let assert_refused = |what: &str| {
+        let told = plan().map(|plan| plan.lock.len()).map_err(|error| error.to_string());
+        assert!(told.as_ref().is_err_and(|error| error.contains(&mark.display().to_string())), "{what}: {told:?}");
+    };
+    std::fs::write(&mark, b"\xff\xfe").unwrap();
+    assert_refused("no text");
+    std::fs::remove_file(&mark).unwrap();
+    std::fs::create_dir(&mark).unwrap();
+    assert_refused("a folder");
 }
 
 fn other() -> UpstreamName {
