@@ -138,10 +138,11 @@ impl Collected {
     }
 }
 
+/// Bytes that are here, and that are not. The size of what is not is whatever its manifest says.
 fn held(parts: &[Part]) -> (u64, u64) {
     parts.iter().fold((0, 0), |(here, missing), part| match part.known.present {
         true => (here + part.known.size, missing),
-        false => (here, missing + part.known.size),
+        false => (here, missing.saturating_add(part.known.size)),
     })
 }
 

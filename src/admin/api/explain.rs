@@ -47,8 +47,12 @@ impl Api {
             ));
         };
         let parts = off_the_reactor(move || cache.explain(&digest)).await?;
-        let missing: u64 = parts.iter().filter(|part| !part.cached).map(|part| part.bytes).sum();
-        let held: u64 = parts.iter().filter(|part| part.cached).map(|part| part.bytes).sum();
+        let bytes = |cached| {
+            let parts = parts.iter().filter(|part| part.cached == cached);
+            // What is not here has the size that its manifest says, whatever that is.
+            parts.fold(0, |sum: u64, part| sum.saturating_add(part.bytes))
+        };
+        let (held, missing) = (bytes(true), bytes(false));
         let here = self.cache.known(&digest).is_some_and(|known| known.present);
         let tag = match (&reference, record) {
             (Reference::Tag(tag), Some(record)) => {
