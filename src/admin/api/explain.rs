@@ -112,8 +112,12 @@ fn freshness(scope: &Scope, record: &TagRecord, forecast: Option<&Forecast>, her
 fn pull_by_tag(upstream: &UpstreamName, course: &Course, here: bool, away: Option<&str>, content: &str) -> String {
     match (course, away) {
         (Course::Fresh, _) => format!("a pull would {content}"),
-        (Course::Stale { reason: "revalidating", behind: true, .. }, _) => {
+        (Course::Behind { may_check: true }, _) => {
             format!("a pull would take the tag as it was and ask {upstream} by HEAD meanwhile, then {content}")
+        }
+        (Course::Behind { may_check: false }, _) => {
+            let why = format!("what is left of the quota of {upstream} is kept for clients (quota_reserve)");
+            format!("a pull would take the tag as it was, because {why}, then {content}")
         }
         (Course::Stale { why, .. }, away) => {
             let why = away.map_or_else(|| why.clone(), |away| format!("{upstream} {away}"));
