@@ -12,6 +12,7 @@ use super::Cache;
 use super::catalog::{Part, Tagged};
 use super::index::{Known, Place, Victim};
 use super::selector::Selector;
+use crate::metrics::Removal;
 use crate::oci::{Digest, ImageRef, Platforms, Reference, Scope, Tag};
 
 /// Manifests that share a part are not counted beyond this.
@@ -242,7 +243,7 @@ impl Cache {
         for digest in gone {
             let bytes = match dry_run {
                 true => self.index.known(&digest).filter(|known| known.present).map(|known| known.size),
-                false => self.remove(&digest, "purged"),
+                false => self.remove(&digest, Removal::Purged),
             };
             if let Some(bytes) = bytes {
                 removed.objects += 1;
@@ -261,13 +262,13 @@ impl Cache {
             let is_pinned = self.index.known(digest).is_some_and(|known| known.pinned);
             let is_needed = || self.catalog.unshared(&[*digest], &HashSet::new()).is_empty();
             if !is_pinned && !self.catalog.is_tagged(digest, &HashSet::new()) && !is_needed() {
-                self.remove(digest, "refused");
+                self.remove(digest, Removal::Refused);
             }
         }
     }
 
     /// Blocks. Removes an object from both tiers; its size, if it was here.
-    pub(super) fn remove(&self, digest: &Digest, reason: &str) -> Option<u64> {
+    pub(super) fn remove(&self, digest: &Digest, why: Removal) -> Option<u64> {
         self.memory.forget(digest);
         let victim: Victim = self.index.expel(digest)?;
         match self.unlink(victim) {
@@ -279,7 +280,7 @@ impl Cache {
                 return None;
             }
         }
-        self.count_eviction(&victim, reason);
+        self.count_eviction(&victim, why);
         Some(victim.size)
     }
 
