@@ -100,8 +100,9 @@ fn hits(criterion: &mut Criterion) {
         let Target::Content(repository, wanted) = &route.target else { panic!("{path}") };
         let answer = async || {
             let caller = Caller { peer: &peer, headers: &headers };
-            let identity = policy.identify(&caller, Some(&route.upstream)).await.unwrap();
-            let permit = policy.admit(&identity, &route.upstream, repository).unwrap();
+            let mut session = policy.look();
+            let identity = session.identify(&caller, Some(&route.upstream)).await.unwrap();
+            let permit = session.admit(&identity, &route.upstream, repository).unwrap();
             let request = Request { head: false, headers: &headers, path, namespace: None, needs_length: false, permit };
             pull.answer(&request, wanted).await
         };

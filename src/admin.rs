@@ -93,10 +93,7 @@ impl Admin {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = connections.clone().acquire_owned().await else { return };
-            let Ok(accepted) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
+            let accepted = listener.accept().await;
             let (this, tls) = (self.clone(), tls.clone());
             let standing = Standing { local: listener.place().address().is_none(), certificate: false };
             tokio::spawn(async move {

@@ -7,7 +7,7 @@
 //!
 //! 1. [`listen`] binds and speaks TLS; [`server`] accepts a connection, within its limits, and hyper reads a request from it.
 //! 2. [`oci::Route::parse`] turns the URL into one validated value: upstream, repository, tag or digest.
-//! 3. [`policy::Policy::admit`] says whether it may be pulled, and gives a [`policy::Permit`].
+//! 3. [`policy::Session::admit`] says whether it may be pulled, and gives a [`policy::Permit`].
 //! 4. [`pull::Pull::answer`] is the use case:
 //!    - a tag is resolved to a digest: from its record while it is fresh, else by one HEAD for all who ask;
 //!    - [`cache::Cache::get`] looks the digest up: in memory, then on disk;

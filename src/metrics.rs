@@ -96,6 +96,37 @@ impl Outcome {
     }
 }
 
+/// Why something left the disk tier: the label `reason` of `evictions_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// To make room.
+    Space,
+    /// `unused_for` of its quota is over.
+    Expired,
+    /// An operator wanted it gone.
+    Purged,
+    /// Its bytes are not what its digest says.
+    Damaged,
+    /// An import brought it and had no use for it after all, as when it fails.
+    Refused,
+}
+
+impl Removal {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Space, Self::Expired, Self::Purged, Self::Damaged, Self::Refused];
+
+    /// The label's value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Space => "space",
+            Self::Expired => "expired",
+            Self::Purged => "purged",
+            Self::Damaged => "damaged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// Declares [`Metrics`]: each field is registered as `roadstead_<field>`, its doc comment is the HELP text.
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $type:ty $([$($label:literal),+])?,)*) => {

@@ -1,8 +1,8 @@
 //! Who may pull what. Gives the [`Permit`] without which nothing in `pull` begins.
 //!
 //! Owns the operator's rules, the mirror's users and tokens, and the limits of one identity. Never looks into the cache or
-//! asks an upstream, so that a refusal says nothing of what there is. Called by `server` for every request: first
-//! [`Policy::identify`], then [`Policy::admit`].
+//! asks an upstream, so that a refusal says nothing of what there is. Called by `server` for every request, which has one
+//! [`Session`] with it: first [`Session::identify`], then [`Session::admit`].
 
 mod caller;
 mod certificate;
@@ -13,6 +13,7 @@ mod limits;
 mod passwords;
 mod refused;
 mod rules;
+mod session;
 mod token;
 mod watch;
 
@@ -26,7 +27,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::config::{Access, Config, RepositoryRule, Visibility};
 use crate::metrics::Metrics;
-use crate::oci::{Repository, Scope, UpstreamName};
+use crate::oci::{Scope, UpstreamName};
 
 pub use caller::{Authorization, Caller, Login, Peer};
 pub use certificate::ClientCertificate;
@@ -39,6 +40,7 @@ use limits::FillLimit;
 pub use limits::FillSlot;
 pub use refused::{Refused, TooManyFills, Why};
 pub use rules::Verdict;
+pub use session::Session;
 pub use token::NoKey;
 use token::Tokens;
 
@@ -46,7 +48,7 @@ use token::Tokens;
 const FILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The rules of one mirror. They change while it runs ([`Policy::take`], [`Policy::watch`]): a request sees the old
-/// ones or the new ones.
+/// ones or the new ones, since it looks at them once ([`Policy::look`]).
 #[derive(Debug)]
 pub struct Policy {
     rules: ArcSwap<Rules>,
@@ -71,7 +73,7 @@ struct Rules {
     tokens: Arc<Tokens>,
 }
 
-/// Proof that the caller may pull from a repository. Only [`Policy::admit`] makes one.
+/// Proof that the caller may pull from a repository. Only [`Session::admit`] makes one.
 #[derive(Clone, Debug)]
 pub struct Permit {
     scope: Scope,
@@ -138,66 +140,11 @@ impl Policy {
         self.rules.store(rules);
     }
 
-    /// Who asks. Counts the request against the caller's limits. `upstream`: which one is asked about, where that is clear.
-    pub async fn identify(&self, caller: &Caller<'_>, upstream: Option<&UpstreamName>) -> Result<Identity, Refused> {
-        let easy = {
-            let rules = self.rules.load();
-            // Whoever asks may: nobody has to be anybody, and a login can only be one for the upstream.
-            rules.access.rules.is_empty().then(|| self.unchecked(&rules, caller))
-        };
-        let identity = match easy {
-            Some(identity) => Ok(identity),
-            // The rules are held across a wait. Boxed: whoever needs nothing of it does not carry it about.
-            None => Box::pin(self.checked(&self.rules.load_full(), caller, upstream)).await,
-        };
-        let identity = match identity {
-            Ok(identity) => self.pace(|| identity.key()).map(|()| identity),
-            // Not anybody, so the address counts.
-            Err(refused) => Err(self.pace(|| Key::place(caller.peer)).err().unwrap_or(refused)),
-        };
-        identity.inspect_err(|refused| self.count(refused))
-    }
-
-    fn pace(&self, key: impl FnOnce() -> Key) -> Result<(), Refused> {
-        let Some(pace) = self.rules.load().access.pace else { return Ok(()) };
+    /// Counts a request against the limits of whoever sends it.
+    fn pace(&self, rules: &Rules, key: impl FnOnce() -> Key) -> Result<(), Refused> {
+        let Some(pace) = rules.access.pace else { return Ok(()) };
         let why = "you send more requests than one client may (access.requests_per_second)";
         self.meter.take(key(), pace).map_err(|wait| Refused::TooMany { wait, why })
-    }
-
-    fn unchecked(&self, rules: &Rules, caller: &Caller<'_>) -> Identity {
-        let mut identity = Identity::of(caller.peer);
-        match Authorization::of(caller.headers) {
-            Authorization::Basic(login) => identity.login = Some(login),
-            Authorization::Bearer(token) => {
-                if let Some(claims) = rules.tokens.open(token, self.clock.now()) {
-                    (identity.token, identity.login) = (true, claims.login);
-                }
-            }
-            Authorization::None => {}
-        }
-        identity
-    }
-
-    async fn checked(&self, rules: &Rules, caller: &Caller<'_>, upstream: Option<&UpstreamName>) -> Result<Identity, Refused> {
-        let mut identity = Identity::of(caller.peer);
-        match Authorization::of(caller.headers) {
-            Authorization::None => {}
-            Authorization::Basic(login) => self.sign_in(rules, &mut identity, caller.peer, login, upstream).await?,
-            Authorization::Bearer(token) => {
-                let bad = || Refused::SignIn(Why::Token);
-                let claims = rules.tokens.open(token, self.clock.now()).ok_or_else(bad)?;
-                if let Some((user, mark)) = claims.user {
-                    // Taken out of the file, or with a new password: the token is not theirs any more.
-                    let hash = rules.access.htpasswd.as_ref().and_then(|file| file.hash(&user)).ok_or_else(bad)?;
-                    if token::mark(hash) != mark {
-                        return Err(bad());
-                    }
-                    identity.user = Some(user.into());
-                }
-                (identity.token, identity.login) = (true, claims.login);
-            }
-        }
-        Ok(identity)
     }
 
     /// Finds out whose the login is: one of the mirror's users, or for the upstream.
@@ -220,42 +167,6 @@ impl Policy {
         // A mirror's password goes to no upstream (I9).
         identity.user = Some(login.username().into());
         Ok(())
-    }
-
-    /// Whether there is anything for the caller here: the answer to `/v2/`.
-    pub fn greet(&self, identity: &Identity) -> Result<(), Refused> {
-        let rules = self.rules.load();
-        let access = &rules.access;
-        let can_sign_in = access.htpasswd.is_some() && identity.user.is_none();
-        let has_login = identity.user.is_some() || identity.login.is_some() || identity.token;
-        let could = access.htpasswd.is_some() || !rules.callers.is_empty();
-        let refused = if could && access.challenge_everybody && !has_login {
-            Refused::SignIn(Why::Needed)
-        } else if identity.user.is_some() || rules::leaves_something(access, identity) {
-            return Ok(());
-        } else if can_sign_in {
-            Refused::SignIn(Why::Needed)
-        } else {
-            Refused::Nothing(identity.to_string())
-        };
-        self.count(&refused);
-        Err(refused)
-    }
-
-    /// Whether the caller may pull from the repository.
-    pub fn admit(&self, identity: &Identity, upstream: &UpstreamName, repository: &Repository) -> Result<Permit, Refused> {
-        let rules = self.rules.load();
-        let scope = Scope { upstream: upstream.clone(), repository: repository.clone() };
-        let refused = match rules.refusal(identity, &scope) {
-            None => {
-                let limit = rules.access.max_fills_per_client;
-                let fills = limit.map(|limit| FillLimit { fills: self.fills.clone(), key: identity.key(), limit });
-                return Ok(Permit { scope, login: identity.login.clone(), address: identity.address, fills });
-            }
-            Some(refused) => refused,
-        };
-        self.count(&refused);
-        Err(refused)
     }
 
     fn count(&self, refused: &Refused) {
@@ -308,4 +219,36 @@ pub fn explain(access: &Access, who: &str, scope: &Scope) -> Result<Verdict, Str
         _ => return Err(format!("{who:?} is nobody: write user:NAME, cert:NAME, address:IP or anyone")),
     }
     Ok(rules::decide(access, &identity, &scope.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rules that a reload puts in between do not make a login that nobody looked at out to be a stranger's.
+    #[tokio::test]
+    async fn a_request_sees_the_old_rules_or_the_new_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let users = folder.path().join("users");
+        std::fs::write(&users, format!("alice:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+        let open = Config::default();
+        let rules = format!("[access]\nhtpasswd = {users:?}\n[[access.rule]]\nwho = \"user:alice\"\n");
+        let closed = Config::parse(&rules, "test").unwrap();
+        let policy = Policy::new(&open, Arc::new(Metrics::new())).unwrap();
+        let (upstream, repository) = ("docker.io".parse().unwrap(), "library/alpine".parse().unwrap());
+        let peer = Peer::new(None);
+        let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, "Basic YWxpY2U6c2VjcmV0".parse().unwrap())]);
+        let caller = Caller { peer: &peer, headers: &headers };
+        for (before, after) in [(&open, &closed), (&closed, &closed), (&closed, &open)] {
+            policy.take(policy.ready(before).unwrap());
+            let (mut first, mut second) = (policy.look(), policy.look());
+            policy.take(policy.ready(after).unwrap());
+            let identity = first.identify(&caller, Some(&upstream)).await.unwrap();
+            assert_eq!(first.greet(&identity), Ok(()));
+            policy.take(policy.ready(before).unwrap());
+            let identity = second.identify(&caller, Some(&upstream)).await.unwrap();
+            policy.take(policy.ready(after).unwrap());
+            assert!(second.admit(&identity, &upstream, &repository).is_ok());
+        }
+    }
 }

@@ -84,15 +84,6 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 () = stopped(&mut stopping) => break,
             };
-            let accepted = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, mostly: others will be closed soon.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
             let Some(client) = self.clients.enter(accepted.address()) else {
                 self.refused(Refusal::PerClient);
                 continue;

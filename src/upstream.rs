@@ -56,6 +56,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use asking::jittered;
+pub use auth::TokenAge;
 pub use blob::{BlobAnswer, BlobBody, Giver};
 pub use breaker::Need;
 pub use credentials::CredentialError;
@@ -171,13 +172,13 @@ impl Upstream {
     }
 
     /// The same upstream, asked with the login of somebody else than the mirror: the same connections, health, queue and
-    /// switch, but no token, silence or quota of anybody else's. `anew`: no token older than this call will do.
+    /// switch, but no token, silence or quota of anybody else's. `tokens`: new ones are from after this call.
     ///
     /// The login goes where the mirror's own credentials would (I9). It lives as long as what this returns, and what is
     /// begun with it.
-    pub fn signed_in_as(&self, username: &str, password: &config::Secret, anew: bool) -> Self {
+    pub fn signed_in_as(&self, username: &str, password: &config::Secret, tokens: TokenAge) -> Self {
         let login = Credential::Password { username: username.to_owned(), password: password.clone() };
-        let guest = Guest::new(login, anew);
+        let guest = Guest::new(login, tokens);
         Self {
             name: self.name.clone(),
             metrics: Arc::clone(&self.metrics),

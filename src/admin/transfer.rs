@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, Incoming};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::BODY_TIMEOUT;
 use crate::cache::NoRoom;
@@ -28,7 +28,7 @@ use crate::oci::{ImageRef, PlatformError};
 use crate::pull::Pull;
 use crate::transfer::import::{self, ImportError, Imports};
 use crate::transfer::input;
-use crate::transfer::prefetch::{Event, Order, prefetch};
+use crate::transfer::prefetch::{Event, Order, Outcome, prefetch};
 use crate::transfer::sign::Verifier;
 
 /// The longest order of images.
@@ -105,7 +105,8 @@ impl Transfer {
         let (sender, events) = mpsc::channel(256);
         let pull = self.pull.clone();
         // Goes on without its client: what was ordered is wanted.
-        tokio::spawn(async move { prefetch(pull, wishes, order.options, sender).await });
+        let work = tokio::spawn(prefetch(pull, wishes, order.options, sender.clone()));
+        tokio::spawn(tell_of_its_end(work, sender));
         super::typed("application/x-ndjson", Lines(events).boxed_unsync())
     }
 
@@ -215,6 +216,14 @@ impl Transfer {
     }
 }
 
+/// Tells the client if the work on its order has ended before its time: what just stops looks like what is done.
+async fn tell_of_its_end(work: JoinHandle<Vec<Outcome>>, events: mpsc::Sender<Event>) {
+    let Err(error) = work.await else { return };
+    tracing::error!(%error, "a prefetch broke off");
+    let outcome = Outcome::failed("the rest of the order".to_owned(), format!("the mirror broke off: {error}"));
+    let _ = events.send(Event::Done(outcome)).await;
+}
+
 /// Whose fault it was.
 fn status(error: &ImportError) -> StatusCode {
     match error {
@@ -271,5 +280,20 @@ impl Read for Body {
         let len = self.chunk.len().min(buffer.len());
         self.chunk.copy_to_slice(&mut buffer[..len]);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_that_breaks_off_does_not_look_done() {
+        let (sender, mut events) = mpsc::channel(1);
+        tokio::spawn(tell_of_its_end(tokio::spawn(async { panic!("a defect") }), sender.clone()));
+        let Some(Event::Done(outcome)) = events.recv().await else { panic!("it was not told") };
+        assert!(outcome.error.is_some_and(|error| error.contains("a defect")));
+        tell_of_its_end(tokio::spawn(async { Vec::new() }), sender).await;
+        assert_eq!(events.recv().await, None, "it is done");
     }
 }

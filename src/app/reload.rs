@@ -42,9 +42,10 @@ impl Running {
         merged.check_exposure_at(self.addresses().into_iter())?;
         let (upstreams, config, metrics) = (held.upstreams.clone(), merged.clone(), self.metrics.clone());
         let remade = spawn_blocking(move || upstreams.remade(&config, &metrics)).await??;
+        let rules = self.policy.ready(&merged)?;
+        // The last that can be wrong with the file, and the first that is put in use.
         self.reload_tls(&merged).await?;
         // Whose content is whose before who may pull it: rules that open must not open what is about to be closed.
-        let rules = self.policy.ready(&merged)?;
         let (cache, private) = (self.cache.clone(), remade.upstreams.private().collect::<Vec<_>>());
         spawn_blocking(move || cache.confined.set_private(private)).await?;
         held.upstreams = self.take_upstreams(remade, &merged);

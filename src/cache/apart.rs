@@ -8,6 +8,7 @@ use std::fs::Metadata;
 use super::Cache;
 use super::index::Found;
 use super::store::FileId;
+use crate::metrics::Removal;
 use crate::oci::Digest;
 
 impl Cache {
@@ -36,7 +37,7 @@ impl Cache {
         self.set_apart(digest);
         if is_news {
             self.metrics.cache_damaged_total.inc();
-            self.metrics.evictions_total.with_label_values(&["damaged"]).inc();
+            self.metrics.evictions_total.with_label_values(&[Removal::Damaged.label()]).inc();
             let _ = self.damaged.send(*digest);
         }
     }

@@ -13,6 +13,7 @@ use super::index::{Known, Place, Victim};
 use super::pins::Pin;
 use super::selector::Selector;
 use super::{Cache, NoRoom};
+use crate::metrics::Removal;
 use crate::oci::{Digest, ImageRef, Platforms};
 
 /// Manifests that share a part are not counted beyond this.
@@ -145,10 +146,11 @@ impl Collected {
     }
 }
 
+/// Bytes that are here, and that are not. The size of what is not is whatever its manifest says.
 fn held(parts: &[Part]) -> (u64, u64) {
     parts.iter().fold((0, 0), |(here, missing), part| match part.known.present {
         true => (here + part.known.size, missing),
-        false => (here, missing + part.known.size),
+        false => (here, missing.saturating_add(part.known.size)),
     })
 }
 
@@ -200,13 +202,13 @@ impl Cache {
 
     /// Blocks. Removes an object from both tiers; its size, if it was here and was not published anew meanwhile. Where that
     /// fails nobody is given it any more, and it is tried again.
-    pub(super) fn remove(&self, digest: &Digest, reason: &str) -> io::Result<Option<u64>> {
+    pub(super) fn remove(&self, digest: &Digest, why: Removal) -> io::Result<Option<u64>> {
         self.memory.forget(digest);
         let Some(victim) = self.index.expel(digest) else { return Ok(None) };
         let removed = self.unlink(victim);
         let removed = removed.inspect_err(|error| tracing::error!(%digest, %error, "cannot remove a cached file"))?;
         Ok(removed.then(|| {
-            self.count_eviction(&victim, reason);
+            self.count_eviction(&victim, why);
             victim.size
         }))
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::catalog::Tagged;
 use super::selector::Selector;
 use super::{Cache, StillReading};
+use crate::metrics::Removal;
 use crate::oci::{Digest, ImageRef, Platforms, Reference, Scope, Tag};
 
 /// What became of a purge, or would become of it.
@@ -90,7 +91,7 @@ impl Cache {
         for digest in going.gone {
             let bytes = match dry_run {
                 true => Ok(self.index.known(&digest).filter(|known| known.present).map(|known| known.size)),
-                false => self.remove(&digest, "purged"),
+                false => self.remove(&digest, Removal::Purged),
             };
             match bytes {
                 Ok(Some(bytes)) => {
@@ -112,7 +113,7 @@ impl Cache {
             let going = Going { cache: self, purged: HashSet::new(), gone: HashSet::new() };
             if going.may(digest) && !self.catalog.unshared(&[*digest], &going.gone).is_empty() {
                 // Said in the log, and tried again.
-                let _ = self.remove(digest, "refused");
+                let _ = self.remove(digest, Removal::Refused);
             }
         }
     }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
 use super::{Cache, NoRoom, OfQuota, SMALL, read};
+use crate::metrics::Removal;
 use crate::oci::{Digest, Scope, UpstreamName};
 
 /// Victims in a row that would have freed nothing, after which there is no room.
@@ -126,7 +127,7 @@ impl Cache {
     pub(super) fn evict(&self, victim: Victim) -> io::Result<bool> {
         let unlinked = self.unlink(victim)?;
         if unlinked {
-            self.count_eviction(&victim, "space");
+            self.count_eviction(&victim, Removal::Space);
         }
         Ok(unlinked)
     }
@@ -154,7 +155,8 @@ impl Cache {
         Ok(true)
     }
 
-    pub(super) fn count_eviction(&self, victim: &Victim, reason: &str) {
+    pub(super) fn count_eviction(&self, victim: &Victim, why: Removal) {
+        let reason = why.label();
         self.metrics.evictions_total.with_label_values(&[reason]).inc();
         self.metrics.evicted_bytes_total.inc_by(victim.size);
         tracing::debug!(digest = %victim.digest, size_bytes = victim.size, place = ?victim.place, reason, "evicted");

@@ -15,6 +15,7 @@ use super::catalog::Totals;
 use super::index::{Sum, now};
 use super::records::{ManifestRecord, TagRecord};
 use super::{Cache, read};
+use crate::metrics::Removal;
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
 
 /// Index numbers looked at under one lock.
@@ -209,7 +210,7 @@ impl Cache {
                     continue;
                 }
                 self.memory.forget(&victim.digest);
-                self.count_eviction(&victim, "expired");
+                self.count_eviction(&victim, Removal::Expired);
                 expired.add(victim.size);
             }
         }

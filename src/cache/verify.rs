@@ -304,7 +304,7 @@ impl Cache {
         loop {
             let file = path.clone();
             let pass = self.blocking(move |cache| Pass::read(&cache.store, &file)).await.unwrap_or_default();
-            let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(pass.ended)).unwrap_or_default();
+            let age = Duration::from_secs(crate::clock::seconds(SystemTime::now()).saturating_sub(pass.ended));
             let wait = if pass.next == 0 { every.saturating_sub(age) } else { Duration::ZERO };
             // Not in the first minute of a mirror, which has other things to do; nor in a circle where all is small.
             tokio::time::sleep(wait.max(every.min(Duration::from_secs(60)))).await;

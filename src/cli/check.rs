@@ -5,6 +5,7 @@ mod online;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -144,7 +145,10 @@ fn facts(upstream: &Upstream) -> String {
     facts.push(signs_in(&upstream.credentials));
     facts.extend(upstream.client.as_ref().map(|pair| format!("shows the certificate {}", pair.cert.display())));
     facts.push(format!("{} downloads at once", upstream.max_connections));
-    facts.push(format!("tags fresh for {}", humantime::format_duration(upstream.freshness.fresh_for)));
+    facts.push(match upstream.freshness.fresh_for {
+        Duration::MAX => "tags fresh for ever".to_owned(),
+        time => format!("tags fresh for {}", humantime::format_duration(time)),
+    });
     let patterns = |globs: &Globs| globs.patterns().join(" ");
     if upstream.repositories.allow.patterns() != ["**"] {
         facts.push(format!("allow {}", patterns(&upstream.repositories.allow)));

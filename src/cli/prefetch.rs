@@ -19,7 +19,7 @@ use super::{print, tell};
 use crate::admin::transfer::Listed;
 use crate::config::Wish;
 use crate::oci::Platforms;
-use crate::transfer::prefetch::{Event, Options, Order, Outcome, prefetch};
+use crate::transfer::prefetch::{Event, Options, Order, Outcome, Parallel, prefetch};
 use crate::transfer::sources;
 
 /// Fill the cache with images before anybody asks for them
@@ -74,9 +74,9 @@ pub(super) struct Prefetch {
     #[arg(long)]
     with_referrers: bool,
 
-    /// How many blobs to download at one time
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
+    /// How many blobs to download at one time, from 1 to 256
+    #[arg(long, value_name = "N", default_value_t)]
+    parallel: Parallel,
 }
 
 impl Prefetch {
@@ -87,8 +87,7 @@ impl Prefetch {
             if wishes.is_empty() {
                 bail!("nothing to fetch: name images, or a source of them (see --help)");
             }
-            let options =
-                Options { platforms: self.platform.clone(), referrers: self.with_referrers, parallel: self.parallel.into() };
+            let options = Options { platforms: self.platform.clone(), referrers: self.with_referrers, parallel: self.parallel };
             let (sender, events) = mpsc::channel(256);
             let shown = tokio::spawn(Display::new().follow(events));
             match self.site.open(config).await? {

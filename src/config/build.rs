@@ -16,7 +16,7 @@ use super::defaults::built_in_upstreams;
 use super::document::Document;
 use super::raw::{self, Raw};
 use super::reach::{self, Known, Of};
-use super::value::{Many, One, RepositoryGlob, TagPattern, Time, Timeout};
+use super::value::{Many, One, RepositoryGlob, TagPattern, Time, TimeOrForever, Timeout};
 use super::{
     Amount, Cache, Config, ConfigError, Fill, Freshness, FreshnessRule, Globs, Import, Log, Prefetch, Quota, RepositoryRule,
     Secret, Server, TagPatterns,
@@ -66,6 +66,10 @@ fn one<T>(raw: Option<One<T>>, default: T) -> T {
 
 fn time(raw: Option<One<Time>>, default: Duration) -> Duration {
     raw.map_or(default, |One(Time(time))| time)
+}
+
+fn time_or_forever(raw: Option<One<TimeOrForever>>, default: Duration) -> Duration {
+    raw.map_or(default, |One(TimeOrForever(time))| time)
 }
 
 fn timeout(raw: Option<One<Timeout>>, default: Duration) -> Duration {
@@ -157,10 +161,10 @@ impl Builder<'_> {
         Freshness {
             no_cache: raw.no_cache.unwrap_or(default.no_cache),
             rules,
-            fresh_for: time(raw.fresh_for, default.fresh_for),
-            revalidate_within: time(raw.revalidate_within, default.revalidate_within),
-            stale_while_revalidate: time(raw.stale_while_revalidate, default.stale_while_revalidate),
-            stale_if_error: time(raw.stale_if_error, default.stale_if_error),
+            fresh_for: time_or_forever(raw.fresh_for, default.fresh_for),
+            revalidate_within: time_or_forever(raw.revalidate_within, default.revalidate_within),
+            stale_while_revalidate: time_or_forever(raw.stale_while_revalidate, default.stale_while_revalidate),
+            stale_if_error: time_or_forever(raw.stale_if_error, default.stale_if_error),
             negative: time(raw.negative, default.negative),
             immutable_tags,
         }
@@ -180,7 +184,7 @@ impl Builder<'_> {
             self.document.problem(&path, reason);
             TagPatterns::default()
         });
-        let time = |raw: Option<One<Time>>| raw.map(|One(Time(time))| time);
+        let or_forever = |raw: Option<One<TimeOrForever>>| raw.map(|One(TimeOrForever(time))| time);
         FreshnessRule {
             repositories: self.globs(
                 raw.repositories,
@@ -189,11 +193,11 @@ impl Builder<'_> {
                 of,
             ),
             tags,
-            fresh_for: time(raw.fresh_for),
-            revalidate_within: time(raw.revalidate_within),
-            stale_while_revalidate: time(raw.stale_while_revalidate),
-            stale_if_error: time(raw.stale_if_error),
-            negative: time(raw.negative),
+            fresh_for: or_forever(raw.fresh_for),
+            revalidate_within: or_forever(raw.revalidate_within),
+            stale_while_revalidate: or_forever(raw.stale_while_revalidate),
+            stale_if_error: or_forever(raw.stale_if_error),
+            negative: raw.negative.map(|One(Time(time))| time),
             no_cache: raw.no_cache,
         }
     }

@@ -7,7 +7,7 @@ use super::{Globs, TagPatterns};
 /// `[freshness]`, and the same keys under an upstream: for how long a tag is believed. Digests never go stale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Freshness {
-    /// `fresh_for`: no upstream contact within this after a tag was checked.
+    /// `fresh_for`: no upstream contact within this after a tag was checked. `Duration::MAX` for ever, as with the next three.
     pub fresh_for: Duration,
     /// `revalidate_within`: how long a client waits for the check before it gets the cached tag.
     pub revalidate_within: Duration,
@@ -49,9 +49,9 @@ pub struct FreshnessRule {
 /// What [`Freshness`] comes to for one tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// `Duration::MAX` for ever.
-    pub fresh_for: Duration,
     /// See [`Freshness`], as all the others.
+    pub fresh_for: Duration,
+    /// See there.
     pub revalidate_within: Duration,
     /// See there.
     pub stale_while_revalidate: Duration,

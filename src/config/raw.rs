@@ -19,8 +19,8 @@ pub(super) use keys::known_keys;
 use super::access::{TokenUrl, Who};
 use super::listen::{Listen, Mode, Required, TlsVersion};
 use super::value::{
-    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout,
-    Value,
+    AdminListen, Count, HelperName, Host, Level, Many, One, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time,
+    TimeOrForever, Timeout, Value,
 };
 use super::{Abandoned, Amount, BlobOutage, Eviction, LogFormat, Reserve, Secret, Visibility, Wish};
 use crate::oci::{Platform, UpstreamName};
@@ -147,10 +147,10 @@ pub(super) struct Quota {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Freshness {
-    pub fresh_for: Option<One<Time>>,
-    pub revalidate_within: Option<One<Time>>,
-    pub stale_while_revalidate: Option<One<Time>>,
-    pub stale_if_error: Option<One<Time>>,
+    pub fresh_for: Option<One<TimeOrForever>>,
+    pub revalidate_within: Option<One<TimeOrForever>>,
+    pub stale_while_revalidate: Option<One<TimeOrForever>>,
+    pub stale_if_error: Option<One<TimeOrForever>>,
     pub negative: Option<One<Time>>,
     pub immutable_tags: Option<Many<TagPattern>>,
     pub no_cache: Option<bool>,
@@ -162,10 +162,10 @@ pub(super) struct Freshness {
 pub(super) struct Rule {
     pub repositories: Option<Many<RepositoryGlob>>,
     pub tags: Option<Many<TagPattern>>,
-    pub fresh_for: Option<One<Time>>,
-    pub revalidate_within: Option<One<Time>>,
-    pub stale_while_revalidate: Option<One<Time>>,
-    pub stale_if_error: Option<One<Time>>,
+    pub fresh_for: Option<One<TimeOrForever>>,
+    pub revalidate_within: Option<One<TimeOrForever>>,
+    pub stale_while_revalidate: Option<One<TimeOrForever>>,
+    pub stale_if_error: Option<One<TimeOrForever>>,
     pub negative: Option<One<Time>>,
     pub no_cache: Option<bool>,
 }

@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Unexpected, Visitor};
 
 pub(super) use kinds::{
-    AdminListen, Count, HelperName, Host, Level, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, Timeout,
+    AdminListen, Count, HelperName, Host, Level, Parts, Prefix, Rate, RepositoryGlob, Size, TagPattern, Time, TimeOrForever,
+    Timeout,
 };
 
 /// What a key takes: text, and for some a whole number.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::passed::{self, Passed};
-use super::{Listener, Place, Socket};
+use super::{Listener, Place, Socket, Told};
 use crate::config::Listen;
 
 /// Connections that may wait to be accepted.
@@ -69,7 +69,7 @@ fn tcp(address: SocketAddr, tls: bool) -> io::Result<Listener> {
 
 fn of_tcp(listener: TcpListener, tls: bool) -> io::Result<Listener> {
     let at = Place::Tcp(listener.local_addr()?);
-    Ok(Listener { socket: Socket::Tcp(listener), at, tls })
+    Ok(Listener { socket: Socket::Tcp(listener), at, told: Told::default(), tls })
 }
 
 fn adopt(socket: passed::Socket) -> io::Result<Listener> {
@@ -78,7 +78,7 @@ fn adopt(socket: passed::Socket) -> io::Result<Listener> {
         passed::Socket::Unix(listener) => {
             let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
             // Its file is the service manager's.
-            Ok(Listener { socket: Socket::Unix(UnixListener::from_std(listener)?, None), at: Place::Unix(path), tls: false })
+            Ok(of_unix(UnixListener::from_std(listener)?, None, path))
         }
     }
 }
@@ -120,7 +120,11 @@ fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
     listener.set_nonblocking(true)?;
     let socket = UnixListener::from_std(listener)?;
     let file = SocketFile { path: path.to_owned(), id };
-    Ok(Listener { socket: Socket::Unix(socket, Some(file)), at: Place::Unix(Some(path.to_owned())), tls: false })
+    Ok(of_unix(socket, Some(file), Some(path.to_owned())))
+}
+
+fn of_unix(listener: UnixListener, file: Option<SocketFile>, path: Option<PathBuf>) -> Listener {
+    Listener { socket: Socket::Unix(listener, file), at: Place::Unix(path), told: Told::default(), tls: false }
 }
 
 /// Fails unless `path` is free, or a socket that an ended process has left.

@@ -30,7 +30,7 @@ async fn a_unix_socket_has_its_mode_and_goes_with_its_listener() {
     assert_eq!(names(folder.path()), ["pull.sock"]);
 
     let client = tokio::spawn(async move { UnixStream::connect(path).await.unwrap().write_all(b"x").await.unwrap() });
-    let accepted = listener.accept().await.unwrap();
+    let accepted = listener.accept().await;
     assert_eq!(accepted.address(), None);
     let mut stream = accepted.detach().unwrap().attach().unwrap().into_stream();
     assert_eq!(stream.read_u8().await.unwrap(), b'x');
@@ -91,7 +91,18 @@ async fn loopback_is_not_paced_and_the_rest_is_as_the_system_has_it() {
         let &Place::Tcp(at) = listener.place() else { panic!("{:?}", listener.place()) };
         let to = if at.ip().is_unspecified() { ([127, 0, 0, 1], at.port()).into() } else { at };
         let (_client, accepted) = tokio::join!(tokio::net::TcpStream::connect(to), listener.accept());
-        let Accepted::Tcp(socket, _) = accepted.unwrap() else { panic!("TCP") };
+        let Accepted::Tcp(socket, _) = accepted else { panic!("TCP") };
         assert_eq!(rustix::net::sockopt::tcp_congestion(&socket).unwrap(), congestion, "{address}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_on_is_told_once_a_minute() {
+    let told = Told::default();
+    let mut times = 0;
+    for _ in 0..20 * 150 {
+        times += u32::from(told.is_due(Instant::now()));
+        tokio::time::advance(PAUSE).await;
+    }
+    assert_eq!(times, 3, "in two minutes and a half");
 }

@@ -5,7 +5,7 @@
 //! stand here; a test holds them against the source that counts. What has an open set (statuses) or a very large one
 //! (requests by upstream, kind and result) begins with its first event.
 
-use super::Metrics;
+use super::{Metrics, Removal};
 
 /// Why an upstream cannot confirm a tag: reasons of `stale_total` and of `upstream_failures_total`.
 const OUTAGES: [&str; 12] = [
@@ -45,7 +45,6 @@ const FILLS: [&str; 15] = [
     "unavailable",
 ];
 const VERDICTS: [&str; 5] = ["limited", "no", "not_found", "unknown", "yes"];
-const EVICTIONS: [&str; 4] = ["damaged", "expired", "purged", "space"];
 const ACCESS: [&str; 6] = ["bad_token", "denied", "sign_in", "too_many", "too_many_fills", "wrong_password"];
 const PASSWORDS: [&str; 3] = ["locked_out", "right", "wrong"];
 const CONNECTIONS: [&str; 9] =
@@ -54,9 +53,9 @@ const CONNECTIONS: [&str; 9] =
 impl Metrics {
     /// What has no upstream.
     pub(super) fn begin(&self) {
+        Removal::ALL.iter().for_each(|removal| drop(self.evictions_total.with_label_values(&[removal.label()])));
         for (counter, values) in [
-            (&self.evictions_total, &EVICTIONS[..]),
-            (&self.access_refusals_total, &ACCESS),
+            (&self.access_refusals_total, &ACCESS[..]),
             (&self.password_checks_total, &PASSWORDS),
             (&self.connections_refused_total, &CONNECTIONS),
         ] {
@@ -124,5 +123,17 @@ mod tests {
         let passwords = include_str!("../policy/passwords.rs");
         assert_eq!(&words(passwords, "check") | &words(passwords, "bcrypt"), set(&[&PASSWORDS]));
         assert_eq!(words(include_str!("../server/limits.rs"), "label"), set(&[&CONNECTIONS]));
+    }
+
+    #[test]
+    fn every_reason_to_remove_something_is_among_all_and_documented() {
+        let all: BTreeSet<&str> = Removal::ALL.iter().map(|removal| removal.label()).collect();
+        let (_, removal) = include_str!("../metrics.rs").split_once("impl Removal").unwrap();
+        assert_eq!(words(removal, "label"), all);
+        let manual = include_str!("../../docs/OPERATIONS.md");
+        let line = manual.lines().find(|line| line.starts_with("| `roadstead_evictions_total`")).unwrap();
+        for label in all {
+            assert!(line.contains(&format!("`{label}`")), "docs/OPERATIONS.md lacks {label}: {line}");
+        }
     }
 }

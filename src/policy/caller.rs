@@ -1,6 +1,6 @@
 //! Who is asking: the other end of the connection, and what a request says of itself.
 //!
-//! Reads, and believes nothing: what is true of it is for [`super::Policy::identify`] to find out. Made by `server`.
+//! Reads, and believes nothing: what is true of it is for [`super::Session::identify`] to find out. Made by `server`.
 
 use std::fmt;
 use std::net::SocketAddr;

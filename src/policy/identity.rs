@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{ClientCertificate, Login, Peer};
 
-/// Who sends a request, as far as it was proved. Made by [`super::Policy::identify`] alone.
+/// Who sends a request, as far as it was proved. Made by [`super::Session::identify`] alone.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// A user of the password file.

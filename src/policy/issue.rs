@@ -47,7 +47,7 @@ impl Policy {
     async fn issued(&self, peer: &Peer, login: Option<Login>, upstream: Option<&UpstreamName>) -> Result<Issued, Refused> {
         let rules = self.rules.load_full();
         let mut identity = Identity::of(peer);
-        self.pace(|| identity.key())?;
+        self.pace(&rules, || identity.key())?;
         if let Some(login) = login {
             if rules.access.rules.is_empty() {
                 identity.login = Some(login).filter(|_| upstream.is_some_and(|upstream| rules.takes_logins(upstream)));

@@ -25,10 +25,12 @@ const REMEMBERED: u64 = 100_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u64);
 
-/// Until when something is absent, by the word of an epoch.
+/// That something is absent, by the word of an epoch.
 #[derive(Clone, Copy, Debug)]
 struct Word {
-    until: Instant,
+    said: Instant,
+    /// For how long it is believed: any time, also one that would lead beyond what a clock can show.
+    negative: Duration,
     epoch: Epoch,
 }
 
@@ -61,13 +63,13 @@ impl Negative {
     /// Whether the upstream said so recently enough.
     fn is_remembered(&self, scope: &Scope, asker: &Asker, what: &What) -> bool {
         let word = self.said.get(&(scope.clone(), what.clone(), asker.key()));
-        word.is_some_and(|word| word.epoch == self.epoch() && Instant::now() < word.until)
+        word.is_some_and(|word| word.epoch == self.epoch() && word.said.elapsed() < word.negative)
     }
 
     /// The upstream says that it has no `what`; believed for `negative`. It was asked in `epoch`.
     fn remember(&self, scope: &Scope, asker: &Asker, what: &What, negative: Duration, epoch: Epoch) {
         if !negative.is_zero() {
-            let word = Word { until: Instant::now() + negative, epoch };
+            let word = Word { said: Instant::now(), negative, epoch };
             self.said.insert((scope.clone(), what.clone(), asker.key()), word);
         }
     }
@@ -122,5 +124,26 @@ impl Pull {
         };
         self.negative.remember(scope, asker, what, error.believe(negative), epoch);
         PullError::NotFound { scope: scope.clone(), what: what.clone(), said: Said::Now }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_not_found_may_be_remembered_for_longer_than_a_clock_goes() {
+        let negative = Negative::new();
+        let scope: Scope = "docker.io/library/alpine".parse().unwrap();
+        let what = |tag: &str| What::Tag(tag.parse().unwrap());
+        let remember = |tag: &str, time| negative.remember(&scope, &Asker::Mirror, &what(tag), time, negative.epoch());
+        remember("ever", Duration::MAX);
+        remember("long", Duration::from_secs(u64::MAX));
+        remember("brief", Duration::from_secs(10));
+        let is_remembered = |tag: &str| negative.is_remembered(&scope, &Asker::Mirror, &what(tag));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(is_remembered("ever") && is_remembered("long") && is_remembered("brief"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_remembered("ever") && is_remembered("long") && !is_remembered("brief"));
     }
 }

@@ -51,6 +51,11 @@ pub(super) fn age(now: Timestamp, record: &TagRecord, fresh_for: Duration) -> Du
 pub enum Course {
     /// Answers from the record.
     Fresh,
+    /// Answers from the record, and has it checked behind the answer.
+    Behind {
+        /// There is a check to be had: always, but at the end of a quota.
+        may_check: bool,
+    },
     /// Answers from the record although it is not fresh.
     Stale {
         /// Why, for the client's log.
@@ -85,7 +90,7 @@ impl Course {
             Plan::Need => Self::Need,
             Plan::Behind => match upstream.readiness() {
                 Readiness::Away(error) => stale(&error.to_string(), error.label(), false),
-                _ => stale("it is being revalidated", "revalidating", upstream.allows_background()),
+                Readiness::Ready | Readiness::Probe => Self::Behind { may_check: upstream.may_work_behind() },
             },
             Plan::Check(within) => match upstream.readiness() {
                 Readiness::Ready => Self::Check(within),

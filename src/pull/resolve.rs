@@ -132,6 +132,12 @@ impl Pull {
         };
         let (within, record) = match (Course::of(plan, record.as_deref(), &upstream), record) {
             (Course::Fresh, Some(record)) => return Ok(fresh(&record)),
+            (Course::Behind { .. }, Some(record)) => {
+                if upstream.take_turn_behind() {
+                    begin();
+                }
+                return Ok(stale(&record, overdue, "it is being revalidated", "revalidating"));
+            }
             (Course::Stale { why, reason, behind }, Some(record)) => {
                 if behind {
                     begin();

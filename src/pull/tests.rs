@@ -49,8 +49,9 @@ async fn the_future_of_an_answer_is_small() {
     let caller = Caller { peer: &Peer::new(None), headers: &headers };
     let (upstream, repository) = ("docker.io".parse().unwrap(), "library/alpine".parse().unwrap());
     let policy = Policy::new(&config, Arc::new(Metrics::new())).unwrap();
-    let identity = policy.identify(&caller, Some(&upstream)).await.unwrap();
-    let permit = policy.admit(&identity, &upstream, &repository).unwrap();
+    let mut session = policy.look();
+    let identity = session.identify(&caller, Some(&upstream)).await.unwrap();
+    let permit = session.admit(&identity, &upstream, &repository).unwrap();
     let request = Request { head: false, headers: &headers, path: "/", namespace: None, needs_length: false, permit };
     let wanted = Wanted::Manifest(Reference::Digest(Digest::of(Algorithm::Sha256, b"")));
     let size = size_of_val(&pull.answer(&request, &wanted));

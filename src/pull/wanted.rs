@@ -127,7 +127,9 @@ fn read(path: &Path) -> io::Result<Vec<Want>> {
         Err(error) => return Err(error),
     };
     let now = seconds(SystemTime::now());
-    Ok(wants.into_iter().filter(|want| !want.is_forgotten(now)).collect())
+    // One from the future was written under a wrong clock, and would never be forgotten.
+    let wants = wants.into_iter().map(|want| Want { last: want.last.min(now), ..want });
+    Ok(wants.filter(|want| !want.is_forgotten(now)).collect())
 }
 
 /// The list in the cache folder `dir`, most wanted first.

@@ -103,7 +103,8 @@ impl Handler {
             return respond::refusal(ErrorCode::NameInvalid, Outcome::Invalid, message);
         }
         let upstream = route.as_ref().map_or_else(|error| error.upstream.as_ref(), |route| Some(&route.upstream));
-        let identity = match self.policy.identify(&Caller { peer, headers: request.headers() }, upstream).await {
+        let mut session = self.policy.look();
+        let identity = match session.identify(&Caller { peer, headers: request.headers() }, upstream).await {
             Ok(identity) => identity,
             Err(refused) => {
                 let scope = route.ok().and_then(|route| route.scope());
@@ -114,15 +115,18 @@ impl Handler {
         let route = match route {
             Ok(route) => route,
             // Only callers who may use the mirror at all are told which upstreams it has.
-            Err(error) => match self.policy.greet(&identity) {
+            Err(error) => match session.greet(&identity) {
                 Ok(()) => return respond::refusal(error.code, Outcome::Invalid, error.message),
                 Err(refused) => return self.refused(refused, request, peer, None),
             },
         };
         let Target::Content(repository, wanted) = &route.target else {
-            return self.base(&route.upstream, &identity, request, peer).await;
+            return match session.greet(&identity) {
+                Ok(()) => self.base(&route.upstream, &identity, request, peer).await,
+                Err(refused) => self.refused(refused, request, peer, None),
+            };
         };
-        let permit = match self.policy.admit(&identity, &route.upstream, repository) {
+        let permit = match session.admit(&identity, &route.upstream, repository) {
             Ok(permit) => permit,
             Err(refused) => return self.refused(refused, request, peer, route.scope().as_ref()),
         };
@@ -141,11 +145,8 @@ impl Handler {
         answer
     }
 
-    /// Answers `/v2/`, by which a client learns that this is a registry, and whether to sign in.
+    /// Answers `/v2/`, by which a client for whom there is anything learns that this is a registry, and whether to sign in.
     async fn base<B>(&self, upstream: &UpstreamName, identity: &Identity, request: &Request<B>, peer: &Peer) -> Answer {
-        if let Err(refused) = self.policy.greet(identity) {
-            return self.refused(refused, request, peer, None);
-        }
         // One of the mirror's users has signed in already.
         let mut answer = if !identity.is_user() && self.pull.wants_login(upstream, identity.login()) {
             respond::sign_in()

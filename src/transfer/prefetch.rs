@@ -3,7 +3,9 @@
 //! Images in parallel, their blobs in parallel under one limit, through the same fills as clients' pulls: what is here
 //! is not asked for again, and what was interrupted is resumed. Leaves `quota_reserve` of an upstream's quota to clients.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +23,7 @@ use crate::pull::{Pull, PullError};
 const IMAGES: usize = 4;
 
 /// What is fetched of each image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Of indexes.
     #[serde(default)]
@@ -30,17 +32,41 @@ pub struct Options {
     #[serde(default)]
     pub referrers: bool,
     /// Blobs at one time.
-    #[serde(default = "parallel")]
-    pub parallel: usize,
+    #[serde(default)]
+    pub parallel: Parallel,
 }
 
-fn parallel() -> usize {
-    8
-}
+/// How many blobs are downloaded at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct Parallel(u16);
 
-impl Default for Options {
+impl Default for Parallel {
     fn default() -> Self {
-        Self { platforms: Platforms::default(), referrers: false, parallel: parallel() }
+        Self(8)
+    }
+}
+
+impl TryFrom<u64> for Parallel {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        let within = u16::try_from(number).ok().filter(|number| (1..=256).contains(number));
+        within.map(Self).ok_or_else(|| format!("{number} is not a whole number from 1 to 256"))
+    }
+}
+
+impl FromStr for Parallel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<u64>().map_err(|_| format!("{text:?} is not a whole number from 1 to 256"))?.try_into()
+    }
+}
+
+impl fmt::Display for Parallel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -98,7 +124,7 @@ pub struct Outcome {
 
 /// Fetches everything; tells of each image by an [`Event::Done`].
 pub async fn prefetch(pull: Arc<Pull>, wishes: Vec<Wish>, options: Options, events: mpsc::Sender<Event>) -> Vec<Outcome> {
-    let job = Arc::new(Job { pull, blobs: Semaphore::new(options.parallel.max(1)), options, events });
+    let job = Arc::new(Job { pull, blobs: Semaphore::new(options.parallel.0.into()), options, events });
     let (mut images, mut outcomes) = (Vec::new(), Vec::new());
     for wish in wishes {
         match wish {
@@ -116,30 +142,30 @@ pub async fn prefetch(pull: Arc<Pull>, wishes: Vec<Wish>, options: Options, even
     let mut known = HashSet::new();
     images.retain(|image| known.insert(image.clone()));
     let mut waiting = images.into_iter();
-    let mut running = JoinSet::new();
+    let (mut running, mut names) = (JoinSet::new(), HashMap::new());
     loop {
         while running.len() < IMAGES
             && let Some(image) = waiting.next()
         {
-            let job = job.clone();
-            running.spawn(async move {
-                let outcome = job.clone().image(&image).await;
-                let _ = job.events.send(Event::Done(outcome.clone())).await;
-                outcome
-            });
+            let (job, name) = (job.clone(), image.to_string());
+            names.insert(running.spawn(job.image(image)).id(), name);
         }
-        match running.join_next().await {
-            Some(Ok(outcome)) => outcomes.push(outcome),
-            Some(Err(error)) => outcomes.push(Outcome::failed("an image".into(), error.to_string())),
+        let outcome = match running.join_next().await {
+            Some(Ok(outcome)) => outcome,
+            // That image alone: the others go on.
+            Some(Err(error)) => Outcome::failed(names.remove(&error.id()).unwrap_or_default(), error.to_string()),
             None => break,
-        }
+        };
+        let _ = job.events.send(Event::Done(outcome.clone())).await;
+        outcomes.push(outcome);
     }
     outcomes.sort_by(|a, b| a.image.cmp(&b.image));
     outcomes
 }
 
 impl Outcome {
-    fn failed(image: String, error: String) -> Self {
+    /// Nothing came of it, and this is why.
+    pub(crate) fn failed(image: String, error: String) -> Self {
         Self { image, digest: None, blobs: 0, bytes: 0, fetched: 0, error: Some(error) }
     }
 }
@@ -178,11 +204,11 @@ impl Job {
         })
     }
 
-    async fn image(self: Arc<Self>, image: &ImageRef) -> Outcome {
+    async fn image(self: Arc<Self>, image: ImageRef) -> Outcome {
         let name = image.to_string();
         let mut outcome = Outcome { error: None, ..Outcome::failed(name.clone(), String::new()) };
         let fetched = Arc::new(AtomicU64::new(0));
-        if let Err(error) = self.clone().fetch(image, &mut outcome, &fetched).await {
+        if let Err(error) = self.clone().fetch(&image, &mut outcome, &fetched).await {
             outcome.error = Some(error);
         }
         outcome.fetched = fetched.load(Ordering::Relaxed);
@@ -208,8 +234,10 @@ impl Job {
         let cache = self.pull.cache();
         // Where the tree cannot be read, each blob says so.
         let _ = cache.until_scanned().await;
-        let bytes = blobs.iter().map(|blob| blob.size).sum();
-        let here = blobs.iter().filter(|blob| cache.has(&blob.digest).is_some()).map(|blob| blob.size).sum();
+        // Sizes are whatever the manifest says, so their sum may be more than there are numbers for.
+        let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+        let are_here = blobs.iter().filter(|blob| cache.has(&blob.digest).is_some());
+        let here = are_here.fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
         (outcome.blobs, outcome.bytes) = (blobs.len(), bytes);
         let _ = self.events.send(Event::Size { image: outcome.image.clone(), bytes, here }).await;
         let mut running = JoinSet::new();
@@ -242,7 +270,8 @@ impl Job {
             .await
             .map_err(|error| format!("blob {}: {error}", blob.digest))?;
         if was_missing {
-            fetched.fetch_add(blob.size, Ordering::Relaxed);
+            // What came, not what the manifest says of it.
+            fetched.fetch_add(self.pull.cache().has(&blob.digest).unwrap_or_default(), Ordering::Relaxed);
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ pub(super) struct Told {
 impl Told {
     /// After a whole window the figure means nothing any more.
     pub(super) fn is_outdated(&self, now: Instant) -> bool {
-        self.quota.window.is_some_and(|window| now >= self.at + window)
+        self.quota.window.is_some_and(|window| now.saturating_duration_since(self.at) >= window)
     }
 }
 
@@ -260,6 +260,16 @@ mod tests {
         throttle(&mut accounts, now, Account::Guest(u64::MAX), EndedAt::Home(Account::Guest(u64::MAX)));
         assert_eq!(accounts.known.len(), 2);
         assert!(may(&accounts, now, Account::Guest(0)));
+    }
+
+    /// `ratelimit-remaining: 0;w=18446744073709551615`
+    #[tokio::test(start_paused = true)]
+    async fn a_window_may_be_longer_than_a_clock_goes() {
+        let now = Instant::now();
+        let told = |window| Told { quota: Quota { limit: None, remaining: 0, window, source: None }, at: now };
+        let later = now + Duration::from_secs(3600);
+        assert!(!told(Some(Duration::from_secs(u64::MAX))).is_outdated(later) && !told(None).is_outdated(later));
+        assert!(told(HOUR).is_outdated(later) && !told(HOUR).is_outdated(later - Duration::from_secs(1)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,10 +62,18 @@ pub(super) struct Guest {
     not_before: Option<Instant>,
 }
 
+/// Which tokens of a login will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenAge {
+    /// Those that are kept, too.
+    Any,
+    /// None from before: whether the login is good is what is asked.
+    New,
+}
+
 impl Guest {
-    /// `anew`: no token from before this call is used.
-    pub(super) fn new(login: Credential, anew: bool) -> Self {
-        Self { login: Arc::new(login), not_before: anew.then(Instant::now) }
+    pub(super) fn new(login: Credential, tokens: TokenAge) -> Self {
+        Self { login: Arc::new(login), not_before: (tokens == TokenAge::New).then(Instant::now) }
     }
 }
 
@@ -143,8 +151,8 @@ impl Auth {
         if let Some(guest) = self.guest_account {
             return vec![guest];
         }
-        let (own, for_all) = self.credentials.places();
-        (0..own).map(Account::Own).chain((!for_all).then_some(Account::Anonymous)).collect()
+        let others = (!self.credentials.are_for_all()).then_some(Account::Anonymous);
+        self.credentials.places().map(Account::Own).chain(others).collect()
     }
 
     fn signs_in(&self) -> bool {

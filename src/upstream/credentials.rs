@@ -8,6 +8,7 @@ mod cloud;
 mod docker;
 mod helper;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,9 +187,14 @@ impl Credentials {
         self.entries.iter().position(|(prefix, _)| is_below(repository.as_str(), prefix))
     }
 
-    /// How many there are, and whether one is for everything that no other is for.
-    pub(super) fn places(&self) -> (usize, bool) {
-        (self.entries.len(), self.entries.last().is_some_and(|(prefix, _)| prefix.is_empty()))
+    /// The places that there are.
+    pub(super) fn places(&self) -> Range<usize> {
+        0..self.entries.len()
+    }
+
+    /// Whether there is one for every repository: the last is for all that no other is for.
+    pub(super) fn are_for_all(&self) -> bool {
+        self.entries.last().is_some_and(|(prefix, _)| prefix.is_empty())
     }
 
     /// The credential for `repository`, if there is one. May read a file, run a helper or ask a cloud, all off the reactor

@@ -19,6 +19,11 @@ use crate::metrics::gauge;
 /// At a quota's end: how often work that nobody waits for is done all the same. It also shows when the quota is back.
 const SLOWED: Duration = Duration::from_secs(60);
 
+/// Whether work is due that was last done then.
+fn is_due(last: Option<Instant>, now: Instant) -> bool {
+    last.is_none_or(|last| now >= last + SLOWED)
+}
+
 impl Upstream {
     /// What the upstream last said of the pull quota of the mirror's account, if it has one. Of several accounts, or
     /// addresses, it is the one with the fewest pulls left; what callers' own logins have left is not among them.
@@ -41,13 +46,18 @@ impl Upstream {
     }
 
     /// Whether a piece of work that no client waits for may be done now: always, unless the quota has come down to
-    /// `quota_reserve`; then once a minute.
-    pub fn allows_background(&self) -> bool {
+    /// `quota_reserve`; then once a minute. Only looks: whoever does the work takes its turn ([`Self::take_turn_behind`]).
+    pub fn may_work_behind(&self) -> bool {
+        self.kept_for_clients().is_none() || is_due(*self.spared.lock(), Instant::now())
+    }
+
+    /// As [`Self::may_work_behind`], just before the work: the next one is a minute away, if they are.
+    pub fn take_turn_behind(&self) -> bool {
         if self.kept_for_clients().is_none() {
             return true;
         }
         let (mut last, now) = (self.spared.lock(), Instant::now());
-        let due = last.is_none_or(|last| now >= last + SLOWED);
+        let due = is_due(*last, now);
         if due {
             *last = Some(now);
         }

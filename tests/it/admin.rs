@@ -11,9 +11,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 
 use crate::support::client::{self, Connection, End, Response};
-use crate::support::image::Image;
+use crate::support::image::{Blob, Image};
 use crate::support::mirror::{Mirror, Process};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Upstream, manifest_path};
 use crate::support::{join_all, within};
 
 const TOKEN: &str = "canary-0123456789abcdef";
@@ -87,6 +87,72 @@ async fn what_there_is_not_is_told_in_json_below_api() {
         let answer = ask(&mirror, method, path, &[]).await;
         assert_eq!((answer.status(), answer.header("content-type")), (status, Some("text/plain; charset=utf-8")), "{path}");
     }
+}
+
+async fn prefetch(mirror: &Mirror, order: String) -> Response {
+    let mut connection = Connection::open(mirror.admin_address()).await;
+    let head = format!("POST /api/v1/prefetch HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", order.len());
+    connection.send_raw(format!("{head}{order}").as_bytes()).await;
+    connection.answer("POST").await.unwrap().rest().await
+}
+
+/// The last thing that is told of an order.
+fn outcome(answer: &Response) -> serde_json::Value {
+    let text = answer.text();
+    text.lines().last().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["done"].clone()).unwrap_or_default()
+}
+
+/// A manifest may say of what it names that it is as large as a number can be, more than once.
+#[tokio::test]
+async fn made_up_sizes_do_not_confuse_the_api() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
+    for layer in manifest["layers"].as_array_mut().unwrap() {
+        layer["size"] = u64::MAX.into();
+    }
+    let manifest = Blob::new(&image.manifest.media_type, manifest.to_string());
+    up.push_image("library/alpine", "latest", &image);
+    up.push_manifest("library/alpine", &manifest);
+    up.tag("library/alpine", "latest", &manifest.digest);
+    let mirror = Mirror::of(&up).await;
+    assert_eq!(mirror.get(&manifest_path("library/alpine", "latest")).await.status(), 200);
+    for path in ["/api/v1/images", "/api/v1/explain?ref=alpine", "/api/v1/cache"] {
+        let answer = mirror.admin(path).await;
+        assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
+    }
+    let listed = mirror.admin("/api/v1/images").await.json();
+    assert_eq!(listed["images"][0]["missing_bytes"], u64::MAX, "{listed}");
+    let done = outcome(&prefetch(&mirror, r#"{"images":["alpine"]}"#.into()).await);
+    assert_eq!((&done["error"], &done["bytes"]), (&serde_json::Value::Null, &u64::MAX.into()), "{done}");
+    assert_eq!(done["fetched"], image.blobs().map(Blob::size).sum::<u64>(), "{done}");
+}
+
+/// What the command line refuses, the API refuses too, and does not begin.
+#[tokio::test]
+async fn an_order_is_within_the_bounds_of_the_command() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image("library/alpine", "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    let order = |parallel: &str| prefetch(&mirror, format!(r#"{{"images":["alpine"],"options":{{"parallel":{parallel}}}}}"#));
+    for (parallel, why) in [
+        ("0", "0 is not a whole number from 1 to 256"),
+        ("257", "257 is not"),
+        ("65537", "65537 is not"),
+        ("18446744073709551615", "18446744073709551615 is not"),
+        ("-1", "this is no order"),
+        ("1.5", "this is no order"),
+    ] {
+        let answer = order(parallel).await;
+        assert_eq!(answer.status(), 400, "{parallel}: {}", answer.text());
+        assert!(answer.json()["error"].as_str().unwrap().contains(why), "{}", answer.text());
+    }
+    assert_eq!(up.count("*"), 0);
+    let answer = order("256").await;
+    assert_eq!(answer.status(), 200);
+    let done = outcome(&answer);
+    assert!(done["error"].is_null() && done["digest"].is_string(), "{done}");
 }
 
 /// The page protects itself: nothing foreign in it, nowhere to be framed, nothing kept.

@@ -56,6 +56,22 @@ fn a_wrong_command_line_is_64() {
     }
 }
 
+/// A list that says when something was asked for by no clock there is.
+#[test]
+fn wanted_reads_what_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir_all(cache.join("blobs/sha256")).unwrap();
+    std::fs::write(cache.join("VERSION"), "1\n").unwrap();
+    for last in [1 << 40, u64::MAX] {
+        let list = serde_json::json!([{ "image": "docker.io/library/alpine:3", "times": 2, "last": last }]);
+        std::fs::write(cache.join("wanted.json"), list.to_string()).unwrap();
+        let (code, out, error) = run(&["wanted", "--cache-dir", cache.to_str().unwrap()]);
+        assert_eq!((code, error.as_str()), (Some(0), ""), "{last}");
+        assert!(out.starts_with("docker.io/library/alpine:3  # asked for 2 times"), "{out}");
+    }
+}
+
 /// What reads the folder alone does not pretend to ask a mirror.
 #[test]
 fn commands_of_the_folder_take_no_address() {

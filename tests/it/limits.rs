@@ -1,6 +1,7 @@
 //! What a client may not do, how it is stopped, that it is counted, and that the others do not notice.
 
 mod accounts;
+mod descriptors;
 mod frames;
 mod http2;
 

@@ -47,8 +47,12 @@ impl Api {
             ));
         };
         let parts = off_the_reactor(move || cache.explain(&digest)).await?;
-        let missing: u64 = parts.iter().filter(|part| !part.cached).map(|part| part.bytes).sum();
-        let held: u64 = parts.iter().filter(|part| part.cached).map(|part| part.bytes).sum();
+        let bytes = |cached| {
+            let parts = parts.iter().filter(|part| part.cached == cached);
+            // What is not here has the size that its manifest says, whatever that is.
+            parts.fold(0, |sum: u64, part| sum.saturating_add(part.bytes))
+        };
+        let (held, missing) = (bytes(true), bytes(false));
         let here = self.cache.known(&digest).is_some_and(|known| known.present);
         let tag = match (&reference, record) {
             (Reference::Tag(tag), Some(record)) => {
@@ -108,8 +112,12 @@ fn freshness(scope: &Scope, record: &TagRecord, forecast: Option<&Forecast>, her
 fn pull_by_tag(upstream: &UpstreamName, course: &Course, here: bool, away: Option<&str>, content: &str) -> String {
     match (course, away) {
         (Course::Fresh, _) => format!("a pull would {content}"),
-        (Course::Stale { reason: "revalidating", behind: true, .. }, _) => {
+        (Course::Behind { may_check: true }, _) => {
             format!("a pull would take the tag as it was and ask {upstream} by HEAD meanwhile, then {content}")
+        }
+        (Course::Behind { may_check: false }, _) => {
+            let why = format!("what is left of the quota of {upstream} is kept for clients (quota_reserve)");
+            format!("a pull would take the tag as it was, because {why}, then {content}")
         }
         (Course::Stale { why, .. }, away) => {
             let why = away.map_or_else(|| why.clone(), |away| format!("{upstream} {away}"));

@@ -275,6 +275,20 @@ async fn the_scrubber_goes_on_after_a_restart() {
     assert!(done >= 50 && (200 - done..=200 - done + 10).contains(&rest) || rest == 0, "{done} and {rest}");
 }
 
+/// A pass whose end lies beyond all clocks, as a damaged file may say, ends nothing.
+#[tokio::test]
+async fn a_pass_that_ended_at_no_time_does_not_stop_the_scrubber() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = start(&config(dir.path(), 1 << 30, Vec::new()));
+    std::fs::write(dir.path().join("verified"), format!(r#"{{"next":0,"ended":{}}}"#, u64::MAX)).unwrap();
+    let scrubbing = tokio::spawn(cache.scrub(Duration::from_millis(1), 0));
+    while !std::fs::read_to_string(dir.path().join("verified")).unwrap().contains("\"next\":1,") {
+        assert!(!scrubbing.is_finished(), "it has given up");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    scrubbing.abort();
+}
+
 /// What is often used is known to be so after a restart, though it was not used last.
 #[tokio::test]
 async fn frequency_outlives_a_restart() {

@@ -131,6 +131,33 @@ t.toml:16:7: upstream."b.example".url: the list is empty; name at least one addr
     assert_eq!(wrong(text), expected);
 }
 
+/// "forever" is a time where it means something, and a mistake with its place where it would switch a limit off.
+#[test]
+fn forever_is_no_time_but_of_what_may_last_for_ever() {
+    for (table, key) in [
+        ("[server]", "shutdown_timeout"),
+        ("[server]", "write_timeout"),
+        ("[cache]", "verify_every"),
+        ("[fill]", "abandon_after"),
+        ("[freshness]", "negative"),
+        ("[[freshness.rule]]", "negative"),
+        ("[upstream.\"ghcr.io\".freshness]", "negative"),
+    ] {
+        let tags = if table.starts_with("[[") { "tags = \"x\"" } else { "" };
+        let error = wrong(&format!("{table}\n{tags}\n{key} = \"forever\"\n"));
+        let says = |what: &str| error.contains(what);
+        let place = format!("t.toml:3:{}: {}.{key}: ", key.len() + 4, table.trim_matches(['[', ']']));
+        assert!(error.starts_with(&place) && says("\"forever\" is not a time") && says("stale_if_error"), "{error}");
+    }
+    let keys = ["fresh_for", "revalidate_within", "stale_while_revalidate", "stale_if_error"];
+    let lines: String = keys.iter().map(|key| format!("{key} = \"forever\"\n")).collect();
+    let of = |text: &str| good(text).freshness_of("docker.io").terms("library/alpine", "v1");
+    for terms in [of(&format!("[freshness]\n{lines}")), of(&format!("[[freshness.rule]]\ntags = \"v1\"\n{lines}"))] {
+        let times = [terms.fresh_for, terms.revalidate_within, terms.stale_while_revalidate, terms.stale_if_error];
+        assert_eq!(times, [Duration::MAX; 4]);
+    }
+}
+
 #[test]
 fn no_error_repeats_a_secret() {
     for text in [

@@ -21,11 +21,28 @@ impl Value for Time {
     const EXPECTED: &'static str = "a time such as \"1m30s\"";
 
     fn text(text: &str) -> Result<Self, String> {
-        if text == "forever" {
-            return Ok(Self(Duration::MAX));
-        }
-        units::time(text).map(Self)
+        time(text).map(Self)
     }
+}
+
+/// A time that may be none, or [`Duration::MAX`]: for what is held against an age, and waited for by nothing else than this.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::config) struct TimeOrForever(pub Duration);
+
+impl Value for TimeOrForever {
+    const EXPECTED: &'static str = "a time such as \"1m30s\", or \"forever\"";
+
+    fn text(text: &str) -> Result<Self, String> {
+        if text == "forever" { Ok(Self(Duration::MAX)) } else { units::time(text).map(Self) }
+    }
+}
+
+/// A time that ends.
+fn time(text: &str) -> Result<Duration, String> {
+    if text == "forever" {
+        return Err("that can only be fresh_for, revalidate_within, stale_while_revalidate and stale_if_error".into());
+    }
+    units::time(text)
 }
 
 /// A deadline: none at all would refuse everything.
@@ -36,7 +53,7 @@ impl Value for Timeout {
     const EXPECTED: &'static str = "a time above zero such as \"1m30s\"";
 
     fn text(text: &str) -> Result<Self, String> {
-        match units::time(text)? {
+        match time(text)? {
             Duration::ZERO => Err(String::new()),
             time => Ok(Self(time)),
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::oci::{Scope, UpstreamName};
 use crate::policy::{Keyed, Login};
-use crate::upstream::Upstream;
+use crate::upstream::{TokenAge, Upstream};
 
 /// Tells logins at a repository apart without keeping them: a keyed hash, of no use outside this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +60,9 @@ impl Guest {
 
     /// The upstream, asked with this login and whatever tokens it has by now.
     pub fn view(&self, upstream: &Upstream) -> Arc<Upstream> {
-        self.view.get_or_init(|| Arc::new(upstream.signed_in_as(self.login.username(), self.login.password(), false))).clone()
+        self.view
+            .get_or_init(|| Arc::new(upstream.signed_in_as(self.login.username(), self.login.password(), TokenAge::Any)))
+            .clone()
     }
 }
 

@@ -14,6 +14,7 @@ use super::verdicts::{REFUSED, Verdict};
 use crate::config;
 use crate::oci::UpstreamName;
 use crate::policy::Login;
+use crate::upstream::TokenAge;
 
 impl Pull {
     /// Fails if callers read this upstream by logins of their own, and it does not know this one; or if so many from
@@ -39,7 +40,7 @@ impl Pull {
                 let turn = this.visibility.patience.turn(from).await;
                 let turn = turn.map_err(|wait| PullError::TooManyRefusals { upstream: upstream.name().clone(), wait })?;
                 let started = Instant::now();
-                let said = upstream.signed_in_as(login.username(), login.password(), true).try_login().await;
+                let said = upstream.signed_in_as(login.username(), login.password(), TokenAge::New).try_login().await;
                 let verdict = match said {
                     Ok(()) => Verdict { until: started + verdict_for, refusal: None },
                     Err(error) if error.refuses_login() => {

@@ -17,7 +17,7 @@ use super::{Asker, Evidence};
 use crate::config;
 use crate::oci::{Digest, Reference, Scope, Tag, UpstreamName, Wanted};
 use crate::policy::Login;
-use crate::upstream::{Class, Upstream, UpstreamError};
+use crate::upstream::{Class, TokenAge, Upstream, UpstreamError};
 
 /// For how long a no is believed, unless `verdict_for` is shorter.
 pub(super) const REFUSED: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ impl Pull {
     async fn check(&self, scope: &Scope, guest: Arc<Guest>, evidence: &Evidence) -> Result<(), PullError> {
         let epoch = self.negative.epoch();
         let (site, started) = (self.site(scope)?, Instant::now());
-        let upstream = site.upstream.signed_in_as(guest.login.username(), guest.login.password(), true);
+        let upstream = site.upstream.signed_in_as(guest.login.username(), guest.login.password(), TokenAge::New);
         let (key, asker) = (guest.key, Asker::Unverified(guest));
         let said = self.patiently(scope, &asker, self.ask_for_proof(&upstream, scope, evidence)).await;
         let counted = |what| self.metrics.verdicts_total.with_label_values(&[scope.upstream.as_str(), what]).inc();

@@ -100,7 +100,7 @@ async fn run(program: &str, server: &str, limit: Duration) -> Result<Option<Cred
     };
     let (status, output) = finished.map_err(start)?;
     if status.success() {
-        return parse(&output).ok_or_else(|| CredentialError::HelperOutput(program.to_owned()));
+        return parse(&output).map_err(|NotTheProtocol| CredentialError::HelperOutput(program.to_owned()));
     }
     let text = String::from_utf8_lossy(&output);
     if NOTHING.iter().any(|nothing| text.trim().contains(nothing)) {
@@ -129,15 +129,17 @@ struct Output {
     secret: String,
 }
 
+/// What a helper printed is no answer of one.
+struct NotTheProtocol;
+
 /// Reads a helper's answer. An empty secret is "nothing"; a secret without a user is no credential.
-#[expect(clippy::option_option, reason = "not readable, nothing, something")]
-fn parse(output: &[u8]) -> Option<Option<Credential>> {
-    let Output { username, secret } = serde_json::from_slice(output).ok()?;
+fn parse(output: &[u8]) -> Result<Option<Credential>, NotTheProtocol> {
+    let Output { username, secret } = serde_json::from_slice(output).map_err(|_| NotTheProtocol)?;
     match (username.as_str(), secret.is_empty()) {
-        (_, true) => Some(None),
-        (IDENTITY, false) => Some(Some(Credential::Identity { username: None, token: Secret::new(secret) })),
-        ("", false) => None,
-        (_, false) => Some(Some(Credential::Password { username, password: Secret::new(secret) })),
+        (_, true) => Ok(None),
+        (IDENTITY, false) => Ok(Some(Credential::Identity { username: None, token: Secret::new(secret) })),
+        ("", false) => Err(NotTheProtocol),
+        (_, false) => Ok(Some(Credential::Password { username, password: Secret::new(secret) })),
     }
 }
 

@@ -33,7 +33,7 @@ async fn too_much_for_alice(bearer: bool, at_token: bool) -> Server {
 }
 
 fn caller(upstream: &Upstream, user: &str) -> Upstream {
-    upstream.signed_in_as(user, &Secret::new("word"), false)
+    upstream.signed_in_as(user, &Secret::new("word"), TokenAge::Any)
 }
 
 async fn pull(upstream: &Upstream, name: &str) -> Result<FetchedManifest, UpstreamError> {
@@ -61,7 +61,7 @@ async fn a_429_to_one_caller_is_nobody_elses() {
         assert_held_back(&pull(&caller(&upstream, "alice"), "a/b").await.unwrap_err());
         assert_eq!(server.seen().len(), asked, "she is not asked for");
         // Another login, whoever says to be her.
-        assert!(pull(&upstream.signed_in_as("alice", &Secret::new("other"), false), "a/b").await.is_err());
+        assert!(pull(&upstream.signed_in_as("alice", &Secret::new("other"), TokenAge::Any), "a/b").await.is_err());
         assert!(server.seen().len() > asked);
         // Neither silence nor quota of a caller is the mirror's.
         assert_eq!(upstream.quota(), None);

@@ -19,6 +19,15 @@ fn check_says_ok_and_what_it_amounts_to() {
 }
 
 #[test]
+fn check_says_for_ever_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "[upstream.\"docker.io\".freshness]\nfresh_for = \"forever\"\n");
+    let (code, out, error) = run(&["check", "--config", &file]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.lines().any(|line| line.contains("  docker.io  ") && line.ends_with(", tags fresh for ever")), "{out}");
+}
+
+#[test]
 fn check_takes_the_example() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
     let (code, out, error) = run(&["check", "--config", example]);

@@ -160,10 +160,9 @@ impl Sim {
 
     async fn ask(&self, repository: &str, wanted: Wanted, headers: &HeaderMap) -> Got {
         let caller = Caller { peer: &Peer::new(None), headers };
-        let permit = self
-            .policy
-            .admit(&self.policy.identify(&caller, None).await.unwrap(), &hub(), &repository.parse().unwrap())
-            .expect("allowed");
+        let mut session = self.policy.look();
+        let identity = session.identify(&caller, None).await.unwrap();
+        let permit = session.admit(&identity, &hub(), &repository.parse().unwrap()).expect("allowed");
         let request = pull::Request { head: false, headers, path: "/", namespace: None, needs_length: false, permit };
         let (head, mut pieces) = self.pull.answer(&request, &wanted).await.response.into_parts();
         let mut body = Vec::new();

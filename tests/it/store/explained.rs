@@ -6,7 +6,7 @@ use super::REPOSITORY;
 use crate::outages::reason;
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Settings};
-use crate::support::upstream::{Upstream, manifest_path};
+use crate::support::upstream::{Act, Upstream, manifest_path};
 
 /// An upstream and a mirror with one image, by two tags.
 async fn mirror(change: impl FnOnce(&mut Settings)) -> (Upstream, Image, Mirror) {
@@ -109,6 +109,31 @@ async fn a_check_behind_the_answer_is_told() {
     assert!(!fresh, "{told}");
     assert_eq!(pull, "a pull would take the tag as it was and ask docker.io by HEAD meanwhile, then serve all of it from here");
     assert_eq!(reason(&mirror.get(&latest()).await), Some("revalidating"));
+}
+
+/// At the end of a quota there is one check a minute, and it is the pull's: whoever looks on takes nothing from it.
+#[tokio::test]
+async fn to_explain_takes_nothing_from_the_pull() {
+    let (up, _, mirror) = mirror(|settings| {
+        settings.set("freshness", "stale_while_revalidate", "1h");
+    })
+    .await;
+    up.on("*").always(Act::honest().header("RateLimit-Limit", "100;w=21600").header("RateLimit-Remaining", "5;w=21600"));
+    let asked = || up.count("HEAD *");
+    let (first, told) = (asked() + 1, "a pull would take the tag as it was and ask docker.io by HEAD meanwhile, then serve");
+    // Of this check on the mirror knows that the quota is at its end.
+    assert_eq!(reason(&mirror.get(&manifest_path(REPOSITORY, "v1")).await), Some("revalidating"));
+    crate::support::until("the check behind", || asked() == first).await;
+    mirror.metric_becomes("roadstead_upstream_ratelimit_remaining", &[], 5.0).await;
+    for _ in 0..3 {
+        let (_, pull, document) = explain(&mirror, "latest").await;
+        assert!(pull.starts_with(told), "{document}");
+    }
+    assert_eq!(reason(&mirror.get(&latest()).await), Some("revalidating"));
+    crate::support::until("the pull's own check", || asked() == first + 1).await;
+    // Now the minute's turn is taken.
+    let (_, pull, document) = explain(&mirror, "v1").await;
+    assert!(pull.contains("is kept for clients (quota_reserve)") && !pull.contains("HEAD"), "{document}");
 }
 
 /// A tag without its manifest is as good as none.

@@ -47,10 +47,60 @@ pub(in crate::upstream) struct Ecr {
 struct Service<'a> {
     /// For errors.
     title: &'static str,
+    /// What to do where it denies access.
+    denied: &'static str,
     /// Its name in signatures.
     name: &'a str,
     region: &'a str,
     url: Url,
+}
+
+/// Who makes the tokens of a registry.
+#[derive(Clone, Copy, Debug)]
+enum EcrApi {
+    Private,
+    Public,
+}
+
+impl EcrApi {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Private => "Amazon ECR",
+            Self::Public => "Amazon ECR Public",
+        }
+    }
+
+    /// See [`Service::name`].
+    fn name(self) -> &'static str {
+        match self {
+            Self::Private => "ecr",
+            Self::Public => "ecr-public",
+        }
+    }
+
+    /// The variable that names another endpoint.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Private => "AWS_ENDPOINT_URL_ECR",
+            Self::Public => "AWS_ENDPOINT_URL_ECR_PUBLIC",
+        }
+    }
+
+    /// What is asked for.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Private => "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
+            Self::Public => "SpencerFrontendService.GetAuthorizationToken",
+        }
+    }
+
+    /// See [`Service::denied`].
+    fn denied(self) -> &'static str {
+        match self {
+            Self::Private => "allow ecr:GetAuthorizationToken to this identity",
+            Self::Public => "allow ecr-public:GetAuthorizationToken and sts:GetServiceBearerToken to this identity",
+        }
+    }
 }
 
 impl Ecr {
@@ -62,33 +112,19 @@ impl Ecr {
 impl Fetch for Ecr {
     async fn fetch(&self) -> Result<Fresh, CredentialError> {
         let ground = &self.ground;
-        let (region, api, domain, name, variable, target) = match &self.host {
-            Some(EcrHost::Private { region, api, domain }) => (
-                region.as_str(),
-                api.as_str(),
-                *domain,
-                "ecr",
-                "AWS_ENDPOINT_URL_ECR",
-                "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
-            ),
+        let (api, region, host, domain) = match &self.host {
+            Some(EcrHost::Private { region, api, domain }) => (EcrApi::Private, region.as_str(), api.as_str(), *domain),
             // There is one region that makes them, for the registry of all regions.
-            Some(EcrHost::Public) => (
-                "us-east-1",
-                "api.ecr-public.us-east-1.amazonaws.com",
-                "amazonaws.com",
-                "ecr-public",
-                "AWS_ENDPOINT_URL_ECR_PUBLIC",
-                "SpencerFrontendService.GetAuthorizationToken",
-            ),
+            Some(EcrHost::Public) => (EcrApi::Public, "us-east-1", "api.ecr-public.us-east-1.amazonaws.com", "amazonaws.com"),
             None => return Err(failed("ECR", "the `url` of this upstream is no registry of Amazon's")),
         };
-        let title = if name == "ecr" { "Amazon ECR" } else { "Amazon ECR Public" };
+        let title = api.title();
         let keys = chain::keys(ground, region, domain).await?;
-        let url = endpoint(ground, title, variable, api)?;
-        let service = Service { title, name, region, url };
+        let url = endpoint(ground, title, api.variable(), host)?;
+        let service = Service { title, denied: api.denied(), name: api.name(), region, url };
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.1")),
-            (HeaderName::from_static("x-amz-target"), HeaderValue::from_static(target)),
+            (HeaderName::from_static("x-amz-target"), HeaderValue::from_static(api.target())),
         ];
         let reply = signed(ground, &service, &keys, &headers, Bytes::from_static(b"{}")).await?;
         fresh(title, &reply)
@@ -175,13 +211,14 @@ async fn signed(
                 tracing::warn!(upstream = %ground.name, "{title} refuses a signature; {problem}");
                 (time, corrected) = (theirs, true);
             }
-            _ => return Err(refused(title, &reply)),
+            _ => return Err(refused(title, service.denied, &reply)),
         }
     }
 }
 
-/// An error of AWS: its code, which is a word, and never its message, which may quote the request and its tokens.
-fn refused(title: &str, reply: &Reply) -> CredentialError {
+/// An error of AWS: its code, which is a word, and never its message, which may quote the request and its tokens. `denied`:
+/// what to do where it denies access.
+fn refused(title: &str, denied: &str, reply: &Reply) -> CredentialError {
     #[derive(Deserialize)]
     struct Json {
         #[serde(rename = "__type", alias = "code", alias = "Code")]
@@ -192,22 +229,17 @@ fn refused(title: &str, reply: &Reply) -> CredentialError {
     let code = code.or_else(|| tag(&body, "Code")).unwrap_or_default();
     let code: String = code.chars().take(80).filter(char::is_ascii_alphanumeric).collect();
     let remedy = match code.as_str() {
-        "AccessDenied" | "AccessDeniedException" if title.starts_with("Amazon ECR Public") => {
-            "; allow ecr-public:GetAuthorizationToken and sts:GetServiceBearerToken to this identity"
-        }
-        "AccessDenied" | "AccessDeniedException" if title.starts_with("Amazon ECR") => {
-            "; allow ecr:GetAuthorizationToken to this identity"
-        }
-        "AccessDenied" | "AccessDeniedException" => "; the trust policy of the role does not let this identity assume it",
-        "ExpiredToken" | "ExpiredTokenException" | "ExpiredIdentityToken" => "; the credentials have expired, renew them",
+        "AccessDenied" | "AccessDeniedException" => denied,
+        "ExpiredToken" | "ExpiredTokenException" | "ExpiredIdentityToken" => "the credentials have expired, renew them",
         "InvalidClientTokenId"
         | "UnrecognizedClientException"
         | "SignatureDoesNotMatch"
         | "InvalidSignatureException"
         | "InvalidIdentityToken"
-        | "IncompleteSignature" => "; the AWS key or token is not valid (any more)",
+        | "IncompleteSignature" => "the AWS key or token is not valid (any more)",
         _ => "",
     };
+    let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
     let clock = reply.clock().map(|(_, problem)| format!("; {problem}")).unwrap_or_default();
     let code = if code.is_empty() { String::new() } else { format!(" {code}") };
     failed(title, format!("it refuses ({}{code}){remedy}{clock}", reply.status.as_u16()))

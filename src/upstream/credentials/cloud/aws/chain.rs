@@ -15,6 +15,8 @@ use crate::config::Secret;
 use crate::upstream::credentials::CredentialError;
 
 const STS: &str = "AWS STS";
+/// What to do where it denies access.
+const DENIED: &str = "the trust policy of the role does not let this identity assume it";
 const CONTAINER: &str = "AWS container credentials";
 const IMDS: &str = "EC2 instance metadata";
 
@@ -100,7 +102,7 @@ pub(super) async fn assume_role(
     pairs.extend(external_id.map(|id| ("ExternalId", id)));
     let url = sts(ground, place)?;
     let form = Call::form(STS, url.clone(), &pairs);
-    let service = Service { title: STS, name: "sts", region: place.region, url };
+    let service = Service { title: STS, denied: DENIED, name: "sts", region: place.region, url };
     let headers: Vec<_> =
         form.headers.get(header::CONTENT_TYPE).map(|value| (header::CONTENT_TYPE, value.clone())).into_iter().collect();
     assumed(&signed(ground, &service, keys, &headers, form.body).await?)
@@ -114,7 +116,7 @@ fn sts(ground: &Ground, place: Place<'_>) -> Result<Url, CredentialError> {
 
 fn assumed(reply: &Reply) -> Result<Keys, CredentialError> {
     if !reply.status.is_success() {
-        return Err(refused(STS, reply));
+        return Err(refused(STS, DENIED, reply));
     }
     let body = String::from_utf8_lossy(&reply.body);
     let field = |name| tag(&body, name).filter(|text| !text.is_empty());
