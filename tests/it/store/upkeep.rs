@@ -94,21 +94,24 @@ async fn what_is_damaged_is_fetched_from_who_has_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_damaged_and_comes_wrong_again_is_asked_for_elsewhere() {
     let up = Upstream::start().await;
-    let image = Builder::new(1).layer(1 << 20).build();
     let mirror = Mirror::of(&up).await;
-    for repository in [REPOSITORY, "library/other"] {
-        up.push_image(repository, "latest", &image);
-        mirror.pull(repository, "latest", &image).await;
+    // The same layer in two manifests.
+    let images = [Builder::new(1).layer(1 << 20).build(), Builder::new(1).layer(1 << 20).oci().build()];
+    for (image, repository) in images.iter().zip([REPOSITORY, "library/other"]) {
+        up.push_image(repository, "latest", image);
+        mirror.pull(repository, "latest", image).await;
     }
-    let (files, blob) = (mirror.files(), &image.layers[0]);
+    let (files, blob) = (mirror.files(), &images[0].layers[0]);
     files.get(blob).await;
     account(&mirror, "the catalog", |account| account["complete"] == true).await;
     let path = files.path(&blob.digest);
+    post(&mirror, &format!("purge?ref={}", blob.digest)).await;
     let asked = up.count("GET */blobs/*");
     // Whichever is asked first.
     up.on(&format!("GET /v2/*/blobs/{}", blob.digest)).then(Act::honest().corrupt());
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
-    assert_eq!(mirror.head(&blob_path(REPOSITORY, blob)).await.status(), 200);
+    // Finds the damage, and asks the upstream for no blob.
+    assert_eq!(mirror.get(&manifest_path(REPOSITORY, blob.digest)).await.status(), 404);
     until("it to be fetched again", || std::fs::read(&path).is_ok_and(|bytes| bytes == blob.bytes)).await;
     assert_eq!(up.count("GET */blobs/*") - asked, 2);
     assert_eq!(mirror.metric("roadstead_cache_damaged_total", &[]).await, 1.0);
