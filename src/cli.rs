@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Finding};
 
 const LONG_ABOUT: &str = "\
 A pull-through caching mirror for container images.
@@ -114,6 +114,11 @@ struct ConfigFile {
 impl ConfigFile {
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.config.as_deref())
+    }
+
+    /// As [`Self::load`], with all that `examine` finds wrong besides.
+    fn load_examined(&self, examine: &mut dyn FnMut(&Config) -> Vec<Finding>) -> Result<Config, ConfigError> {
+        Config::load_examined(self.config.as_deref(), examine)
     }
 }
 

@@ -11,6 +11,7 @@ mod defaults;
 mod document;
 mod doubts;
 mod error;
+mod finding;
 mod freshness;
 mod listen;
 mod load;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
 pub use error::{ConfigError, Problem};
+pub use finding::Finding;
 pub use freshness::{Freshness, FreshnessRule, Terms};
 pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
 pub use near::near;

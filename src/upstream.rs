@@ -69,7 +69,7 @@ pub use probe::Step;
 pub use queue::Crowd;
 pub use quota::Quota;
 pub use redirect::RedirectError;
-pub use tls::{TlsError, check as check_certificates};
+pub use tls::{TlsError, problems as certificate_problems};
 
 use crate::config;
 use crate::metrics::Metrics;

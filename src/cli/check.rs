@@ -7,20 +7,20 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
 use clap::Args;
 
 use super::{ConfigFile, print, tell};
-use crate::config::{Abandoned, Amount, Config, Credentials, Globs, Tls, TlsVersion, Upstream};
+use crate::config::{Abandoned, Amount, Config, Credentials, Finding, Globs, Tls, TlsVersion, Upstream};
 use crate::listen::tls::{self, Interface};
 use crate::oci::ImageRef;
 use crate::transfer::sign::Verifier;
-use crate::upstream::check_certificates;
+use crate::upstream::certificate_problems;
 
 /// Check a configuration, and show what it amounts to
 ///
 /// Reads the file and whatever it names: password files, certificates, keys, environment variables. Contacts nobody
-/// without --online. Prints "ok" and a summary, or every error with its file, line and column.
+/// without --online. Prints "ok" and a summary, or every error with its file, line and column: first all values that
+/// cannot be read, and once they can, all that do not go together or name something that is no good.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 all is right; 1 the configuration is wrong, (--online) a step failed, or (--as) an image may not be pulled; 64 the command line is wrong."
@@ -47,14 +47,12 @@ pub(super) struct Check {
 
 impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let loaded = self.file.load().and_then(|config| config.check_exposure().map(|()| config));
-        let loaded = loaded.map_err(anyhow::Error::from).and_then(|config| files(&config).map(|()| config));
-        match loaded {
+        match self.file.load_examined(&mut findings) {
             Ok(config) if self.caller.is_some() => {
                 access::explain(&config, self.caller.as_deref().unwrap_or_default(), &self.images)
             }
             Ok(config) => {
-                config.doubts().iter().for_each(|doubt| tell(format_args!("warning: {doubt}")));
+                doubts(&config).iter().for_each(|doubt| tell(format_args!("warning: {doubt}")));
                 print(&format!("ok\n\n{}", summary(&config)))?;
                 match self.online {
                     Some(images) => online::run(&config, images),
@@ -69,25 +67,32 @@ impl Check {
     }
 }
 
-/// Reads the certificates and keys that the mirror would show, and the key that bundles are signed with. Says what clients will
-/// refuse; fails where it would not start, or would take no bundle.
-fn files(config: &Config) -> anyhow::Result<()> {
-    let mut bad = Vec::new();
-    for (tls, interface) in [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)] {
-        match tls.as_ref().map_or(Ok(Vec::new()), |tls| tls::check(tls, interface)) {
-            Ok(warnings) => warnings.iter().for_each(|warning| tell(format_args!("warning: {warning}"))),
-            Err(error) => bad.push(error.to_string()),
-        }
+/// The tables of certificates that the mirror would show.
+fn tables(config: &Config) -> impl Iterator<Item = (&Tls, Interface)> {
+    let both = [(&config.server.tls, Interface::Server), (&config.admin.tls, Interface::Admin)];
+    both.into_iter().filter_map(|(tls, interface)| Some((tls.as_ref()?, interface)))
+}
+
+/// For what the mirror would not start, or would take no bundle: whom it would let in, the certificates and keys that it would
+/// show, and the key that bundles are signed with. Reads files.
+fn findings(config: &Config) -> Vec<Finding> {
+    let mut findings = config.exposures();
+    for (tls, interface) in tables(config) {
+        findings.extend(tls::problems(tls, interface).iter().map(|error| error.finding(interface)));
     }
     for (name, upstream) in &config.upstreams {
-        if let Err(error) = check_certificates(upstream) {
-            bad.push(format!("[upstream.{:?}]: {error}", name.as_str()));
-        }
+        findings.extend(certificate_problems(upstream).iter().map(|error| error.finding(name)));
     }
     if let Some(Err(error)) = config.import.verify_key.as_deref().map(Verifier::from_file) {
-        bad.push(format!("import.verify_key: {error}"));
+        findings.push(Finding::new(&["import", "verify_key"], error));
     }
-    if bad.is_empty() { Ok(()) } else { bail!(bad.join("\n")) }
+    findings
+}
+
+/// With what the mirror starts, and somebody is not content.
+fn doubts(config: &Config) -> Vec<String> {
+    let refused = tables(config).flat_map(|(tls, interface)| tls::check(tls, interface).unwrap_or_default());
+    refused.chain(config.doubts()).collect()
 }
 
 /// One fact a line; no secret among them.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::value::Value;
-use super::{Config, ConfigError, Globs, Listen, Secret, Upstream, Visibility};
+use super::{Config, ConfigError, Finding, Globs, Listen, Secret, Upstream, Visibility};
 
 /// More than this takes a minute a password, and a file that says so is a mistake.
 const MAX_COST: u32 = 16;
@@ -200,16 +200,36 @@ impl Config {
 
     /// Fails if one of these addresses is reached by clients of other machines, and nothing says who may pull: a mirror
     /// must not become an open proxy by accident, nor hand everybody what its credentials can read.
-    pub fn check_exposure_at(&self, mut addresses: impl Iterator<Item = SocketAddr>) -> Result<(), ConfigError> {
-        let Some(address) = addresses.find(|address| !is_local(*address)) else { return Ok(()) };
+    pub fn check_exposure_at(&self, addresses: impl Iterator<Item = SocketAddr>) -> Result<(), ConfigError> {
+        let exposures = self.exposures_at(addresses);
+        if exposures.is_empty() { Ok(()) } else { Err(ConfigError::Exposed(exposures)) }
+    }
+
+    /// All that [`Config::check_exposure`] fails for.
+    pub fn exposures(&self) -> Vec<Finding> {
+        self.exposures_at(self.server.listen.iter().filter_map(Listen::address))
+    }
+
+    fn exposures_at(&self, mut addresses: impl Iterator<Item = SocketAddr>) -> Vec<Finding> {
+        let Some(address) = addresses.find(|address| !is_local(*address)) else { return Vec::new() };
         if !self.access.is_chosen() {
-            return Err(ConfigError::Exposed { address: address.to_string() });
+            let message = format!(
+                "other machines reach {address}, and nothing says who may pull: write rules ([[access.rule]]), or for everybody \
+                 who reaches it `open = true` under [access] (serve --open); without either, listen on 127.0.0.1"
+            );
+            return vec![Finding::new(&["server", "listen"], message)];
         }
         let operators = |upstream: &Upstream| upstream.visibility == Visibility::Operator;
-        match self.upstreams.iter().find(|(_, upstream)| self.access.open && operators(upstream)) {
-            Some((name, _)) => Err(ConfigError::ExposedUpstream { address: address.to_string(), upstream: name.to_string() }),
-            None => Ok(()),
-        }
+        let opened = self.upstreams.iter().filter(|(_, upstream)| self.access.open && operators(upstream));
+        let told = opened.map(|(name, _)| {
+            let message = format!(
+                "other machines reach {address}, access.open lets all of them pull, and this upstream is read as somebody \
+                 (credentials, client_cert): write rules ([[access.rule]]) in the place of open = true, or visibility = \
+                 \"public\" here if everybody may have what that one can read, or visibility = \"caller\""
+            );
+            Finding::new(&["upstream", name.as_str()], message)
+        });
+        told.collect()
     }
 }
 

@@ -18,15 +18,18 @@ use super::raw::{self, Raw};
 use super::reach::{self, Known, Of};
 use super::value::{Many, One, RepositoryGlob, TagPattern, Time, TimeOrForever, Timeout};
 use super::{
-    Amount, Cache, Config, ConfigError, Fill, Freshness, FreshnessRule, Globs, Import, Log, Prefetch, Quota, RepositoryRule,
-    Secret, Server, TagPatterns,
+    Amount, Cache, Config, ConfigError, Fill, Finding, Freshness, FreshnessRule, Globs, Import, Log, Prefetch, Quota,
+    RepositoryRule, Secret, Server, TagPatterns,
 };
 use crate::oci::Platforms;
 
 /// Looks up an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Config, ConfigError> {
+/// Tries what a configuration asks for.
+pub(super) type Examine<'a> = &'a mut dyn FnMut(&Config) -> Vec<Finding>;
+
+pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>, examine: Examine<'_>) -> Result<Config, ConfigError> {
     let known = known(&raw);
     let mut builder = Builder { document, env, known };
     let server = builder.server(raw.server);
@@ -57,6 +60,8 @@ pub(super) fn build(document: Document<'_>, raw: Raw, env: Env<'_>) -> Result<Co
         },
         log: Log { format: one(raw.log.format, log.format), level: raw.log.level.map_or(log.level, |One(level)| level.0) },
     };
+    // What was wrong has a default in its place: the rest can be tried all the same.
+    examine(&config).into_iter().for_each(|finding| builder.document.find_place(finding));
     builder.document.finish(config)
 }
 

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
+use super::finding::Finding;
 use super::near::{distance, near};
 use super::raw::{Raw, known_keys};
 
@@ -80,6 +81,19 @@ impl<'a> Document<'a> {
         let Some((path, (_, offset))) = best else { return };
         let path: Vec<_> = path.iter().map(|key| (*key).to_owned()).collect();
         self.report(offset, &path, message.into());
+    }
+
+    /// Notes what was found of a key, at its place. What is known to be wrong with that key already explains it.
+    pub fn find_place(&mut self, finding: Finding) {
+        let Finding { keys, text, message } = finding;
+        let paths: Vec<Vec<&str>> = keys.iter().map(|key| key.iter().map(String::as_str).collect()).collect();
+        let is_it = |found: &str| text.as_deref() == Some(found);
+        let named = paths.iter().find(|path| !places(self.tree.get_ref(), path, &is_it).is_empty());
+        let Some(path) = named.or_else(|| paths.first()) else { return };
+        let owned: Vec<_> = path.iter().map(|key| (*key).to_owned()).collect();
+        if self.problems.iter().all(|problem| problem.key != written(&owned)) {
+            self.problem_of(path, is_it, message);
+        }
     }
 
     /// Gives `value` if nothing was wrong.
@@ -257,7 +271,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// A key path as TOML writes it.
-fn written(path: &[String]) -> String {
+pub(super) fn written(path: &[String]) -> String {
     let bare = |key: &str| !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'));
     let keys: Vec<_> = path.iter().map(|key| if bare(key) { key.clone() } else { format!("{key:?}") }).collect();
     keys.join(".")

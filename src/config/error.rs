@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::Finding;
+
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -26,27 +28,10 @@ pub enum ConfigError {
     /// The text is wrong in at least one place. Shown one problem a line, in the order of the text.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
-    /// Other machines reach the mirror, and nothing says who may pull.
-    #[error(
-        "server.listen: other machines reach {address}, and nothing says who may pull: write rules ([[access.rule]]), or for \
-         everybody who reaches it `open = true` under [access] (serve --open); without either, listen on 127.0.0.1"
-    )]
-    Exposed {
-        /// The address, as configured.
-        address: String,
-    },
-    /// Other machines reach the mirror, everybody may pull, and an upstream is not for everybody.
-    #[error(
-        "[upstream.{upstream:?}]: other machines reach {address}, access.open lets all of them pull, and this upstream is read as \
-         somebody (credentials, client_cert): write rules ([[access.rule]]) in the place of open = true, or visibility = \"public\" \
-         here if everybody may have what that one can read, or visibility = \"caller\""
-    )]
-    ExposedUpstream {
-        /// The address, as configured.
-        address: String,
-        /// Its name.
-        upstream: String,
-    },
+    /// Other machines reach the mirror, and nothing says who may pull, or everybody may what an upstream is read for as
+    /// somebody. Shown one a line.
+    #[error("{}", Lines(.0))]
+    Exposed(Vec<Finding>),
     /// A flag and the file contradict each other.
     #[error(
         "--open lets everybody pull everything, and yet there are [[access.rule]] in the configuration; leave out one of the two"
@@ -79,9 +64,9 @@ impl fmt::Display for Problem {
     }
 }
 
-struct Lines<'a>(&'a [Problem]);
+struct Lines<'a, T>(&'a [T]);
 
-impl fmt::Display for Lines<'_> {
+impl<T: fmt::Display> fmt::Display for Lines<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
             if index > 0 {

@@ -59,6 +59,14 @@ impl Interface {
         }
     }
 
+    /// The section of the configuration.
+    const fn section(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Admin => "admin",
+        }
+    }
+
     /// The label of its certificate at this place.
     fn label(self, index: usize) -> String {
         match self {
@@ -77,6 +85,11 @@ pub fn check(config: &config::Tls, interface: Interface) -> Result<Vec<String>, 
         Some(format!("{}.cert: {file}: the certificate {}; clients will refuse it", interface.table(), expiry.problem(now())?))
     });
     Ok(refused.collect())
+}
+
+/// Everything that [`check`] fails for. Blocking (I11).
+pub fn problems(config: &config::Tls, interface: Interface) -> Vec<TlsError> {
+    setup::problems(config, &files::read(config), interface)
 }
 
 /// The first DNS name that stands in a certificate: what a client calls a server that has it.

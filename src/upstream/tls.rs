@@ -7,11 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::config::{self, KeyPair};
+use crate::config::{self, Finding, KeyPair};
+use crate::oci::UpstreamName;
 
 /// Why an upstream's TLS cannot be set up. Names the file, never what stands in it.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,18 @@ pub enum TlsError {
     /// The TLS library refuses its own defaults.
     #[error("TLS: {0}")]
     Setup(#[from] rustls::Error),
+}
+
+impl TlsError {
+    /// The same, for who knows where the keys of an `upstream` stand.
+    pub fn finding(&self, upstream: &UpstreamName) -> Finding {
+        let of = |key: &str, message: String| Finding::new(&["upstream", upstream.as_str(), key], message);
+        match self {
+            Self::File { key, file, problem } => of(key, format!("{}: {problem}", file.display())),
+            Self::Mismatch(_) => of("client_key", self.to_string()),
+            Self::Setup(_) => Finding::new(&["upstream", upstream.as_str()], self),
+        }
+    }
 }
 
 /// How connections of one upstream are encrypted.
@@ -64,10 +77,14 @@ impl Tls {
     }
 }
 
-/// Whether the certificates that an upstream's configuration names can be used. Reads files.
-pub fn check(config: &config::Upstream) -> Result<(), TlsError> {
-    // Roots are read of the system, too, which is no business of the configuration.
-    config.client.as_ref().map_or(Ok(()), |pair| client_config(Arc::new(RootCertStore::empty()), Some(pair)).map(drop))
+/// What is wrong with the certificates that an upstream's configuration names. Reads files.
+pub fn problems(config: &config::Upstream) -> Vec<TlsError> {
+    let Some(pair) = &config.client else { return Vec::new() };
+    match (certificates("client_cert", &pair.cert), private_key(&pair.key)) {
+        // Roots are read of the system, too, which is no business of the configuration.
+        (Ok(_), Ok(_)) => client_config(Arc::new(RootCertStore::empty()), Some(pair)).err().into_iter().collect(),
+        (chain, key) => chain.err().into_iter().chain(key.err()).collect(),
+    }
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
@@ -97,9 +114,7 @@ fn client_config(roots: Arc<RootCertStore>, shown: Option<&KeyPair>) -> Result<A
         None => builder.with_no_client_auth(),
         Some(pair) => {
             let chain = certificates("client_cert", &pair.cert)?;
-            let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(|error| {
-                problem("client_key", &pair.key, format!("it holds no private key in PEM form that is not encrypted: {error}"))
-            })?;
+            let key = private_key(&pair.key)?;
             builder.with_client_auth_cert(chain, key).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => TlsError::Mismatch(pair.clone()),
                 rustls::Error::InvalidCertificate(error) => {
@@ -117,10 +132,24 @@ fn client_config(roots: Arc<RootCertStore>, shown: Option<&KeyPair>) -> Result<A
 /// The certificates of a PEM file, at least one.
 fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read.map_err(|error| problem(key, file, error))? {
+    let told = |error| match error {
+        pem::Error::Io(error) => problem(key, file, error),
+        error => problem(key, file, error),
+    };
+    match read.map_err(told)? {
         none if none.is_empty() => Err(problem(key, file, "it holds no PEM certificate")),
         certificates => Ok(certificates),
     }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| {
+        let why = match error {
+            pem::Error::Io(error) => error.to_string(),
+            error => format!("it holds no private key in PEM form that is not encrypted: {error}"),
+        };
+        problem("client_key", file, why)
+    })
 }
 
 fn problem(key: &'static str, file: &Path, problem: impl ToString) -> TlsError {

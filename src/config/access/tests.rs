@@ -103,7 +103,7 @@ fn what_credentials_can_read_is_not_opened_by_accident() {
     };
     let (open, rule) = ("[access]\nopen = true", "[[access.rule]]\nwho = \"anyone\"");
     let error = exposed("0.0.0.0:5000", open, "").unwrap_err();
-    for word in ["[upstream.\"ghcr.io\"]", "0.0.0.0:5000", "[[access.rule]]", "visibility = \"public\""] {
+    for word in ["upstream.\"ghcr.io\": ", "0.0.0.0:5000", "[[access.rule]]", "visibility = \"public\""] {
         assert!(error.contains(word), "{word}: {error}");
     }
     assert!(exposed("0.0.0.0:5000", open, "visibility = \"operator\"").is_err());

@@ -120,7 +120,7 @@ fn check_reads_certificates_and_keys() {
     let (code, out, error) = check(("a.crt", "b.key"), ("none.crt", "b.key"));
     assert_eq!((code, out.as_str()), (Some(1), ""));
     for what in [
-        format!("server.tls: the key {} does not belong to the certificate {}", file("b.key"), file("a.crt")),
+        format!("server.tls.key: the key {} does not belong to the certificate {}", file("b.key"), file("a.crt")),
         format!("admin.tls.cert: {}: No such file", file("none.crt")),
     ] {
         assert!(error.contains(&what), "{what}: {error}");
@@ -136,6 +136,65 @@ fn check_reads_certificates_and_keys() {
     assert!(error.contains(&format!("warning: server.tls.cert: {}: the certificate has expired", file("old.crt"))), "{error}");
 }
 
+/// Whoever puts one thing right is not told of the next: everything is said at once, with its place.
+#[test]
+fn check_tells_all_that_is_wrong_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"
+[server]
+listen = "0.0.0.0:5000"
+[server.tls]
+cert = "/none/1"
+key = "/none/2"
+[[server.tls.certificates]]
+cert = "/none/3"
+key = "/none/4"
+[admin]
+tls = { cert = "/none/5", key = "/none/6", client_ca = "/none/7" }
+[cache]
+max_size = 0
+[import]
+verify_key = "/none/8"
+[upstream."r.example"]
+client_cert = "/none/9"
+client_key = "/none/10"
+deny = ["team/app:1"]
+"#;
+    let file = write(folder.path(), text);
+    let missing = "No such file or directory (os error 2)";
+    let expected = [
+        ("3:10: server.listen: other machines reach 0.0.0.0:5000, and nothing says who may pull", ""),
+        ("5:8: server.tls.cert: /none/1: ", missing),
+        ("6:7: server.tls.key: /none/2: ", missing),
+        ("8:8: server.tls.certificates.cert: /none/3: ", missing),
+        ("9:7: server.tls.certificates.key: /none/4: ", missing),
+        ("11:16: admin.tls.cert: /none/5: ", missing),
+        ("11:33: admin.tls.key: /none/6: ", missing),
+        ("11:56: admin.tls.client_ca: cannot read /none/7: ", missing),
+        ("13:12: cache.max_size: a cache without room", ""),
+        ("15:14: import.verify_key: /none/8: cannot be read as a public key", ""),
+        ("17:15: upstream.\"r.example\".client_cert: /none/9: ", missing),
+        ("18:14: upstream.\"r.example\".client_key: /none/10: ", missing),
+        ("19:9: upstream.\"r.example\".deny: \"team/app:1\" can match nothing", ""),
+    ];
+    let (code, out, error) = run(&["check", "--config", &file]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    let lines: Vec<_> = error.lines().collect();
+    for (line, (begin, end)) in lines.iter().zip(expected) {
+        assert!(line.starts_with(&format!("{file}:{begin}")) && line.ends_with(end), "{line}\nis not {begin}{end}");
+    }
+    assert_eq!(lines.len(), expected.len(), "{error}");
+    // All upstreams that are somebody's, and not the first one alone.
+    let open = "[server]\nlisten = \"0.0.0.0:5000\"\n[access]\nopen = true\n";
+    let of = |name: &str| format!("[upstream.{name:?}]\ncredentials = {{ username = \"a\", password = \"b\" }}\n");
+    let file = write(folder.path(), &format!("{open}{}{}", of("ghcr.io"), of("quay.io")));
+    let (code, _, error) = run(&["check", "--config", &file]);
+    assert_eq!((code, error.lines().count()), (Some(1), 2), "{error}");
+    for (line, place) in error.lines().zip(["5:11: upstream.\"ghcr.io\": ", "7:11: upstream.\"quay.io\": "]) {
+        assert!(line.starts_with(&format!("{file}:{place}other machines reach 0.0.0.0:5000")), "{line}");
+    }
+}
+
 /// `check` reads the key that bundles must be signed with: without it every import would fail.
 #[test]
 fn check_reads_the_key_of_bundles() {
@@ -144,7 +203,7 @@ fn check_reads_the_key_of_bundles() {
     let check = || run(&["check", "--config", &write(folder.path(), &format!("[import]\nverify_key = {key:?}\n"))]);
     let wrong = |(code, out, error): (Option<i32>, String, String)| {
         assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
-        assert!(error.starts_with("import.verify_key: ") && error.contains("site.pub"), "{error}");
+        assert!(error.contains(":2:14: import.verify_key: ") && error.contains("site.pub"), "{error}");
     };
     wrong(check());
     std::fs::write(&key, "no key").unwrap();
@@ -213,10 +272,16 @@ fn check_reads_client_certificates() {
     for (lines, told) in [
         (
             format!("client_cert = {cert:?}\nclient_key = {other:?}"),
-            vec!["[upstream.\"r.example\"]", "does not belong to", "b.key"],
+            vec![":3:14: upstream.\"r.example\".client_key: ", "does not belong to", "b.key"],
         ),
-        (format!("client_cert = {key:?}\nclient_key = {key:?}"), vec!["`client_cert`", "a.key", "no PEM certificate"]),
-        (format!("client_cert = {cert:?}\nclient_key = \"/nonexistent\""), vec!["`client_key`", "/nonexistent"]),
+        (
+            format!("client_cert = {key:?}\nclient_key = {key:?}"),
+            vec![":2:15: upstream.\"r.example\".client_cert: ", "a.key", "no PEM certificate"],
+        ),
+        (
+            format!("client_cert = {cert:?}\nclient_key = \"/nonexistent\""),
+            vec![":3:14: upstream.\"r.example\".client_key: ", "/nonexistent"],
+        ),
         (format!("client_cert = {cert:?}"), vec!["upstream.\"r.example\".client_cert", "client_key is missing"]),
         (format!("client_key = {key:?}"), vec!["upstream.\"r.example\".client_key", "client_cert is missing"]),
     ] {
@@ -224,4 +289,15 @@ fn check_reads_client_certificates() {
         assert_eq!(code, Some(1), "{lines}");
         assert!(told.iter().all(|told| error.contains(told)), "{lines}: {error}");
     }
+}
+
+/// A registry may hold images under its own name; it seldom does, and a rule that denies them alone lets the others through.
+#[test]
+fn check_warns_of_what_is_seldom_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), "[upstream.\"r.example\"]\ndeny = [\"r.example/team/**\"]\n");
+    let (code, out, error) = run(&["check", "--config", &file]);
+    assert!(code == Some(0) && out.starts_with("ok\n"), "{out}{error}");
+    assert!(error.starts_with("warning: upstream.\"r.example\".deny: \"r.example/team/**\" matches only"), "{error}");
+    assert!(error.ends_with("to mean the others, write \"team/**\"\n"), "{error}");
 }
