@@ -48,14 +48,12 @@ pub struct FetchedManifest {
 impl FetchedManifest {
     /// Whether it is another one than this, or the upstream says that it is.
     pub fn is_other_than(&self, digest: &Digest) -> bool {
-        let comparable = self.claimed.filter(|claimed| claimed.algorithm() == digest.algorithm());
-        self.digest != *digest || comparable.is_some_and(|claimed| claimed != *digest)
+        self.digest != *digest || self.claimed.is_some_and(|claimed| contradicts(&claimed, digest))
     }
 
     /// Whether it is a manifest, and the one that the upstream says it is. What it is asked for is for the caller to say.
     fn is_sound(&self) -> bool {
-        self.claimed.is_none_or(|claimed| claimed == self.digest)
-            && Manifest::parse(&self.bytes, self.content_type.as_deref()).is_ok()
+        !self.is_other_than(&self.digest) && Manifest::parse(&self.bytes, self.content_type.as_deref()).is_ok()
     }
 }
 
@@ -105,8 +103,8 @@ impl Upstream {
             let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
             let headers = answer.response.headers();
             let is_page = answer.response.status().is_success() && is_page(headers);
-            let is_other =
-                matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
+            let is_other = matches!((claimed(headers), reference),
+                (Some(claimed), Reference::Digest(asked)) if contradicts(&claimed, asked));
             if !(is_page || is_other) || !self.asks_another(origin, Traffic::Check, &mut useless, None) {
                 break (origin, answer);
             }
@@ -115,10 +113,11 @@ impl Upstream {
         let claimed = claimed(headers);
         let digest = match (claimed, reference) {
             _ if !answer.response.status().is_success() => None,
-            (Some(claimed), Reference::Digest(asked)) if claimed != *asked => {
+            (Some(claimed), Reference::Digest(asked)) if contradicts(&claimed, asked) => {
                 let problem = format!("asked for {asked}, it says it has {claimed}");
                 return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
             }
+            (Some(_), Reference::Digest(asked)) => Some(*asked),
             // A page says nothing of it, whatever its status.
             (None, Reference::Digest(asked)) if !is_page(headers) => Some(*asked),
             (claimed, _) => claimed,
@@ -257,6 +256,12 @@ async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
     }
     // Small; or the runtime is shutting down, and nobody is left to be held up.
     Digest::of(algorithm, &bytes)
+}
+
+/// `claimed` says that it is another manifest than `asked`. A digest of another algorithm says nothing of it: distribution
+/// names a manifest's sha256, whatever it was asked for by.
+fn contradicts(claimed: &Digest, asked: &Digest) -> bool {
+    claimed.algorithm() == asked.algorithm() && claimed != asked
 }
 
 /// A sign-in page or an error page.

@@ -159,6 +159,29 @@ async fn what_is_no_word_on_a_manifest() {
     }
 }
 
+/// distribution names a manifest's sha256 whatever digest it is asked for by: that says nothing against the other one.
+#[tokio::test]
+async fn a_digest_of_another_algorithm_contradicts_nothing() {
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let sha512 = Digest::of(Algorithm::Sha512, index.as_bytes());
+    let (repository, asked) = (repository("a/b"), Reference::Digest(sha512));
+    let named = |digest: &Digest| Reply::new(200).header("docker-content-digest", &digest.to_string()).body(index);
+    let good = named(&digest_of(index.as_bytes()));
+    for head in [good.clone(), Reply::new(405)] {
+        let good = good.clone();
+        let server = Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { good.clone() }).await;
+        let upstream = anonymous(&server);
+        assert_eq!(upstream.resolve(&repository, &asked).await.unwrap().digest, sha512);
+        assert_eq!(upstream.has_manifest(&repository, &asked).await.unwrap(), sha512);
+    }
+    // One of the same algorithm does, and so do other bytes.
+    for reply in [named(&Digest::of(Algorithm::Sha512, b"")), good.body("{}")] {
+        let server = Server::start(move |seen| if seen.method == "HEAD" { Reply::new(405) } else { reply.clone() }).await;
+        let found = anonymous(&server).has_manifest(&repository, &asked).await;
+        assert!(found.is_err(), "{found:?}");
+    }
+}
+
 #[tokio::test]
 async fn bad_manifests() {
     let chunked = |size: usize| {
