@@ -158,6 +158,12 @@ impl Body {
         Self { client: client.clone(), url: url.clone(), incoming: Some(incoming), left, received }
     }
 
+    /// None: all bytes have come before.
+    pub(super) fn ended(client: &Client, url: &Url) -> Self {
+        let received = client.metrics.upstream_bytes_total.with_label_values(&[client.name.as_str()]);
+        Self { client: client.clone(), url: url.clone(), incoming: None, left: Some(0), received }
+    }
+
     /// Announced length; `None` for a body that ends when it ends.
     pub(super) fn left(&self) -> Option<u64> {
         self.left

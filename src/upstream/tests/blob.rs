@@ -79,6 +79,17 @@ async fn ranges_that_lie() {
         let error = blob(&always(reply.clone()).await, 4).await.unwrap_err();
         assert_eq!(error.class(), Class::Invalid, "{reply:?}: {error}");
     }
+    // Only of what had no known end, and broke, the rest may be nothing.
+    for (range, is_end) in [("bytes */4", true), ("bytes */3", false), ("bytes */5", false)] {
+        let server = always(Reply::new(416).header("content-range", range).body("{}")).await;
+        match anonymous(&server).resume_blob(&repository("a/b"), &digest_of(DATA), 4).await {
+            Ok(mut answer) => {
+                assert!(is_end, "{range}");
+                assert_eq!((answer.start, answer.total, read(&mut answer).await.0.len()), (4, Some(4), 0));
+            }
+            Err(error) => assert!(!is_end && error.class() == Class::Invalid, "{range}: {error}"),
+        }
+    }
     // Less than asked for, honestly said, is a shorter body.
     let mut answer = blob(&always(partial("bytes 4-6/10", &DATA[4..7])).await, 4).await.unwrap();
     assert_eq!(answer.total, Some(10));
