@@ -258,13 +258,21 @@ pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Reason> {
     }
 }
 
-/// What the answer to a request for a blob's first byte says of its size; `None`: nothing. `known`: as in
-/// [`super::Upstream::blob_size`].
+/// Why a blob's first byte is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    /// To learn its size.
+    Size,
+    /// To learn whether the upstream has it; something will be opened on that word. With its size, where that is certain.
+    Proof(Option<u64>),
+}
+
+/// What the answer to a request for a blob's first byte says of its size; `None`: nothing.
 pub(super) fn told_size(
     origin: &Origin,
     answer: Answer,
     digest: &Digest,
-    known: Option<u64>,
+    question: Question,
 ) -> Result<Option<u64>, UpstreamError> {
     let url = answer.url.clone();
     let error = |reason| origin.client.error(&url, reason);
@@ -275,6 +283,11 @@ pub(super) fn told_size(
         None => None,
     };
     let is_message = is_message(headers);
+    // Any answer has a status; only one to this question has a range, or bytes of a type.
+    let is_meant = match status {
+        StatusCode::OK => content_type(headers).is_some(),
+        _ => content_range(headers).is_some(),
+    };
     let told = match status {
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => total,
         StatusCode::OK => {
@@ -284,14 +297,17 @@ pub(super) fn told_size(
         }
         _ => return Err(error(Reason::Status(status))),
     };
-    match (told, known) {
-        (Some(told), Some(known)) if told != known => {
+    match (told, question) {
+        (Some(told), Question::Proof(Some(known))) if told != known => {
             Err(error(Reason::Invalid(format!("it says that {digest} has {told} bytes, and it has {known}"))))
         }
         // A config that is sent as the JSON that it is.
-        (Some(_), Some(_)) => Ok(told),
+        (Some(_), Question::Proof(Some(_))) => Ok(told),
         // Whoever stands between has answered; the registry has said nothing.
         _ if status == StatusCode::OK && is_message => Err(error(Reason::Invalid("it sent a message for a blob".into()))),
+        (_, Question::Proof(_)) if !is_meant => {
+            Err(error(Reason::Invalid("it did not say what it sent for a blob, which may be anything".into())))
+        }
         _ => Ok(told),
     }
 }

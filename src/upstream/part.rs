@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
-use super::blob::{self, Body, Source};
+use super::blob::{self, Body, Question, Source};
 use super::error::{Class, Reason, UpstreamError};
 use super::queue::Lane;
 use super::request::{Answer, Ask, Origin};
@@ -72,12 +72,23 @@ fn is_end(answer: &Answer, from: u64) -> bool {
 
 impl Upstream {
     /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
-    /// download slot. `known`: its size, where that is certain; whoever says another one speaks of something else.
-    pub async fn blob_size(
+    /// download slot.
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        self.first_byte(repository, digest, Question::Size).await
+    }
+
+    /// Whether the upstream has a blob, for who opens something on this word: it has to be a registry's, and not that of
+    /// whoever stands between and has an answer to everything. `known`: its size, where that is certain; whoever says
+    /// another one speaks of something else. Asked as [`Self::blob_size`] is.
+    pub async fn has_blob(&self, repository: &Repository, digest: &Digest, known: Option<u64>) -> Result<(), UpstreamError> {
+        self.first_byte(repository, digest, Question::Proof(known)).await.map(drop)
+    }
+
+    async fn first_byte(
         &self,
         repository: &Repository,
         digest: &Digest,
-        known: Option<u64>,
+        question: Question,
     ) -> Result<Option<u64>, UpstreamError> {
         let range = Some(HeaderValue::from_static("bytes=0-0"));
         let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
@@ -86,7 +97,7 @@ impl Upstream {
         let mut useless = 0;
         loop {
             let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
-            match blob::told_size(origin, answer, digest, known) {
+            match blob::told_size(origin, answer, digest, question) {
                 Err(error)
                     if error.class() == Class::Invalid
                         && self.asks_another(origin, Traffic::Layer, &mut useless, Some(&error)) => {}
