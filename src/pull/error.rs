@@ -84,6 +84,16 @@ pub enum PullError {
         /// What is wrong with it.
         problem: Box<str>,
     },
+    /// It is what was asked for, by its digest, and the mirror passes on no such thing.
+    #[error("{scope} has {what}, which this mirror does not take: {problem}")]
+    Refused {
+        /// From where.
+        scope: Scope,
+        /// What.
+        what: What,
+        /// What is wrong with it.
+        problem: Box<str>,
+    },
     /// It can only be passed through, and this client would not see it break off.
     #[error(
         "nobody tells the length of {digest} of {scope}, which the cache cannot take, and HTTP/1.0 has no other way to show that an answer is whole: ask by HTTP/1.1 (nginx: proxy_http_version 1.1)"
@@ -163,12 +173,16 @@ impl PullError {
     /// It says nothing about the content: a cached tag may stand in.
     pub fn is_outage(&self) -> bool {
         match self {
+            _ if self.is_refused() => false,
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) | Self::Removed(_) => {
-                false
-            }
+            Self::NotFound { .. }
+            | Self::Offline { .. }
+            | Self::Refused { .. }
+            | Self::NoLength { .. }
+            | Self::TooManyFills(_)
+            | Self::Removed(_) => false,
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
@@ -184,7 +198,24 @@ impl PullError {
         match self {
             Self::Upstream(error) => error.class() == Class::Invalid,
             Self::Invalid { .. } => true,
+            _ => self.is_refused(),
+        }
+    }
+
+    /// There is an answer, it is what was asked for, and the mirror does not take it: nothing older stands in.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.class() == Class::Refused,
+            Self::Refused { .. } => true,
             _ => false,
+        }
+    }
+
+    /// The same about something of which nobody has named the digest before: whoever sent it may be anybody.
+    pub fn unnamed(self) -> Self {
+        match self {
+            Self::Refused { scope, what, problem } => Self::Invalid { scope, what, problem },
+            other => other,
         }
     }
 
@@ -200,6 +231,7 @@ impl PullError {
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::Refused { .. } => "refused",
             Self::NoLength { .. } => "no_length",
             Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
@@ -245,7 +277,9 @@ impl PullError {
                 _ => Outcome::Error,
             },
             Self::Instead(error, _) => error.outcome(),
-            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } | Self::Internal => Outcome::Error,
+            Self::Fill(_) | Self::Invalid { .. } | Self::Refused { .. } | Self::NoLength { .. } | Self::Internal => {
+                Outcome::Error
+            }
         }
     }
 
@@ -275,7 +309,7 @@ impl PullError {
             },
             Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
-            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } => ErrorCode::Unavailable,
+            Self::Fill(_) | Self::Invalid { .. } | Self::Refused { .. } | Self::NoLength { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,
         }
     }

@@ -169,10 +169,13 @@ impl Pull {
         if let Some(held) = self.held(scope, digest).await {
             return Ok(held);
         }
-        let private = self.cache.confined.private();
-        let upstream = self.upstream(scope, asker)?;
-        let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
-        self.keep_manifest(scope, digest, fetched, &private).await
+        self.unless_refused(scope, asker, digest, async {
+            let private = self.cache.confined.private();
+            let upstream = self.upstream(scope, asker)?;
+            let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
+            self.keep_manifest(scope, digest, fetched, &private).await
+        })
+        .await
     }
 
     /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190). `private`: the upstreams that were
@@ -192,8 +195,10 @@ impl Pull {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
         }
-        let manifest =
-            Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| invalid(error.to_string()))?;
+        let manifest = Manifest::parse(&fetched.bytes, fetched.content_type.as_deref()).map_err(|error| {
+            let problem = error.to_string().into();
+            PullError::Refused { scope: scope.clone(), what: What::Manifest(*digest), problem }
+        })?;
         self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if self.is_open(scope) {

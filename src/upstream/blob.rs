@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use bytesize::ByteSize;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -219,23 +220,26 @@ impl Body {
 
     /// The whole body, if it has at most `limit` bytes and does not take minutes.
     pub(super) async fn collect(self, limit: usize) -> Result<Bytes, UpstreamError> {
-        let slow = self.client.error(&self.url, Reason::Broken("it takes too long".into()));
-        tokio::time::timeout(COLLECT, self.collect_all(limit)).await.unwrap_or(Err(slow))
+        let too_large = Reason::Invalid(format!("its body is larger than {}", ByteSize(limit as u64)));
+        self.collect_or(limit, too_large).await
     }
 
-    async fn collect_all(mut self, limit: usize) -> Result<Bytes, UpstreamError> {
-        let too_large = |this: &Self| {
-            let reason = Reason::Invalid(format!("its body is larger than {}", bytesize::ByteSize(limit as u64)));
-            this.client.error(&this.url, reason)
-        };
+    /// The same; `too_large` is what a larger one is.
+    pub(super) async fn collect_or(self, limit: usize, too_large: Reason) -> Result<Bytes, UpstreamError> {
+        let error = |reason| self.client.error(&self.url, reason);
+        let (slow, too_large) = (error(Reason::Broken("it takes too long".into())), error(too_large));
+        tokio::time::timeout(COLLECT, self.collect_all(limit, too_large)).await.unwrap_or(Err(slow))
+    }
+
+    async fn collect_all(mut self, limit: usize, too_large: UpstreamError) -> Result<Bytes, UpstreamError> {
         if self.left.is_some_and(|left| left > limit as u64) {
-            return Err(too_large(&self));
+            return Err(too_large);
         }
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.chunk().await {
             let chunk = chunk?;
             if whole.len() + chunk.len() > limit {
-                return Err(too_large(&self));
+                return Err(too_large);
             }
             whole.extend_from_slice(&chunk);
         }

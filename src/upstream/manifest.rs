@@ -4,6 +4,7 @@
 //! GET where a HEAD will do. Whether the bytes are the right ones is for the caller to say.
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
@@ -224,7 +225,17 @@ impl Upstream {
         }
         self.metrics.pull_made(self.name.as_str());
         let limit = usize::try_from(self.config.max_manifest).unwrap_or(usize::MAX);
-        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(limit).await?;
+        let is_named = match (reference, claimed) {
+            (Reference::Digest(asked), Some(claimed)) => !contradicts(&claimed, asked),
+            (Reference::Digest(_), None) => true,
+            // Whoever sends something long for a tag, and does not say what, may be anybody.
+            (Reference::Tag(_), claimed) => claimed.is_some(),
+        };
+        let body = Body::new(&origin.client, &answer.url, answer.response);
+        let bytes = match is_named {
+            true => body.collect_or(limit, too_large(self.config.max_manifest)).await?,
+            false => body.collect(limit).await?,
+        };
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
@@ -256,6 +267,10 @@ async fn hash(algorithm: Algorithm, bytes: Bytes) -> Digest {
     }
     // Small; or the runtime is shutting down, and nobody is left to be held up.
     Digest::of(algorithm, &bytes)
+}
+
+fn too_large(limit: u64) -> Reason {
+    Reason::Refused(format!("a manifest that is larger than {} (max_manifest)", ByteSize(limit)))
 }
 
 /// `claimed` says that it is another manifest than `asked`. A digest of another algorithm says nothing of it: distribution

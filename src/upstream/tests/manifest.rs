@@ -202,6 +202,19 @@ async fn bad_manifests() {
         let error = anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
+    // What was named is what was sent: too large for this mirror, and no fault of the address's.
+    let named = chunked(MAX_MANIFEST + 1).header("docker-content-digest", &digest_of(b"").to_string());
+    let asked = Reference::Digest(digest_of(b""));
+    for (reply, reference, class) in [
+        (named.clone(), tag("latest"), Class::Refused),
+        (named.clone(), asked.clone(), Class::Refused),
+        (named, Reference::Digest(digest_of(b"other")), Class::Invalid),
+        (chunked(MAX_MANIFEST + 1), asked, Class::Refused),
+    ] {
+        let server = always(reply).await;
+        let error = anonymous(&server).manifest(&repository("a/b"), &reference).await.unwrap_err();
+        assert_eq!((error.class(), server.seen().len()), (class, 1), "{error}");
+    }
     let server = always(chunked(MAX_MANIFEST)).await;
     assert_eq!(anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap().bytes.len(), MAX_MANIFEST);
 }
