@@ -14,7 +14,7 @@ use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
-use crate::upstream::{Class, UpstreamError};
+use crate::upstream::{Class, Reason, UpstreamError};
 
 /// How long a client should wait where the upstream did not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -270,6 +270,7 @@ impl PullError {
             Self::Removed(_) => Outcome::Invalid,
             Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
             Self::Unverified { cause, .. } => cause.outcome(),
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoPage(_) | Reason::NoList(_)) => Outcome::Invalid,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
                 Class::Denied => Outcome::Denied,
@@ -299,6 +300,8 @@ impl PullError {
             Self::Upstream(error) if error.refuses_login() => ErrorCode::Unauthorized,
             Self::Unverified { .. } => ErrorCode::Unavailable,
             Self::TooManyRefusals { .. } => ErrorCode::TooManyRequests,
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoPage(_)) => ErrorCode::PaginationNumberInvalid,
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoList(_)) => ErrorCode::Unsupported,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => unknown,
                 Class::Offline if kind != Kind::Referrers => unknown,

@@ -134,6 +134,12 @@ pub enum Reason {
     /// What was asked for, and more than the mirror takes, or nothing that it can pass on.
     #[error("this mirror does not take what it sent: {0}")]
     Refused(String),
+    /// 400 to a page of a list.
+    #[error("it does not give this page of the list ({0}): ask for fewer entries at once (n), or from the beginning")]
+    NoPage(StatusCode),
+    /// 405 or 501 to a list of tags.
+    #[error("it does not list tags ({0})")]
+    NoList(StatusCode),
     /// A status that no registry should give to this request.
     #[error("it gave an answer that makes no sense here ({0})")]
     Status(StatusCode),
@@ -185,7 +191,12 @@ impl UpstreamError {
             | Reason::Credentials(_) => Class::Unavailable,
             Reason::Broken(_) | Reason::Stalled(_) => Class::Broken,
             Reason::Refused(_) => Class::Refused,
-            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Status(_) => Class::Invalid,
+            Reason::Redirect(_)
+            | Reason::Forbidden(_)
+            | Reason::Invalid(_)
+            | Reason::NoPage(_)
+            | Reason::NoList(_)
+            | Reason::Status(_) => Class::Invalid,
         }
     }
 
@@ -224,7 +235,13 @@ impl UpstreamError {
             Reason::Failing(_) => "failing",
             Reason::CredentialsRefused(_) | Reason::Credentials(_) => "credentials",
             Reason::Broken(_) | Reason::Stalled(_) => "broken",
-            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Refused(_) | Reason::Status(_) => "invalid",
+            Reason::Redirect(_)
+            | Reason::Forbidden(_)
+            | Reason::Invalid(_)
+            | Reason::Refused(_)
+            | Reason::NoPage(_)
+            | Reason::NoList(_)
+            | Reason::Status(_) => "invalid",
         }
     }
 

@@ -311,6 +311,8 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             site.up.tag(REPOSITORY, "latest", &schema1.digest);
             site.mirror.get(TAG).await
         }
+        "tags-page" => plain().await.while_upstream(Act::status(400), "/v2/library/alpine/tags/list?n=5000").await,
+        "tags-unsupported" => plain().await.while_upstream(Act::status(405), "/v2/library/alpine/tags/list").await,
         "not-http" => upstream(Act::raw(&b"220 mail.example ESMTP\r\n"[..])).await,
         "html" => upstream(Act::html()).await,
         "wrong-content" => {

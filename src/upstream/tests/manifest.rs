@@ -325,7 +325,14 @@ async fn t21_tags() {
     let targets: Vec<_> = server.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/v2/a/b/tags/list?n=2&last=v+w", "/v2/a/b/tags/list?last=x&n=2", "/v2/a/b/tags/list"]);
 
-    for (body, good) in [(r#"{"tags":null}"#, true), (r#"{"tags":[1]}"#, false), ("[]", false), ("<html>", false)] {
+    for (body, good) in [
+        (r#"{"tags":null}"#, true),
+        (r#"{"name":"a/b"}"#, false),
+        ("{}", false),
+        (r#"{"tags":[1]}"#, false),
+        ("[]", false),
+        ("<html>", false),
+    ] {
         let server = always(Reply::new(200).body(body)).await;
         let outcome = anonymous(&server).tags(&repository("a/b"), "").await;
         assert_eq!(outcome.is_ok(), good, "{body}");
@@ -354,7 +361,7 @@ async fn large_pages_of_tags_take_turns() {
     assert_eq!(next.await.unwrap().unwrap().bytes, held[0]);
 
     let huge = always(Reply::new(200).body(tags(32 << 20))).await;
-    assert_eq!(anonymous(&huge).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::Invalid);
+    assert_eq!(anonymous(&huge).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::Refused);
 }
 
 #[tokio::test]
@@ -378,6 +385,7 @@ async fn t22_referrers() {
         Reply::new(404),
         Reply::new(405),
         Reply::new(406),
+        Reply::new(410),
         Reply::new(501),
         Reply::new(200).header("content-type", "application/json").body(body),
         Reply::new(200).body(body),
@@ -386,7 +394,7 @@ async fn t22_referrers() {
         assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap(), None, "{reply:?}");
     }
     for (reply, class) in [
-        (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Invalid),
+        (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Refused),
         (Reply::new(500), Class::Unavailable),
         (Reply::new(403), Class::Denied),
     ] {
@@ -394,7 +402,19 @@ async fn t22_referrers() {
         let error = anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
-    let server = always(Reply::new(400)).await;
-    let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2")).await;
-    assert_eq!(page.unwrap_err().class(), Class::Invalid, "there was a first page");
+    for (reply, class) in [
+        (Reply::new(400), Class::Invalid),
+        (Reply::new(404), Class::Invalid),
+        (Reply::new(405), Class::Invalid),
+        (Reply::new(410), Class::Invalid),
+        (Reply::new(501), Class::Unavailable),
+        (Reply::new(200).header("content-type", "application/json").body(body), Class::Invalid),
+    ] {
+        let server = always(reply.clone()).await;
+        let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2&n=5")).await;
+        assert_eq!(page.unwrap_err().class(), class, "there was a first page: {reply:?}");
+    }
+    let server = always(Reply::new(404)).await;
+    let first = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("n=5&artifactType=a%2Fb")).await;
+    assert_eq!(first.unwrap(), None, "so much of it at once is the first page");
 }
