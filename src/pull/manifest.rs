@@ -91,7 +91,7 @@ impl Pull {
             (None, How::Stale(stale)) => ServedFrom::stale(stale),
         };
         if let How::Stale(stale) = how {
-            self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
+            self.served_stale(scope, stale.reason);
         }
         if !request.head {
             self.metrics.pull_answered(scope.upstream.as_str());

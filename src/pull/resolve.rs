@@ -185,7 +185,7 @@ impl Pull {
             return error;
         }
         let (why, reason) = (outage.to_string(), outage.label());
-        self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
+        self.served_stale(scope, reason);
         let said = Said::Stale(Box::new(Stale { overdue, why, reason }));
         PullError::NotFound { scope: scope.clone(), what: What::Tag(tag.clone()), said }
     }

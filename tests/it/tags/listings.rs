@@ -140,6 +140,35 @@ async fn t21_an_upstream_that_gives_no_such_page_is_no_outage() {
     assert_eq!(mirror.get("/v2/library/alpine/tags/list").await.status(), 200);
 }
 
+/// What is known of a list while nobody can be asked is marked and counted as everything is that is not confirmed.
+#[tokio::test]
+async fn a_list_without_the_upstream_says_that_it_is_stale_and_why() {
+    let (up, image, _) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s");
+    })
+    .await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    let (tags, referrers) = ("/v2/library/alpine/tags/list".to_owned(), referrers(&image.manifest));
+    mirror.get(&referrers).await;
+    up.on("/v2/*").always(Act::raw(""));
+    for (path, begins) in [(&tags, "roadstead; hit; reason="), (&referrers, "roadstead; hit; ttl=-0; reason=")] {
+        let answer = mirror.get(path).await;
+        let status = answer.header("cache-status").unwrap_or_default().to_owned();
+        assert!(status.starts_with(begins) && status.ends_with("=no_answer; detail=stale"), "{path}: {status}");
+    }
+    crate::outages::offline::switch(&mirror, true).await;
+    for (path, begins) in [(&tags, "roadstead; hit; reason="), (&referrers, "roadstead; hit; ttl=-")] {
+        let answer = mirror.get(path).await;
+        let status = answer.header("cache-status").unwrap_or_default().to_owned();
+        assert!(status.starts_with(begins) && status.ends_with("reason=offline; detail=stale"), "{path}: {status}");
+    }
+    mirror.metric_becomes("roadstead_stale_total", &[("reason", "no_answer")], 2.0).await;
+    mirror.metric_becomes("roadstead_stale_total", &[("reason", "offline")], 2.0).await;
+    mirror.metric_becomes("roadstead_requests_total", &[("result", "stale")], 4.0).await;
+}
+
 /// An upstream with an image and two artifacts that refer to it.
 async fn with_artifacts() -> (Upstream, Image, [Image; 2]) {
     let up = Upstream::start().await;
