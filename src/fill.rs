@@ -167,7 +167,7 @@ impl FillError {
                 Class::RateLimited { .. } => "rate_limited",
                 Class::Unavailable => "unavailable",
                 Class::Broken => "broken",
-                Class::Invalid => "invalid",
+                Class::Invalid | Class::Refused => "invalid",
             },
             Self::Mismatch { .. } => "digest",
             Self::Leftover(_) => "leftover",

@@ -172,6 +172,11 @@ async fn open(shared: &Shared, id: Id, start: Start) -> Result<Option<Incoming>,
         Start::Answer(body) => Ok(Some(*body)),
         Start::AskRest(from) => {
             let answer = upstream.resume_blob(repository, digest, from).await.map_err(fail)?;
+            let expected = shared.known.lock().total;
+            if let Some(got) = answer.total.filter(|total| *total != expected) {
+                let (upstream, digest) = (upstream.name().clone(), *digest);
+                return Err(Trouble::Fill(FillError::Length { upstream, digest, expected, got }));
+            }
             Ok(Some(Incoming::new(&shared.fill, answer.body, from - answer.start)))
         }
         Start::Ask { part, spare, in_turn: _ } => {

@@ -148,7 +148,7 @@ impl Pull {
         let upstream = self.upstream(scope, asker)?;
         let flight = || {
             let (repository, digest) = (scope.repository.clone(), *digest);
-            async move { Ok(upstream.blob_size(&repository, &digest, None).await?) }
+            async move { Ok(upstream.blob_size(&repository, &digest).await?) }
         };
         let landed = self.probes.join((scope.clone(), *digest, asker.key()), flight).await.ok_or(PullError::Internal)?;
         let size = landed.value?.or_else(|| self.told_size(scope, digest));

@@ -76,9 +76,10 @@ impl ServedFrom {
         Self { cache_status: format!("{}; detail=stale", self.cache_status).into(), warning: Some(warning(why)), ..self }
     }
 
-    /// A list as far as it is known here, because of `why`.
-    pub fn stale_list(why: &str) -> Self {
-        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, "roadstead; hit; detail=stale") }
+    /// A list that is made here of what was pulled, because of `why`. It was never fresh.
+    pub fn made_here(why: &str, reason: &'static str) -> Self {
+        let status = format!("roadstead; hit; reason={reason}; detail=stale");
+        Self { warning: Some(warning(why)), ..Self::new(Outcome::Stale, status) }
     }
 }
 

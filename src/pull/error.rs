@@ -14,7 +14,7 @@ use crate::fill::FillError;
 use crate::metrics::{Kind, Outcome};
 use crate::oci::{Digest, ErrorCode, Scope, UpstreamName};
 use crate::policy::TooManyFills;
-use crate::upstream::{Class, UpstreamError};
+use crate::upstream::{Class, Reason, UpstreamError};
 
 /// How long a client should wait where the upstream did not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -77,6 +77,16 @@ pub enum PullError {
     /// What the upstream sent is not what was asked for.
     #[error("upstream {upstream} sent something else for {what}: {problem}", upstream = .scope.upstream)]
     Invalid {
+        /// From where.
+        scope: Scope,
+        /// What.
+        what: What,
+        /// What is wrong with it.
+        problem: Box<str>,
+    },
+    /// It is what was asked for, by its digest, and the mirror passes on no such thing.
+    #[error("{scope} has {what}, which this mirror does not take: {problem}")]
+    Refused {
         /// From where.
         scope: Scope,
         /// What.
@@ -163,12 +173,16 @@ impl PullError {
     /// It says nothing about the content: a cached tag may stand in.
     pub fn is_outage(&self) -> bool {
         match self {
+            _ if self.is_refused() => false,
             Self::Upstream(error) => !matches!(error.class(), Class::NotFound | Class::Denied),
             Self::Instead(error, _) => error.is_outage(),
             Self::Invalid { .. } | Self::Internal | Self::Fill(_) => true,
-            Self::NotFound { .. } | Self::Offline { .. } | Self::NoLength { .. } | Self::TooManyFills(_) | Self::Removed(_) => {
-                false
-            }
+            Self::NotFound { .. }
+            | Self::Offline { .. }
+            | Self::Refused { .. }
+            | Self::NoLength { .. }
+            | Self::TooManyFills(_)
+            | Self::Removed(_) => false,
             // Nothing that is cached stands in for permission.
             Self::LoginNeeded { .. } | Self::Unverified { .. } | Self::TooManyRefusals { .. } => false,
         }
@@ -184,7 +198,24 @@ impl PullError {
         match self {
             Self::Upstream(error) => error.class() == Class::Invalid,
             Self::Invalid { .. } => true,
+            _ => self.is_refused(),
+        }
+    }
+
+    /// There is an answer, it is what was asked for, and the mirror does not take it: nothing older stands in.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.class() == Class::Refused,
+            Self::Refused { .. } => true,
             _ => false,
+        }
+    }
+
+    /// The same about something of which nobody has named the digest before: whoever sent it may be anybody.
+    pub fn unnamed(self) -> Self {
+        match self {
+            Self::Refused { scope, what, problem } => Self::Invalid { scope, what, problem },
+            other => other,
         }
     }
 
@@ -200,6 +231,7 @@ impl PullError {
             Self::Upstream(error) => error.label(),
             Self::Fill(error) => error.reason(),
             Self::Invalid { .. } => "invalid",
+            Self::Refused { .. } => "refused",
             Self::NoLength { .. } => "no_length",
             Self::TooManyFills(_) => "too_many_fills",
             Self::Instead(error, _) => error.label(),
@@ -238,6 +270,7 @@ impl PullError {
             Self::Removed(_) => Outcome::Invalid,
             Self::LoginNeeded { .. } | Self::TooManyRefusals { .. } | Self::TooManyFills(_) => Outcome::Denied,
             Self::Unverified { cause, .. } => cause.outcome(),
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoPage(_) | Reason::NoList(_)) => Outcome::Invalid,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => Outcome::Negative,
                 Class::Denied => Outcome::Denied,
@@ -245,7 +278,9 @@ impl PullError {
                 _ => Outcome::Error,
             },
             Self::Instead(error, _) => error.outcome(),
-            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } | Self::Internal => Outcome::Error,
+            Self::Fill(_) | Self::Invalid { .. } | Self::Refused { .. } | Self::NoLength { .. } | Self::Internal => {
+                Outcome::Error
+            }
         }
     }
 
@@ -265,6 +300,8 @@ impl PullError {
             Self::Upstream(error) if error.refuses_login() => ErrorCode::Unauthorized,
             Self::Unverified { .. } => ErrorCode::Unavailable,
             Self::TooManyRefusals { .. } => ErrorCode::TooManyRequests,
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoPage(_)) => ErrorCode::PaginationNumberInvalid,
+            Self::Upstream(error) if matches!(error.reason(), Reason::NoList(_)) => ErrorCode::Unsupported,
             Self::Upstream(error) => match error.class() {
                 Class::NotFound => unknown,
                 Class::Offline if kind != Kind::Referrers => unknown,
@@ -275,7 +312,7 @@ impl PullError {
             },
             Self::TooManyFills(_) => ErrorCode::TooManyRequests,
             Self::Instead(_, code) => *code,
-            Self::Fill(_) | Self::Invalid { .. } | Self::NoLength { .. } => ErrorCode::Unavailable,
+            Self::Fill(_) | Self::Invalid { .. } | Self::Refused { .. } | Self::NoLength { .. } => ErrorCode::Unavailable,
             Self::Internal => ErrorCode::Unknown,
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::cache_status::ServedFrom;
+use super::cache_status::{ServedFrom, Stale};
 use super::error::Said;
 use super::resolve::How;
 use super::respond::Answer;
@@ -63,7 +63,7 @@ impl Pull {
         let scope = request.permit.scope();
         if self.site(scope)?.upstream.is_offline() {
             let missing = PullError::Offline { scope: scope.clone(), what: What::Tags };
-            return self.known_tags(request, asker, page, missing, "the mirror is offline").await;
+            return self.known_tags(request, asker, page, missing, "the mirror is offline", "offline").await;
         }
         let upstream = self.upstream(scope, asker)?;
         let flight = || {
@@ -77,8 +77,8 @@ impl Pull {
         match landed.value {
             Ok(listed) => Ok(request.list(listed, "application/json", ServedFrom::uncached(landed.joined))),
             Err(error) if error.is_outage() && !error.is_invalid() => {
-                let why = error.to_string();
-                self.known_tags(request, asker, page, error, &why).await
+                let (why, reason) = (error.to_string(), error.label());
+                self.known_tags(request, asker, page, error, &why, reason).await
             }
             Err(error) => Err(error),
         }
@@ -92,6 +92,7 @@ impl Pull {
         page: &route::Page,
         missing: PullError,
         why: &str,
+        reason: &'static str,
     ) -> Result<Answer, PullError> {
         let scope = request.permit.scope();
         if !asker.is_verified() {
@@ -108,7 +109,13 @@ impl Pull {
             (limit > 0 && tags.len() > limit).then(|| route::Page { last: Some(tags[limit - 1].into()), ..page.clone() }.query());
         tags.truncate(limit);
         let body = json!({ "name": scope.repository, "tags": tags }).to_string().into();
-        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", ServedFrom::stale_list(why)))
+        self.served_stale(scope, reason);
+        Ok(request.list(Page { body, next, filters_applied: None }, "application/json", ServedFrom::made_here(why, reason)))
+    }
+
+    /// Counts what was served although nobody has confirmed it.
+    pub(super) fn served_stale(&self, scope: &Scope, reason: &str) {
+        self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
     }
 
     /// Answers a request for what refers to a manifest.
@@ -140,10 +147,14 @@ impl Pull {
         // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
         let empty = record.as_ref().is_some_and(|record| is_empty(&record.body));
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
+        let stale = |why: String, reason| {
+            self.served_stale(scope, reason);
+            ServedFrom::stale(&Stale { overdue: age.unwrap_or(fresh_for).saturating_sub(fresh_for), why, reason })
+        };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {
             (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, ServedFrom::cache(Tier::Disk))),
-            (Some(page), _) if offline => return Ok(list(page, ServedFrom::stale_list("the mirror is offline"))),
+            (Some(page), _) if offline => return Ok(list(page, stale("the mirror is offline".to_owned(), "offline"))),
             (None, _) if offline => {
                 let offline = PullError::Offline { scope: scope.clone(), what: What::Referrers(*digest) };
                 return Err(match asker.is_verified() {
@@ -163,7 +174,7 @@ impl Pull {
         match (landed.value, record) {
             (Ok(page), _) => Ok(list(page, ServedFrom::uncached(landed.joined))),
             (Err(error), Some(page)) if error.is_outage() && age.is_some_and(|age| age <= freshness.stale_if_error) => {
-                Ok(list(page, ServedFrom::stale_list(&error.to_string())))
+                Ok(list(page, stale(error.to_string(), error.label())))
             }
             (Err(error), _) => Err(error),
         }

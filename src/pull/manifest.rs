@@ -92,7 +92,7 @@ impl Pull {
             (None, How::Stale(stale)) => ServedFrom::stale(stale),
         };
         if let How::Stale(stale) = how {
-            self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), stale.reason]).inc();
+            self.served_stale(scope, stale.reason);
         }
         if !request.head {
             self.metrics.pull_answered(scope.upstream.as_str());
@@ -200,10 +200,13 @@ impl Pull {
         if let Some(held) = self.held(scope, digest).await {
             return Ok(held);
         }
-        let private = self.cache.confined.private();
-        let upstream = self.upstream(scope, asker)?;
-        let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
-        self.keep_manifest(scope, digest, fetched, &private).await
+        self.unless_refused(scope, asker, digest, async {
+            let private = self.cache.confined.private();
+            let upstream = self.upstream(scope, asker)?;
+            let fetched = upstream.manifest(&scope.repository, &Reference::Digest(*digest)).await?;
+            self.keep_manifest(scope, digest, fetched, &private).await
+        })
+        .await
     }
 
     /// Takes a manifest in, if it is what was asked for and one thing only (CVE-2021-41190). `private`: the upstreams that were
@@ -223,7 +226,10 @@ impl Pull {
             let said = fetched.claimed.map_or_else(String::new, |claimed| format!(", and it says {claimed}"));
             return Err(invalid(format!("the bytes have digest {}{said}", fetched.digest)));
         }
-        let manifest = fetched.manifest.map_err(|error| invalid(error.to_string()))?;
+        let manifest = fetched.manifest.map_err(|error| {
+            let problem = error.to_string().into();
+            PullError::Refused { scope: scope.clone(), what: What::Manifest(*digest), problem }
+        })?;
         self.note(scope, digest, &manifest);
         let media_type = manifest.media_type;
         if self.is_open(scope) {

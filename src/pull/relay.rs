@@ -35,9 +35,9 @@ impl Pull {
         let slot = request.permit.fill_slot().await.inspect_err(|_| self.refused_fill())?;
         let wanted = request.range(digest);
         let size = match source.size {
-            told if wanted.is_some() => source.upstream.blob_size(&source.repository, digest, None).await?.or(told),
+            told if wanted.is_some() => source.upstream.blob_size(&source.repository, digest).await?.or(told),
             // By a request of its own: the answer with the bytes may not tell it.
-            None if request.needs_length => source.upstream.blob_size(&source.repository, digest, None).await?,
+            None if request.needs_length => source.upstream.blob_size(&source.repository, digest).await?,
             told => told,
         };
         let range = match size.zip(wanted).map(|(size, header)| (size, header.resolve(size))) {

@@ -191,7 +191,7 @@ impl Pull {
             return error;
         }
         let (why, reason) = (outage.to_string(), outage.label());
-        self.metrics.stale_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();
+        self.served_stale(scope, reason);
         let said = Said::Stale(Box::new(Stale { overdue, why, reason }));
         PullError::NotFound { scope: scope.clone(), what: What::Tag(tag.clone()), said }
     }
@@ -270,7 +270,12 @@ impl Pull {
         }
         match resolved.fetched {
             // Only a GET could tell the digest; its bytes are not asked for again.
-            Some(fetched) => self.keep_manifest(scope, &digest, fetched, &private).await?,
+            Some(fetched) => {
+                let is_named = fetched.claimed.is_some();
+                let kept = self.keep_manifest(scope, &digest, fetched, &private).await;
+                // Any bytes have a digest.
+                kept.map_err(|error| if is_named { error } else { error.unnamed() })?
+            }
             None => match self.fetch_manifest(scope, asker, &digest).await {
                 Ok(pulled) => pulled.held,
                 // It was asked of the one that has taken the place of the one that named it: what that one names counts.

@@ -167,6 +167,7 @@ impl Request<'_> {
             _ => format!("roadstead; fwd=miss; reason={}; detail=error", error.label()).into(),
         };
         self.common(&mut response, cache_status);
+        allow(response.headers_mut(), error.code(kind));
         if let Some(wait) = error.retry_after(kind) {
             response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
@@ -271,9 +272,7 @@ pub fn login_refused(error: &PullError) -> Answer {
 pub fn refusal(code: ErrorCode, outcome: Outcome, message: String) -> Answer {
     let mut response = error_response(code, &message, None);
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    if code == ErrorCode::Unsupported {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
+    allow(response.headers_mut(), code);
     Answer { response, outcome, error: Some(message) }
 }
 
@@ -285,6 +284,13 @@ fn error_response(code: ErrorCode, message: &str, detail: Option<serde_json::Val
     response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
     *response.body_mut() = Body::full(body);
     response
+}
+
+/// Every 405 says what would be allowed (RFC 9110 § 15.5.6).
+fn allow(headers: &mut http::HeaderMap, code: ErrorCode) {
+    if code == ErrorCode::Unsupported {
+        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
 }
 
 fn answer(response: Response<Body>, from: ServedFrom) -> Answer {

@@ -6,8 +6,8 @@
 //! the upstream's own address, and, without credentials, for those to a redirect's target.
 
 mod asked;
+mod scopes;
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use url::Url;
 
-use self::asked::{asked_for, asks_for_more, named_scopes, pull_scope, scopes};
+use self::asked::{asked_for, asks_for_more, named_scopes, scopes};
+use self::scopes::Scopes;
 use super::accounts::Account;
 use super::challenge::{self, Challenge};
 use super::client::{Client, authority};
@@ -86,13 +87,9 @@ enum Known {
     Bearer {
         realm: Url,
         service: Option<String>,
-        /// Scopes by what was asked for, with [`NAME`] in the place of the repository.
-        scopes: HashMap<Kind, Vec<String>>,
+        scopes: Box<Scopes>,
     },
 }
-
-/// Stands for the repository in a remembered scope. No repository holds it.
-const NAME: &str = "{}";
 
 /// What a request carries.
 #[derive(Debug)]
@@ -182,12 +179,7 @@ impl Auth {
                 Ok(self.credential(client, repository).await?.and_then(|held| held.basic()).map_or(Grant::Bare, Grant::Basic))
             }
             Known::Bearer { realm, service, scopes } => {
-                // Some have one scope for everything: what one kind taught holds for the others.
-                let general = || scopes.values().find(|scopes| !scopes.iter().any(|scope| scope.contains(NAME)));
-                let scopes = match scopes.get(&kind).or_else(general) {
-                    Some(scopes) => scopes.iter().map(|scope| scope.replace(NAME, repository.as_str())).collect(),
-                    None => vec![pull_scope(repository.as_str())],
-                };
+                let Some(scopes) = scopes.of(kind, repository) else { return Ok(Grant::Bare) };
                 let credential = self.credential_for(client, &realm, repository).await?;
                 let wanted = Wanted { realm, service, scopes, credential, not_before: self.not_before() };
                 match self.token(client, &wanted, repository).await {
@@ -315,14 +307,12 @@ impl Auth {
     }
 
     fn learn(&self, client: &Client, kind: Kind, repository: &Repository, wanted: &Wanted) {
-        let named = |scope: &String| scope.replace(&format!(":{repository}:"), &format!(":{NAME}:"));
-        let learnt = wanted.scopes.iter().map(named).collect();
         let mut known = self.ways.known.lock();
         if let Known::Bearer { realm, service, scopes } = &mut *known
             && *realm == wanted.realm
             && *service == wanted.service
         {
-            scopes.insert(kind, learnt);
+            scopes.learn(kind, repository, &wanted.scopes);
             return;
         }
         if let Known::Bearer { realm, .. } = &*known
@@ -331,7 +321,8 @@ impl Auth {
             let (old, new) = (authority(realm), authority(&wanted.realm));
             tracing::warn!(upstream = %client.name, old, new, "the upstream now names another token service");
         }
-        let scopes = HashMap::from([(kind, learnt)]);
+        let mut scopes = Box::<Scopes>::default();
+        scopes.learn(kind, repository, &wanted.scopes);
         *known = Known::Bearer { realm: wanted.realm.clone(), service: wanted.service.clone(), scopes };
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use bytesize::ByteSize;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -159,6 +160,12 @@ impl Body {
         Self { client: client.clone(), url: url.clone(), incoming: Some(incoming), left, received }
     }
 
+    /// None: all bytes have come before.
+    pub(super) fn ended(client: &Client, url: &Url) -> Self {
+        let received = client.metrics.upstream_bytes_total.with_label_values(&[client.name.as_str()]);
+        Self { client: client.clone(), url: url.clone(), incoming: None, left: Some(0), received }
+    }
+
     /// Announced length; `None` for a body that ends when it ends.
     pub(super) fn left(&self) -> Option<u64> {
         self.left
@@ -214,23 +221,26 @@ impl Body {
 
     /// The whole body, if it has at most `limit` bytes and does not take minutes.
     pub(super) async fn collect(self, limit: usize) -> Result<Bytes, UpstreamError> {
-        let slow = self.client.error(&self.url, Reason::Broken("it takes too long".into()));
-        tokio::time::timeout(COLLECT, self.collect_all(limit)).await.unwrap_or(Err(slow))
+        let too_large = Reason::Invalid(format!("its body is larger than {}", ByteSize(limit as u64)));
+        self.collect_or(limit, too_large).await
     }
 
-    async fn collect_all(mut self, limit: usize) -> Result<Bytes, UpstreamError> {
-        let too_large = |this: &Self| {
-            let reason = Reason::Invalid(format!("its body is larger than {}", bytesize::ByteSize(limit as u64)));
-            this.client.error(&this.url, reason)
-        };
+    /// The same; `too_large` is what a larger one is.
+    pub(super) async fn collect_or(self, limit: usize, too_large: Reason) -> Result<Bytes, UpstreamError> {
+        let error = |reason| self.client.error(&self.url, reason);
+        let (slow, too_large) = (error(Reason::Broken("it takes too long".into())), error(too_large));
+        tokio::time::timeout(COLLECT, self.collect_all(limit, too_large)).await.unwrap_or(Err(slow))
+    }
+
+    async fn collect_all(mut self, limit: usize, too_large: UpstreamError) -> Result<Bytes, UpstreamError> {
         if self.left.is_some_and(|left| left > limit as u64) {
-            return Err(too_large(&self));
+            return Err(too_large);
         }
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.chunk().await {
             let chunk = chunk?;
             if whole.len() + chunk.len() > limit {
-                return Err(too_large(&self));
+                return Err(too_large);
             }
             whole.extend_from_slice(&chunk);
         }
@@ -238,22 +248,36 @@ impl Body {
     }
 }
 
-/// Refuses bodies that are not the bytes themselves: we asked for `identity`, and a digest is over those (T9).
+/// Refuses bodies that are not the bytes themselves: we asked for `identity`, and a digest is over those (T9). Before a byte
+/// of it is passed on, so that clients go to their next source; there they may decode it.
+///
+/// `aws-chunked` is how something was uploaded to S3, and none of what S3 sends. Stores that look like it keep the word as
+/// the object's coding; clients overlook it. If the bytes are not plain all the same, they have another digest (I5).
 pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Reason> {
-    let plain = |value: &http::HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
-    match headers.get_all(header::CONTENT_ENCODING).iter().find(|value| !plain(value)) {
-        None => Ok(()),
-        Some(_) => Err(Reason::Invalid("it has a Content-Encoding, although that was excluded".into())),
+    let plain =
+        |coding: &str| coding.is_empty() || ["identity", "aws-chunked"].iter().any(|name| coding.eq_ignore_ascii_case(name));
+    let is_plain = |value: &HeaderValue| value.to_str().is_ok_and(|codings| codings.split(',').map(str::trim).all(plain));
+    match headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        true => Ok(()),
+        false => Err(Reason::Invalid("it has a Content-Encoding, although that was excluded".into())),
     }
 }
 
-/// What the answer to a request for a blob's first byte says of its size; `None`: nothing. `known`: as in
-/// [`super::Upstream::blob_size`].
+/// Why a blob's first byte is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    /// To learn its size.
+    Size,
+    /// To learn whether the upstream has it; something will be opened on that word. With its size, where that is certain.
+    Proof(Option<u64>),
+}
+
+/// What the answer to a request for a blob's first byte says of its size; `None`: nothing.
 pub(super) fn told_size(
     origin: &Origin,
     answer: Answer,
     digest: &Digest,
-    known: Option<u64>,
+    question: Question,
 ) -> Result<Option<u64>, UpstreamError> {
     let url = answer.url.clone();
     let error = |reason| origin.client.error(&url, reason);
@@ -264,6 +288,11 @@ pub(super) fn told_size(
         None => None,
     };
     let is_message = is_message(headers);
+    // Any answer has a status; only one to this question has a range, or bytes of a type.
+    let is_meant = match status {
+        StatusCode::OK => content_type(headers).is_some(),
+        _ => content_range(headers).is_some(),
+    };
     let told = match status {
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => total,
         StatusCode::OK => {
@@ -273,14 +302,17 @@ pub(super) fn told_size(
         }
         _ => return Err(error(Reason::Status(status))),
     };
-    match (told, known) {
-        (Some(told), Some(known)) if told != known => {
+    match (told, question) {
+        (Some(told), Question::Proof(Some(known))) if told != known => {
             Err(error(Reason::Invalid(format!("it says that {digest} has {told} bytes, and it has {known}"))))
         }
         // A config that is sent as the JSON that it is.
-        (Some(_), Some(_)) => Ok(told),
+        (Some(_), Question::Proof(Some(_))) => Ok(told),
         // Whoever stands between has answered; the registry has said nothing.
         _ if status == StatusCode::OK && is_message => Err(error(Reason::Invalid("it sent a message for a blob".into()))),
+        (_, Question::Proof(_)) if !is_meant => {
+            Err(error(Reason::Invalid("it did not say what it sent for a blob, which may be anything".into())))
+        }
         _ => Ok(told),
     }
 }
@@ -319,7 +351,8 @@ mod tests {
         let with = |value: &str| HeaderMap::from_iter([(header::CONTENT_ENCODING, value.parse().unwrap())]);
         assert!(check_identity(&HeaderMap::new()).is_ok());
         assert!(check_identity(&with("Identity")).is_ok());
-        assert!(check_identity(&with("gzip")).is_err());
+        assert!(check_identity(&with("AWS-chunked")).is_ok() && check_identity(&with("identity, aws-chunked")).is_ok());
+        assert!(check_identity(&with("gzip")).is_err() && check_identity(&with("aws-chunked,gzip")).is_err());
         let mut two = with("identity");
         two.append(header::CONTENT_ENCODING, "br".parse().unwrap());
         assert!(check_identity(&two).is_err());

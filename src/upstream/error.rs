@@ -45,8 +45,11 @@ pub enum Class {
     Unavailable,
     /// A body ended early, was reset or stalled. What arrived is good and can be continued by Range.
     Broken,
-    /// The answer breaks the protocol or the rules of this mirror; the same question will get the same answer.
+    /// The answer breaks the protocol or the rules of this mirror; the same question will get the same answer. It may be
+    /// anybody's who stands between.
     Invalid,
+    /// It is what was asked for, by all that can be known, and this mirror does not take it. Nothing older is an answer then.
+    Refused,
 }
 
 /// Why a request to an upstream failed.
@@ -128,6 +131,15 @@ pub enum Reason {
     /// An answer that breaks the protocol.
     #[error("its answer is not valid: {0}")]
     Invalid(String),
+    /// What was asked for, and more than the mirror takes, or nothing that it can pass on.
+    #[error("this mirror does not take what it sent: {0}")]
+    Refused(String),
+    /// 400 to a page of a list.
+    #[error("it does not give this page of the list ({0}): ask for fewer entries at once (n), or from the beginning")]
+    NoPage(StatusCode),
+    /// 405 or 501 to a list of tags.
+    #[error("it does not list tags ({0})")]
+    NoList(StatusCode),
     /// A status that no registry should give to this request.
     #[error("it gave an answer that makes no sense here ({0})")]
     Status(StatusCode),
@@ -178,7 +190,13 @@ impl UpstreamError {
             | Reason::CredentialsRefused(_)
             | Reason::Credentials(_) => Class::Unavailable,
             Reason::Broken(_) | Reason::Stalled(_) => Class::Broken,
-            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Status(_) => Class::Invalid,
+            Reason::Refused(_) => Class::Refused,
+            Reason::Redirect(_)
+            | Reason::Forbidden(_)
+            | Reason::Invalid(_)
+            | Reason::NoPage(_)
+            | Reason::NoList(_)
+            | Reason::Status(_) => Class::Invalid,
         }
     }
 
@@ -217,7 +235,13 @@ impl UpstreamError {
             Reason::Failing(_) => "failing",
             Reason::CredentialsRefused(_) | Reason::Credentials(_) => "credentials",
             Reason::Broken(_) | Reason::Stalled(_) => "broken",
-            Reason::Redirect(_) | Reason::Forbidden(_) | Reason::Invalid(_) | Reason::Status(_) => "invalid",
+            Reason::Redirect(_)
+            | Reason::Forbidden(_)
+            | Reason::Invalid(_)
+            | Reason::Refused(_)
+            | Reason::NoPage(_)
+            | Reason::NoList(_)
+            | Reason::Status(_) => "invalid",
         }
     }
 
@@ -280,7 +304,7 @@ impl UpstreamError {
             Class::NotFound => 0,
             Class::Denied => 1,
             Class::RateLimited { .. } => 2,
-            Class::Offline | Class::Unavailable | Class::Broken | Class::Invalid => 3,
+            Class::Offline | Class::Unavailable | Class::Broken | Class::Invalid | Class::Refused => 3,
         };
         if doubt(&other) > doubt(&self) { other } else { self }
     }

@@ -15,11 +15,11 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 use url::Url;
-use url::form_urlencoded::Serializer;
+use url::form_urlencoded::{self, Serializer};
 
 use super::Upstream;
 use super::blob::{self, Body};
-use super::error::{Reason, UpstreamError};
+use super::error::{Class, Reason, UpstreamError};
 use super::request::{Answer, Ask};
 use crate::metrics::Kind;
 use crate::oci::{Digest, Repository};
@@ -49,6 +49,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static PLACES: Semaphore = Semaphore::const_new(LARGE);
 /// How long the whole of a page may take, however steadily it drips.
 const WHOLE: Duration = Duration::from_secs(120);
+
+/// What an answer with a status that is no success means, where it is no failure.
+enum Lack {
+    /// There is no such API.
+    Api,
+    /// There is, and not this of it.
+    Of(Reason),
+}
 
 /// One page of tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +90,8 @@ struct Page {
 
 #[derive(Deserialize)]
 struct TagList {
-    /// Some registries write `null` for none.
-    #[serde(rename = "tags")]
+    /// Some registries write `null` for none. Where it is missing, this is no list.
+    #[serde(rename = "tags", deserialize_with = "Option::deserialize")]
     _tags: Option<Vec<Text>>,
 }
 
@@ -118,7 +126,13 @@ impl Upstream {
     /// A page of tags (distribution-spec, *Listing Tags*). `query` is a client's, or what [`Listing::next`] gave: some registries
     /// page by tokens of their own.
     pub async fn tags(&self, repository: &Repository, query: &str) -> Result<Listing, UpstreamError> {
-        let page = self.list(TAGS, repository, "tags/list".into(), query, |_| false).await?;
+        let lacks = |status: StatusCode| match status.as_u16() {
+            // ECR's word on more than 1000 at once.
+            400 if !query.is_empty() => Some(Lack::Of(Reason::NoPage(status))),
+            405 | 501 => Some(Lack::Of(Reason::NoList(status))),
+            _ => None,
+        };
+        let page = self.list(TAGS, repository, "tags/list".into(), query, lacks).await?;
         let Some(Page { bytes, next, unreadable, .. }) = page else {
             return Err(UpstreamError::new(&self.name, "", Reason::NotFound { believe: None }));
         };
@@ -132,8 +146,8 @@ impl Upstream {
     /// there are any and the upstream filters. `page` is an earlier
     /// answer's `next`, and then stands for the whole query.
     ///
-    /// `None`: the upstream has no such API, which it shows by 400, 404, 405, 406, 501 or something that is no index. (A 400 to
-    /// a `page` is about that page.)
+    /// `None`: the upstream has no such API, which it shows by 400, 404, 405, 406, 410, 501 or something that is no index. Whoever
+    /// has named a page has the API: that it does not give that one is an error.
     pub async fn referrers(
         &self,
         repository: &Repository,
@@ -144,37 +158,47 @@ impl Upstream {
         let filters = || artifact_types.iter().map(|kind| ("artifactType", kind));
         let filter = || Serializer::new(String::new()).extend_pairs(filters()).finish();
         let query = page.map_or_else(filter, ToOwned::to_owned);
+        let continues = page.is_some_and(names_a_page);
         let lacks = |status: StatusCode| match status.as_u16() {
-            400 => page.is_none(),
-            status => matches!(status, 404 | 405 | 406 | 501),
+            400 => page.is_none().then_some(Lack::Api),
+            404 | 405 | 406 | 410 | 501 => (!continues).then_some(Lack::Api),
+            _ => None,
         };
-        let page = self.list(REFERRERS, repository, format!("referrers/{digest}"), &query, lacks).await?;
+        let page = self.list(REFERRERS, repository, format!("referrers/{digest}"), &query, lacks).await;
+        let refused = |error: &UpstreamError, reason| UpstreamError::new(&self.name, error.host(), reason);
+        let page = page.map_err(|error| match error.class() {
+            // A 404 would send clients to the tag that stands in for the API.
+            Class::NotFound => refused(&error, Reason::Invalid("it has named a page that it does not have".into())),
+            _ => error,
+        })?;
         let Some(Page { bytes, next, headers, unreadable }) = page else { return Ok(None) };
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let media_type = text("content-type").and_then(|kind| kind.split(';').next());
         if !media_type.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(INDEX)) {
-            return Ok(None);
+            return if continues { Err(unreadable) } else { Ok(None) };
         }
         if serde_json::from_slice::<Index>(&bytes).is_err() {
-            return Err(unreadable);
+            return Err(refused(&unreadable, Reason::Refused("an index of referrers that cannot be read".into())));
         }
         Ok(Some(Referrers { bytes, filters_applied: text("oci-filters-applied").map(ToOwned::to_owned), next }))
     }
 
-    /// A page of a list; `None` for a status that `lacks` names.
+    /// A page of a list; `None` for a status by which the API `lacks`.
     async fn list(
         &self,
         List { kind, accept, limit }: List,
         repository: &Repository,
         path: String,
         query: &str,
-        lacks: impl Fn(StatusCode) -> bool,
+        lacks: impl Fn(StatusCode) -> Option<Lack>,
     ) -> Result<Option<Page>, UpstreamError> {
         let query = Some(query.to_owned()).filter(|query| !query.is_empty());
         let ask = Ask { query, accept, ..Ask::new(kind, repository, path) };
-        let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status())).await?;
-        if lacks(answer.response.status()) {
-            return Ok(None);
+        let (origin, answer) = self.ask(&ask, |answer: &Answer| lacks(answer.response.status()).is_some()).await?;
+        match lacks(answer.response.status()) {
+            None => {}
+            Some(Lack::Api) => return Ok(None),
+            Some(Lack::Of(reason)) => return Err(origin.client.error(&answer.url, reason)),
         }
         let headers = answer.response.headers().clone();
         if answer.response.status() != StatusCode::OK {
@@ -199,10 +223,10 @@ impl AsRef<[u8]> for Large {
     }
 }
 
-/// The whole of a page, if it has at most `limit` bytes; `fail` says whose it is. Too large, or without a place, it is
-/// invalid rather than an outage: a list that is there and cannot be passed on has no shorter one as its substitute.
+/// The whole of a page, if it has at most `limit` bytes; `fail` says whose it is. That it is too large, or has no place, is no
+/// outage: a list that is there and cannot be passed on has no shorter one as its substitute.
 async fn collect(mut body: Body, limit: usize, fail: impl Fn(Reason) -> UpstreamError) -> Result<Bytes, UpstreamError> {
-    let too_large = || fail(Reason::Invalid(format!("its body is larger than {}", ByteSize(limit as u64))));
+    let too_large = || fail(Reason::Refused(format!("a list that is larger than {}", ByteSize(limit as u64))));
     if body.left().is_some_and(|left| left > limit as u64) {
         return Err(too_large());
     }
@@ -216,8 +240,9 @@ async fn collect(mut body: Body, limit: usize, fail: impl Fn(Reason) -> Upstream
             }
             if size > ORDINARY && place.is_none() {
                 let free = tokio::time::timeout(PATIENCE, PLACES.acquire()).await.ok().and_then(Result::ok);
-                let none = || format!("it has more than {}, and so have {LARGE} that are being sent", ByteSize(ORDINARY as u64));
-                place = Some(free.ok_or_else(|| fail(Reason::Invalid(none())))?);
+                let none =
+                    || format!("a list that has more than {}, as have {LARGE} that are being sent", ByteSize(ORDINARY as u64));
+                place = Some(free.ok_or_else(|| fail(Reason::Refused(none())))?);
             }
             whole.extend_from_slice(&chunk);
         }
@@ -229,6 +254,11 @@ async fn collect(mut body: Body, limit: usize, fail: impl Fn(Reason) -> Upstream
     };
     let slow = || fail(Reason::Broken("it takes too long".into()));
     tokio::time::timeout(WHOLE, all).await.unwrap_or_else(|_| Err(slow()))
+}
+
+/// Whether a query is one by which an upstream has named a page, and not only a client's wish for so much at once.
+fn names_a_page(query: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name != "n" && name != "artifactType")
 }
 
 /// The query of `Link: <…>; rel="next"` (RFC 8288). Only the query is taken: which host and path to ask is ours to know.

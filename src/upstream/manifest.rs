@@ -4,6 +4,7 @@
 //! GET where a HEAD will do. Whether the bytes are the right ones is for the caller to say.
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::Instant;
 
@@ -51,13 +52,12 @@ pub struct FetchedManifest {
 impl FetchedManifest {
     /// Whether it is another one than this, or the upstream says that it is.
     pub fn is_other_than(&self, digest: &Digest) -> bool {
-        let comparable = self.claimed.filter(|claimed| claimed.algorithm() == digest.algorithm());
-        self.digest != *digest || comparable.is_some_and(|claimed| claimed != *digest)
+        self.digest != *digest || self.claimed.is_some_and(|claimed| contradicts(&claimed, digest))
     }
 
     /// Whether it is a manifest, and the one that the upstream says it is. What it is asked for is for the caller to say.
     fn is_sound(&self) -> bool {
-        self.claimed.is_none_or(|claimed| claimed == self.digest) && self.manifest.is_ok()
+        !self.is_other_than(&self.digest) && self.manifest.is_ok()
     }
 }
 
@@ -107,8 +107,8 @@ impl Upstream {
             let (origin, answer) = self.ask_for_manifest(need, Method::HEAD, repository, reference, no_head).await?;
             let headers = answer.response.headers();
             let is_page = answer.response.status().is_success() && is_page(headers);
-            let is_other =
-                matches!((claimed(headers), reference), (Some(claimed), Reference::Digest(asked)) if claimed != *asked);
+            let is_other = matches!((claimed(headers), reference),
+                (Some(claimed), Reference::Digest(asked)) if contradicts(&claimed, asked));
             if !(is_page || is_other) || !self.asks_another(origin, Traffic::Check, &mut useless, None) {
                 break (origin, answer);
             }
@@ -117,10 +117,11 @@ impl Upstream {
         let claimed = claimed(headers);
         let digest = match (claimed, reference) {
             _ if !answer.response.status().is_success() => None,
-            (Some(claimed), Reference::Digest(asked)) if claimed != *asked => {
+            (Some(claimed), Reference::Digest(asked)) if contradicts(&claimed, asked) => {
                 let problem = format!("asked for {asked}, it says it has {claimed}");
                 return Err(origin.client.error(&answer.url, Reason::Invalid(problem)));
             }
+            (Some(_), Reference::Digest(asked)) => Some(*asked),
             // A page says nothing of it, whatever its status.
             (None, Reference::Digest(asked)) if !is_page(headers) => Some(*asked),
             (claimed, _) => claimed,
@@ -227,7 +228,17 @@ impl Upstream {
         }
         self.metrics.pull_made(self.name.as_str());
         let limit = usize::try_from(self.config.max_manifest).unwrap_or(usize::MAX);
-        let bytes = Body::new(&origin.client, &answer.url, answer.response).collect(limit).await?;
+        let is_named = match (reference, claimed) {
+            (Reference::Digest(asked), Some(claimed)) => !contradicts(&claimed, asked),
+            (Reference::Digest(_), None) => true,
+            // Whoever sends something long for a tag, and does not say what, may be anybody.
+            (Reference::Tag(_), claimed) => claimed.is_some(),
+        };
+        let body = Body::new(&origin.client, &answer.url, answer.response);
+        let bytes = match is_named {
+            true => body.collect_or(limit, too_large(self.config.max_manifest)).await?,
+            false => body.collect(limit).await?,
+        };
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
@@ -259,6 +270,16 @@ async fn read(algorithm: Algorithm, bytes: Bytes, content_type: Option<String>) 
     }
     // Small; or the runtime is shutting down, and nobody is left to be held up.
     read()
+}
+
+fn too_large(limit: u64) -> Reason {
+    Reason::Refused(format!("a manifest that is larger than {} (max_manifest)", ByteSize(limit)))
+}
+
+/// `claimed` says that it is another manifest than `asked`. A digest of another algorithm says nothing of it: distribution
+/// names a manifest's sha256, whatever it was asked for by.
+fn contradicts(claimed: &Digest, asked: &Digest) -> bool {
+    claimed.algorithm() == asked.algorithm() && claimed != asked
 }
 
 /// A sign-in page or an error page.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
-use super::blob::{self, Body, Source};
+use super::blob::{self, Body, Question, Source};
 use super::error::{Class, Reason, UpstreamError};
 use super::queue::Lane;
 use super::request::{Answer, Ask, Origin};
@@ -57,14 +57,38 @@ struct Wanted<'a> {
     effort: Effort,
 }
 
+impl Wanted<'_> {
+    /// It is the rest of what is here; that may be nothing, where nobody has told the size.
+    fn may_be_nothing(&self) -> bool {
+        self.effort == Effort::Once && self.to.is_none() && self.from > 0
+    }
+}
+
+/// The answer says that byte `from` is the first one behind the blob.
+fn is_end(answer: &Answer, from: u64) -> bool {
+    answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE
+        && blob::content_range(answer.response.headers()) == Some(ContentRange::Unsatisfied(from))
+}
+
 impl Upstream {
     /// The size of a blob without its bytes: a GET of its first byte. `None` if the upstream does not tell. Takes no
-    /// download slot. `known`: its size, where that is certain; whoever says another one speaks of something else.
-    pub async fn blob_size(
+    /// download slot.
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        self.first_byte(repository, digest, Question::Size).await
+    }
+
+    /// Whether the upstream has a blob, for who opens something on this word: it has to be a registry's, and not that of
+    /// whoever stands between and has an answer to everything. `known`: its size, where that is certain; whoever says
+    /// another one speaks of something else. Asked as [`Self::blob_size`] is.
+    pub async fn has_blob(&self, repository: &Repository, digest: &Digest, known: Option<u64>) -> Result<(), UpstreamError> {
+        self.first_byte(repository, digest, Question::Proof(known)).await.map(drop)
+    }
+
+    async fn first_byte(
         &self,
         repository: &Repository,
         digest: &Digest,
-        known: Option<u64>,
+        question: Question,
     ) -> Result<Option<u64>, UpstreamError> {
         let range = Some(HeaderValue::from_static("bytes=0-0"));
         let ask = Ask { range, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
@@ -73,7 +97,7 @@ impl Upstream {
         let mut useless = 0;
         loop {
             let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
-            match blob::told_size(origin, answer, digest, known) {
+            match blob::told_size(origin, answer, digest, question) {
                 Err(error)
                     if error.class() == Class::Invalid
                         && self.asks_another(origin, Traffic::Layer, &mut useless, Some(&error)) => {}
@@ -89,7 +113,8 @@ impl Upstream {
         self.get_blob(repository, digest, Wanted { from, ..Wanted::default() }).await
     }
 
-    /// The same after a break. A redirect is asked for anew, because presigned URLs expire.
+    /// The same after a break. A redirect is asked for anew, because presigned URLs expire. If the upstream says that the
+    /// blob ends at `from`, the answer is an empty one: only the end of the last one had not come.
     pub async fn resume_blob(&self, repository: &Repository, digest: &Digest, from: u64) -> Result<BlobAnswer, UpstreamError> {
         self.get_blob(repository, digest, Wanted { from, effort: Effort::Once, ..Wanted::default() }).await
     }
@@ -108,6 +133,7 @@ impl Upstream {
     }
 
     async fn get_blob(&self, repository: &Repository, digest: &Digest, wanted: Wanted<'_>) -> Result<BlobAnswer, UpstreamError> {
+        let may_be_nothing = wanted.may_be_nothing();
         let Wanted { from, to, lead, effort } = wanted;
         let range = match to {
             Some(to) => Some(format!("bytes={from}-{}", to.saturating_sub(1))),
@@ -118,7 +144,7 @@ impl Upstream {
         let ask = Ask { range, lead, effort, ..Ask::new(Kind::Blob, repository, format!("blobs/{digest}")) };
         let mut useless = 0;
         loop {
-            let (origin, answer) = self.ask_in(Lane::Layer, &ask, |_| false).await?;
+            let (origin, answer) = self.ask_in(Lane::Layer, &ask, |answer| may_be_nothing && is_end(answer, from)).await?;
             match self.judge(origin, answer, ask.what(), from) {
                 Err(error) if self.asks_another(origin, ask.traffic(), &mut useless, Some(&error)) => {}
                 judged => return judged,
@@ -153,6 +179,10 @@ impl Upstream {
                 }
                 body.expect(length);
                 Ok(BlobAnswer { total, start: from, end: Some(range.end), ranges: true, etag, lead, body: whole(body) })
+            }
+            _ if is_end(&answer, from) => {
+                let (end, body) = (Some(from), Body::ended(&origin.client, &answer.url));
+                Ok(BlobAnswer { total: end, start: from, end, ranges: true, etag: None, lead, body: whole(body) })
             }
             (StatusCode::PARTIAL_CONTENT, _) => Err(invalid("it sent another range than the one asked for")),
             _ => Err(origin.client.error(&answer.url, Reason::Status(status))),

@@ -147,7 +147,7 @@ fn all_calls_can_be_spawned() {
         send(upstream.resolve(name, reference));
         send(upstream.manifest(name, reference));
         send(upstream.blob(name, digest, 0));
-        send(upstream.blob_size(name, digest, None));
+        send(upstream.blob_size(name, digest));
         send(upstream.tags(name, ""));
         send(upstream.tags(name, ""));
         send(upstream.referrers(name, digest, &[], None));

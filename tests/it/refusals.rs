@@ -293,9 +293,9 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
         }
         "manifest-too-large" => {
             let site = hub("max_manifest", "4MiB".into()).await;
-            let fits = Act::status(200).header("Content-Type", "application/vnd.oci.image.manifest.v1+json");
-            let answer = site.while_upstream(fits.body(vec![b' '; (4 << 20) + 1]), TAG).await;
-            let larger = plain().await.while_upstream(Act::status(200).body(vec![b' '; (8 << 20) + 1]), TAG).await;
+            let named = Act::status(200).header("Docker-Content-Digest", &missing.digest.to_string());
+            let answer = site.while_upstream(named.clone().body(vec![b' '; (4 << 20) + 1]), TAG).await;
+            let larger = plain().await.while_upstream(named.body(vec![b' '; (8 << 20) + 1]), TAG).await;
             assert!(
                 answer.text().contains("4.0 MiB") && larger.text().contains("8.0 MiB"),
                 "{} {}",
@@ -304,6 +304,15 @@ async fn provoke(class: &str) -> Option<(u16, Option<String>, Option<String>)> {
             );
             answer
         }
+        "manifest-refused" => {
+            let site = plain().await;
+            let schema1 = Blob::new("application/vnd.docker.distribution.manifest.v1+json", r#"{"schemaVersion":1}"#);
+            site.up.push_manifest(REPOSITORY, &schema1);
+            site.up.tag(REPOSITORY, "latest", &schema1.digest);
+            site.mirror.get(TAG).await
+        }
+        "tags-page" => plain().await.while_upstream(Act::status(400), "/v2/library/alpine/tags/list?n=5000").await,
+        "tags-unsupported" => plain().await.while_upstream(Act::status(405), "/v2/library/alpine/tags/list").await,
         "not-http" => upstream(Act::raw(&b"220 mail.example ESMTP\r\n"[..])).await,
         "html" => upstream(Act::html()).await,
         "wrong-content" => {

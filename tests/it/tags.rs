@@ -2,6 +2,7 @@
 //! is served, and said to be old.
 
 mod listings;
+mod refused;
 mod stale;
 
 use crate::support::image::{Image, Index};

@@ -210,7 +210,7 @@ impl Pull {
             Evidence::Manifest(reference) => upstream.has_manifest(&scope.repository, reference).await,
             Evidence::Blob(digest) => {
                 let here = self.cache.known(digest).filter(|known| known.present).map(|known| known.size);
-                upstream.blob_size(&scope.repository, digest, here).await.map(|_| *digest)
+                upstream.has_blob(&scope.repository, digest, here).await.map(|()| *digest)
             }
         }
     }

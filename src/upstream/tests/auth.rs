@@ -72,6 +72,35 @@ async fn t30_several_challenges_and_scopes() {
     assert_eq!(server.seen()[1].query("scope"), ["aws", "repository:a/b:pull", "repository:z:pull"]);
 }
 
+/// A registry behind a proxy that writes names anew asks for scopes of names that nobody has asked for. They say nothing of
+/// other repositories.
+#[tokio::test]
+async fn t30_a_scope_of_another_name_is_for_that_repository_alone() {
+    let server = Server::start(|seen| {
+        if seen.path() == "/token" {
+            return Reply::token(&seen.query("scope").concat());
+        }
+        let name = seen.path().split('/').skip(2).take(2).collect::<Vec<_>>().join("/");
+        let scope = format!("repository:dockerhub/{name}:pull");
+        match bearer(seen, &scope) {
+            true => manifest_reply(),
+            // Whoever brings a token for something else is refused for good.
+            false if seen.header("authorization").is_some() => Reply::new(403),
+            false => Reply::challenge(&format!("Bearer realm=\"{}/token\",scope=\"{scope}\"", host(seen))),
+        }
+    })
+    .await;
+    let upstream = anonymous(&server);
+    for name in ["library/a", "library/b", "library/a", "library/c", "library/b"] {
+        upstream.resolve(&repository(name), &tag("latest")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert_eq!(server.count("/token"), 3, "each one's is remembered: {:?}", server.lines());
+    assert_eq!(server.seen().len(), 3 + 3 + 5, "{:?}", server.lines());
+    // A blob of the same repository needs no challenge of its own.
+    let _ = upstream.blob_size(&repository("library/a"), &digest_of(b"")).await;
+    assert_eq!(server.seen().len(), 12, "{:?}", server.lines());
+}
+
 #[tokio::test]
 async fn t30_one_token_for_many_waiters() {
     let server = registry(r#"Bearer realm="HOST/token""#, |_| Reply::token("good")).await;

@@ -79,6 +79,17 @@ async fn ranges_that_lie() {
         let error = blob(&always(reply.clone()).await, 4).await.unwrap_err();
         assert_eq!(error.class(), Class::Invalid, "{reply:?}: {error}");
     }
+    // Only of what had no known end, and broke, the rest may be nothing.
+    for (range, is_end) in [("bytes */4", true), ("bytes */3", false), ("bytes */5", false)] {
+        let server = always(Reply::new(416).header("content-range", range).body("{}")).await;
+        match anonymous(&server).resume_blob(&repository("a/b"), &digest_of(DATA), 4).await {
+            Ok(mut answer) => {
+                assert!(is_end, "{range}");
+                assert_eq!((answer.start, answer.total, read(&mut answer).await.0.len()), (4, Some(4), 0));
+            }
+            Err(error) => assert!(!is_end && error.class() == Class::Invalid, "{range}: {error}"),
+        }
+    }
     // Less than asked for, honestly said, is a shorter body.
     let mut answer = blob(&always(partial("bytes 4-6/10", &DATA[4..7])).await, 4).await.unwrap();
     assert_eq!(answer.total, Some(10));
@@ -134,16 +145,13 @@ async fn sizes_without_bytes() {
         (Reply::new(416).header("content-range", "bytes */0"), Some(0)),
     ] {
         let server = always(reply.clone()).await;
-        let size = anonymous(&server).blob_size(&repository("a/b"), &digest_of(b""), None).await.unwrap();
+        let size = anonymous(&server).blob_size(&repository("a/b"), &digest_of(b"")).await.unwrap();
         assert_eq!(size, expected, "{reply:?}");
         let seen = &server.seen()[0];
         assert_eq!((seen.method.as_str(), seen.header("range")), ("GET", Some("bytes=0-0")), "T36");
     }
     let missing = always(Reply::new(404)).await;
-    assert_eq!(
-        anonymous(&missing).blob_size(&repository("a/b"), &digest_of(b""), None).await.unwrap_err().class(),
-        Class::NotFound
-    );
+    assert_eq!(anonymous(&missing).blob_size(&repository("a/b"), &digest_of(b"")).await.unwrap_err().class(), Class::NotFound);
 }
 
 /// Whoever stands between and is cheerful about everything has said nothing of a blob, and nor has who speaks of another one.
@@ -159,19 +167,26 @@ async fn what_is_no_word_on_a_blob() {
         (typed("application/octet-stream"), Some(11)),
         (Reply::new(206).header("content-range", "bytes 0-0/9").body("0"), Some(10)),
         (Reply::new(416).header("content-range", "bytes */0"), Some(10)),
+        (Reply::new(200).body(DATA), None),
+        (Reply::new(200).header("transfer-encoding", "chunked").body("0\r\n\r\n"), None),
+        (Reply::new(200).header("transfer-encoding", "chunked").body("0\r\n\r\n"), Some(10)),
+        (Reply::new(206).body("0"), Some(10)),
+        (Reply::new(416), None),
     ] {
         let server = always(reply.clone()).await;
-        let error = anonymous(&server).blob_size(&repository, &digest, known).await.unwrap_err();
+        let error = anonymous(&server).has_blob(&repository, &digest, known).await.unwrap_err();
         assert_eq!(error.class(), Class::Invalid, "{reply:?}: {error}");
         if known.is_none_or(|known| known == 10) {
             let both = build(&config(&[&server, &good]));
-            assert_eq!(both.blob_size(&repository, &digest, known).await.unwrap(), Some(10), "{reply:?}: the other address");
+            both.has_blob(&repository, &digest, known)
+                .await
+                .unwrap_or_else(|error| panic!("{reply:?}: the other address: {error}"));
         }
     }
-    // A config may be sent as what it is.
-    for kind in ["application/octet-stream", "application/json"] {
-        let server = always(typed(kind)).await;
-        assert_eq!(anonymous(&server).blob_size(&repository, &digest, Some(10)).await.unwrap(), Some(10), "{kind}");
+    // A config may be sent as what it is; of the right size it need not say it.
+    for reply in [typed("application/octet-stream"), typed("application/json"), Reply::new(200).body(DATA)] {
+        let server = always(reply).await;
+        anonymous(&server).has_blob(&repository, &digest, Some(10)).await.unwrap();
     }
 }
 
@@ -185,7 +200,7 @@ async fn slots_are_held_by_open_bodies_and_by_nothing_else() {
     let mut second = std::pin::pin!(upstream.blob(&repository, &digest, 0));
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut second).await.is_err(), "waits");
     resolve(&upstream).await.unwrap();
-    upstream.blob_size(&repository, &digest, None).await.unwrap();
+    upstream.blob_size(&repository, &digest).await.unwrap();
     drop(first);
     tokio::time::timeout(Duration::from_secs(5), second).await.unwrap().unwrap();
     // A failure gives its slot back.

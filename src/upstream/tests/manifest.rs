@@ -159,6 +159,29 @@ async fn what_is_no_word_on_a_manifest() {
     }
 }
 
+/// distribution names a manifest's sha256 whatever digest it is asked for by: that says nothing against the other one.
+#[tokio::test]
+async fn a_digest_of_another_algorithm_contradicts_nothing() {
+    let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let sha512 = Digest::of(Algorithm::Sha512, index.as_bytes());
+    let (repository, asked) = (repository("a/b"), Reference::Digest(sha512));
+    let named = |digest: &Digest| Reply::new(200).header("docker-content-digest", &digest.to_string()).body(index);
+    let good = named(&digest_of(index.as_bytes()));
+    for head in [good.clone(), Reply::new(405)] {
+        let good = good.clone();
+        let server = Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { good.clone() }).await;
+        let upstream = anonymous(&server);
+        assert_eq!(upstream.resolve(&repository, &asked).await.unwrap().digest, sha512);
+        assert_eq!(upstream.has_manifest(&repository, &asked).await.unwrap(), sha512);
+    }
+    // One of the same algorithm does, and so do other bytes.
+    for reply in [named(&Digest::of(Algorithm::Sha512, b"")), good.body("{}")] {
+        let server = Server::start(move |seen| if seen.method == "HEAD" { Reply::new(405) } else { reply.clone() }).await;
+        let found = anonymous(&server).has_manifest(&repository, &asked).await;
+        assert!(found.is_err(), "{found:?}");
+    }
+}
+
 #[tokio::test]
 async fn bad_manifests() {
     let chunked = |size: usize| {
@@ -178,6 +201,19 @@ async fn bad_manifests() {
         let server = always(reply).await;
         let error = anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
+    }
+    // What was named is what was sent: too large for this mirror, and no fault of the address's.
+    let named = chunked(MAX_MANIFEST + 1).header("docker-content-digest", &digest_of(b"").to_string());
+    let asked = Reference::Digest(digest_of(b""));
+    for (reply, reference, class) in [
+        (named.clone(), tag("latest"), Class::Refused),
+        (named.clone(), asked.clone(), Class::Refused),
+        (named, Reference::Digest(digest_of(b"other")), Class::Invalid),
+        (chunked(MAX_MANIFEST + 1), asked, Class::Refused),
+    ] {
+        let server = always(reply).await;
+        let error = anonymous(&server).manifest(&repository("a/b"), &reference).await.unwrap_err();
+        assert_eq!((error.class(), server.seen().len()), (class, 1), "{error}");
     }
     let server = always(chunked(MAX_MANIFEST)).await;
     assert_eq!(anonymous(&server).manifest(&repository("a/b"), &tag("latest")).await.unwrap().bytes.len(), MAX_MANIFEST);
@@ -289,7 +325,14 @@ async fn t21_tags() {
     let targets: Vec<_> = server.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/v2/a/b/tags/list?n=2&last=v+w", "/v2/a/b/tags/list?last=x&n=2", "/v2/a/b/tags/list"]);
 
-    for (body, good) in [(r#"{"tags":null}"#, true), (r#"{"tags":[1]}"#, false), ("[]", false), ("<html>", false)] {
+    for (body, good) in [
+        (r#"{"tags":null}"#, true),
+        (r#"{"name":"a/b"}"#, false),
+        ("{}", false),
+        (r#"{"tags":[1]}"#, false),
+        ("[]", false),
+        ("<html>", false),
+    ] {
         let server = always(Reply::new(200).body(body)).await;
         let outcome = anonymous(&server).tags(&repository("a/b"), "").await;
         assert_eq!(outcome.is_ok(), good, "{body}");
@@ -318,7 +361,7 @@ async fn large_pages_of_tags_take_turns() {
     assert_eq!(next.await.unwrap().unwrap().bytes, held[0]);
 
     let huge = always(Reply::new(200).body(tags(32 << 20))).await;
-    assert_eq!(anonymous(&huge).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::Invalid);
+    assert_eq!(anonymous(&huge).tags(&repository("a/b"), "").await.unwrap_err().class(), Class::Refused);
 }
 
 #[tokio::test]
@@ -342,6 +385,7 @@ async fn t22_referrers() {
         Reply::new(404),
         Reply::new(405),
         Reply::new(406),
+        Reply::new(410),
         Reply::new(501),
         Reply::new(200).header("content-type", "application/json").body(body),
         Reply::new(200).body(body),
@@ -350,7 +394,7 @@ async fn t22_referrers() {
         assert_eq!(anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap(), None, "{reply:?}");
     }
     for (reply, class) in [
-        (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Invalid),
+        (Reply::new(200).header("content-type", INDEX).body("{}"), Class::Refused),
         (Reply::new(500), Class::Unavailable),
         (Reply::new(403), Class::Denied),
     ] {
@@ -358,7 +402,19 @@ async fn t22_referrers() {
         let error = anonymous(&server).referrers(&repository("a/b"), &digest, &[], None).await.unwrap_err();
         assert_eq!(error.class(), class, "{error}");
     }
-    let server = always(Reply::new(400)).await;
-    let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2")).await;
-    assert_eq!(page.unwrap_err().class(), Class::Invalid, "there was a first page");
+    for (reply, class) in [
+        (Reply::new(400), Class::Invalid),
+        (Reply::new(404), Class::Invalid),
+        (Reply::new(405), Class::Invalid),
+        (Reply::new(410), Class::Invalid),
+        (Reply::new(501), Class::Unavailable),
+        (Reply::new(200).header("content-type", "application/json").body(body), Class::Invalid),
+    ] {
+        let server = always(reply.clone()).await;
+        let page = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("page=2&n=5")).await;
+        assert_eq!(page.unwrap_err().class(), class, "there was a first page: {reply:?}");
+    }
+    let server = always(Reply::new(404)).await;
+    let first = anonymous(&server).referrers(&repository("a/b"), &digest, &[], Some("n=5&artifactType=a%2Fb")).await;
+    assert_eq!(first.unwrap(), None, "so much of it at once is the first page");
 }

@@ -62,6 +62,21 @@ async fn a_whole_body_without_its_end_is_whole() {
     assert_eq!(up.count(&path), 1);
 }
 
+/// The same where nobody tells the size: asked for what follows, the upstream says that nothing does, and the digest decides.
+#[tokio::test]
+async fn a_whole_body_of_unknown_length_without_its_end_is_whole() {
+    let (up, mirror, blob, path) = with_blob().await;
+    up.on(&path).then(Act::honest().chunked().close_after(SIZE as u64));
+    mirror.pull_blob(REPOSITORY, &blob).await;
+    assert_eq!((up.count(&path), up.sent(&path) >= SIZE as u64), (2, true));
+    assert_eq!(up.requests()[1].status, Some(416));
+    mirror.files().get(&blob).await;
+    // One that says so of other bytes is not believed.
+    let (up, mirror, blob, path) = with_blob().await;
+    up.on(&path).then(Act::honest().corrupt().chunked().close_after(SIZE as u64));
+    refused_then_recovered(&up, &mirror, &blob).await;
+}
+
 /// The first request for a large blob, whose size a manifest has told, and the one for a cold blob's size are asked again as any other is.
 #[tokio::test]
 async fn a_passing_failure_of_a_first_request_with_a_range_is_not_passed_on() {

@@ -4,9 +4,10 @@
 use super::{Private, SECRET, ask, assert_nothing_of, basic, forms};
 use crate::support::upstream::{Act, blob_path, manifest_path};
 
-fn portals() -> [Act; 2] {
+fn portals() -> [Act; 4] {
     let message = Act::html().body(r#"{"code":302,"msg":"please sign in"}"#);
-    [Act::html(), message.header("Content-Type", "application/json")]
+    let untyped = message.clone().without("Content-Type");
+    [Act::html(), message.header("Content-Type", "application/json"), untyped.clone(), untyped.chunked()]
 }
 
 /// No caller is let in by it.

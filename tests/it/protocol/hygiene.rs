@@ -34,6 +34,29 @@ async fn t9_a_coding_that_was_not_asked_for_never_passes_as_content() {
     mirror.files().blobs();
 }
 
+/// T9: stores that look like S3 keep the name of the coding in which something was uploaded, over bytes that are plain.
+#[tokio::test]
+async fn t9_the_coding_of_an_upload_is_none_of_the_answer() {
+    let (up, image, mirror) = with_image().await;
+    for (label, blob) in [("aws-chunked", &image.layers[0]), ("identity, AWS-chunked", &image.layers[1]), ("", &image.config)] {
+        up.on(&blob_path(REPOSITORY, blob)).always(Act::honest().header("Content-Encoding", label));
+        let path = blob_path(REPOSITORY, blob);
+        for answer in [mirror.head(&path).await, mirror.get(&path).await, mirror.get(&path).await] {
+            assert_eq!((answer.status(), answer.header("content-encoding")), (200, None), "{label}");
+        }
+        mirror.pull_blob(REPOSITORY, blob).await;
+    }
+    up.on(&manifest_path(REPOSITORY, image.manifest.digest)).always(Act::honest().header("Content-Encoding", "aws-chunked"));
+    mirror.get(&manifest_path(REPOSITORY, image.manifest.digest)).await.assert_is(&image.manifest);
+    // Bytes that are framed as an upload is are not the blob, and never pass for it.
+    let (up, image, mirror) = with_image().await;
+    let layer = &image.layers[0];
+    let framed = [format!("{:x};chunk-signature=0\r\n", layer.bytes.len()).as_bytes(), &layer.bytes, b"\r\n0\r\n\r\n"].concat();
+    up.on(&blob_path(REPOSITORY, layer)).always(Act::honest().body(framed).header("Content-Encoding", "aws-chunked"));
+    mirror.get(&blob_path(REPOSITORY, layer)).await.assert_refused();
+    assert_eq!(mirror.files().blobs(), []);
+}
+
 /// B7.9: requests are built here, answers too.
 #[tokio::test]
 async fn headers_do_not_cross() {

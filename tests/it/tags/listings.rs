@@ -112,6 +112,63 @@ async fn t21_a_long_list_is_whole_or_an_error() {
     }
 }
 
+/// The upstream's word on the page that was asked for: too many at once, or no list at all. Neither is an outage.
+#[tokio::test]
+async fn t21_an_upstream_that_gives_no_such_page_is_no_outage() {
+    let up = Upstream::start().await;
+    let image = Image::small(1);
+    up.push_image(REPOSITORY, "latest", &image);
+    let mirror = Mirror::of(&up).await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    for (query, upstream, status, code) in [
+        ("?n=5000", 400, 400, "PAGINATION_NUMBER_INVALID"),
+        ("?last=x", 400, 400, "PAGINATION_NUMBER_INVALID"),
+        ("?next_page=expired", 400, 400, "PAGINATION_NUMBER_INVALID"),
+        ("", 400, 503, "UNAVAILABLE"),
+        ("", 404, 404, "NAME_UNKNOWN"),
+        ("", 405, 405, "UNSUPPORTED"),
+        ("?n=5", 405, 405, "UNSUPPORTED"),
+        ("", 501, 405, "UNSUPPORTED"),
+    ] {
+        up.on("/v2/*/tags/list").then(Act::status(upstream));
+        let answer = mirror.get(&format!("/v2/library/alpine/tags/list{query}")).await;
+        assert_eq!((answer.status(), &*answer.error_code()), (status, code), "{query} {upstream}: {}", answer.text());
+        assert_eq!(answer.header("retry-after").is_some(), status == 503, "{query} {upstream}");
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{query} {upstream}");
+        assert!(answer.text().contains("docker.io"), "{}", answer.text());
+    }
+    assert_eq!(mirror.get("/v2/library/alpine/tags/list").await.status(), 200);
+}
+
+/// What is known of a list while nobody can be asked is marked and counted as everything is that is not confirmed.
+#[tokio::test]
+async fn a_list_without_the_upstream_says_that_it_is_stale_and_why() {
+    let (up, image, _) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s");
+    })
+    .await;
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    let (tags, referrers) = ("/v2/library/alpine/tags/list".to_owned(), referrers(&image.manifest));
+    mirror.get(&referrers).await;
+    up.on("/v2/*").always(Act::raw(""));
+    for (path, begins) in [(&tags, "roadstead; hit; reason="), (&referrers, "roadstead; hit; ttl=-0; reason=")] {
+        let answer = mirror.get(path).await;
+        let status = answer.header("cache-status").unwrap_or_default().to_owned();
+        assert!(status.starts_with(begins) && status.ends_with("=no_answer; detail=stale"), "{path}: {status}");
+    }
+    crate::outages::offline::switch(&mirror, true).await;
+    for (path, begins) in [(&tags, "roadstead; hit; reason="), (&referrers, "roadstead; hit; ttl=-")] {
+        let answer = mirror.get(path).await;
+        let status = answer.header("cache-status").unwrap_or_default().to_owned();
+        assert!(status.starts_with(begins) && status.ends_with("reason=offline; detail=stale"), "{path}: {status}");
+    }
+    mirror.metric_becomes("roadstead_stale_total", &[("reason", "no_answer")], 2.0).await;
+    mirror.metric_becomes("roadstead_stale_total", &[("reason", "offline")], 2.0).await;
+    mirror.metric_becomes("roadstead_requests_total", &[("result", "stale")], 4.0).await;
+}
+
 /// An upstream with an image and two artifacts that refer to it.
 async fn with_artifacts() -> (Upstream, Image, [Image; 2]) {
     let up = Upstream::start().await;
@@ -163,6 +220,53 @@ async fn t22_referrers_are_relayed() {
     let second = mirror.get(&target).await;
     assert_eq!([digests(&first), digests(&second)].concat(), expected);
     assert_eq!(next(&second), None);
+}
+
+/// T22: a list that is there and cannot be passed on has no older one in its place, which would lack what is new.
+#[tokio::test]
+async fn t22_a_list_of_referrers_is_whole_or_an_error() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::with(&up, |settings| {
+        settings.set("freshness", "fresh_for", "0s");
+    })
+    .await;
+    let path = referrers(&image.manifest);
+    assert_eq!(digests(&mirror.get(&path).await).len(), artifacts.len());
+    let list = |body: String| Act::status(200).header("Content-Type", OCI_INDEX).body(body);
+    let long = format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"x":"{}"}}}}"#, "y".repeat(5 << 20));
+    for (what, act) in [("too large", list(long)), ("unreadable", list(r#"{"manifests":5}"#.to_owned()))] {
+        up.on("/v2/*/referrers/*").then(act);
+        let answer = mirror.get(&path).await;
+        assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"), "{what}: {:?}", answer.head);
+    }
+    up.on("/v2/*/referrers/*").always(Act::raw(""));
+    assert_eq!(digests(&mirror.get(&path).await).len(), artifacts.len(), "what is known is for when there is no answer");
+}
+
+/// T22: whoever has named a page has the API. That it does not give the page is an error, and not the end of the list.
+#[tokio::test]
+async fn t22_a_refused_page_of_referrers_is_no_empty_one() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(1);
+    let mirror = Mirror::of(&up).await;
+    let first = mirror.get(&referrers(&image.manifest)).await;
+    assert_eq!(digests(&first).len(), 1);
+    let second = next(&first).expect("a second page");
+    let other = Act::status(200).header("Content-Type", "application/json");
+    let acts = [400, 404, 405, 406, 410, 501].map(Act::status).into_iter().chain([other, Act::html()]);
+    for act in acts {
+        let what = format!("{act:?}");
+        up.on("/v2/*/referrers/*").always(act);
+        let answer = mirror.get(&second).await;
+        assert_eq!((answer.status(), &*answer.error_code()), (503, "UNAVAILABLE"), "{what}: {}", answer.text());
+    }
+    up.on("/v2/*/referrers/*").clear();
+    assert_eq!(digests(&mirror.get(&second).await).len(), artifacts.len() - 1);
+    // A client that only says how much it wants at once has named no page.
+    up.on("/v2/*/referrers/*").always(Act::status(404));
+    let mirror = Mirror::of(&up).await;
+    assert_eq!(digests(&mirror.get(&format!("{}?n=10", referrers(&image.manifest))).await), [] as [String; 0]);
 }
 
 /// T22: an upstream without the API; what its tag schema says is the answer, and never a 404.

@@ -269,7 +269,7 @@ async fn t36_public_anonymous_and_signed_in() {
     assert_eq!(tokens().len(), 1, "the scope `aws` is for all repositories");
     assert_eq!(tokens()[0].query("scope"), ["aws"]);
     assert_eq!(
-        upstream.blob_size(&repository("nginx/nginx"), &digest_of(BLOB.as_bytes()), None).await.unwrap(),
+        upstream.blob_size(&repository("nginx/nginx"), &digest_of(BLOB.as_bytes())).await.unwrap(),
         Some(BLOB.len() as u64)
     );
 
