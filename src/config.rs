@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
+pub use access::{Access, AccessRule, Htpasswd, LONGEST_TOKEN, Pace, Who};
 pub use error::{ConfigError, Problem};
 pub use freshness::{Freshness, FreshnessRule, Terms};
 pub use listen::{ClientAuth, KeyPair, Listen, Tls, TlsVersion};
