@@ -142,7 +142,7 @@ impl Workshop {
         let opened = (config.cache.clone(), metrics.clone());
         let open = move || {
             let cache = Cache::open(&opened.0, opened.1)?;
-            let wanted = WantedList::load(cache.store());
+            let wanted = WantedList::load(cache.store(), cache.clock());
             Ok::<_, StoreError>((cache, wanted))
         };
         let (cache, wanted) = spawn_blocking(open).await??;

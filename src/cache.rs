@@ -9,6 +9,7 @@
 mod apart;
 pub mod catalog;
 pub mod confined;
+mod dates;
 mod doubt;
 pub mod evict;
 pub mod index;
@@ -45,6 +46,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::{Metrics, gauge};
 use crate::oci::{Digest, Manifest, MediaType};
@@ -335,6 +337,11 @@ impl Cache {
     /// Whether the catalog has seen the whole tree.
     pub fn is_surveyed(&self) -> bool {
         *self.surveyed.borrow()
+    }
+
+    /// The mirror's clock.
+    pub fn clock(&self) -> &Clock {
+        self.index.clock()
     }
 
     /// The disk tier's files, for a fill. Its functions block.

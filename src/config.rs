@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use access::{Access, AccessRule, Htpasswd, Pace, Who};
+pub use access::{Access, AccessRule, Htpasswd, LONGEST_TOKEN, Pace, Who};
 pub use error::{ConfigError, Problem};
 pub use finding::Finding;
 pub use freshness::{Freshness, FreshnessRule, Terms};

@@ -116,10 +116,10 @@ impl Pull {
     pub fn new(sites: Sites, cache: Arc<Cache>, fills: Arc<Fills>, metrics: Arc<Metrics>, wanted: WantedList) -> Arc<Self> {
         Arc::new(Self {
             sites: ArcSwap::from_pointee(sites),
+            clock: cache.clock().clone(),
             cache,
             fills,
             metrics,
-            clock: Clock::new(),
             revalidations: Flights::new(),
             manifests: Flights::new(),
             probes: Flights::new(),

@@ -17,7 +17,6 @@ use crate::cache::pins::Pin;
 use crate::cache::selector::Selector;
 use crate::cache::verify::Verification;
 use crate::cache::{Cache, StillReading};
-use crate::clock::Clock;
 use crate::oci::{Platforms, Reference};
 use crate::pull::Pull;
 
@@ -28,7 +27,6 @@ const LIMIT: usize = 1000;
 #[derive(Debug)]
 pub struct Api {
     cache: Arc<Cache>,
-    clock: Clock,
     pull: Arc<Pull>,
     verification: Arc<Verification>,
 }
@@ -69,7 +67,7 @@ impl Query {
 impl Api {
     /// The API over `cache`, which `pull` serves from and fills.
     pub fn new(cache: Arc<Cache>, pull: Arc<Pull>) -> Self {
-        Self { cache, clock: Clock::new(), pull, verification: Arc::default() }
+        Self { cache, pull, verification: Arc::default() }
     }
 
     /// Answers a request for `path`, which begins after `/api/v1/`; `None` if there is no such thing.
@@ -142,7 +140,7 @@ impl Api {
             // Images that nobody has read yet would be left out.
             self.cache.surveyed_soon().await.map_err(still_reading)?;
         }
-        let now = self.clock.now();
+        let now = self.cache.clock().wall();
         let pinned = self.cache.blocking(move |cache| {
             let targets = match &selector {
                 Selector::Image(image) => vec![image.clone()],

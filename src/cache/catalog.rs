@@ -17,7 +17,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::evict::Id;
-use super::index::{Class, Index, Known, now};
+use super::index::{Class, Index, Known};
 use super::owners::Owners;
 use super::records::TagRecord;
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Platforms, Reference, Scope, Tag};
@@ -227,13 +227,14 @@ impl Catalog {
 
     /// Notes that a repository has a manifest; it counts for `class` from now on, and so do its parts.
     pub fn set_manifest(&self, scope: &Scope, digest: &Digest, class: Class) {
+        let now = self.index.now();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         let id = match state.objects.find(digest) {
             Some(id) if inner.repo(scope).manifests.contains_key(&id) => id,
             _ => {
-                let id = state.refer_manifest(digest, class);
+                let id = state.refer_manifest(digest, class, now);
                 let number = inner.repo(scope).number;
                 let slot = inner.homes.add(id, number);
                 inner.repo(scope).manifests.insert(id, slot);
@@ -250,13 +251,14 @@ impl Catalog {
 
     /// Notes what a manifest is made of. `false`: that was known.
     pub fn set_parts(&self, digest: &Digest, manifest: &Manifest) -> bool {
+        let now = self.index.now();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
         if state.objects.find(digest).is_some_and(|id| inner.images.contains_key(&id)) {
             return false;
         }
-        let own = state.refer_manifest(digest, 0);
+        let own = state.refer_manifest(digest, 0, now);
         let class = state.objects.get(own).class;
         let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
         let parts = descriptors.map(|(descriptor, is_manifest)| {
@@ -271,7 +273,7 @@ impl Catalog {
     /// A manifest was served: what it is made of is in use, whether the client asked for it or has it already. The
     /// manifests of an index are asked for by themselves.
     pub fn touch_parts(&self, digest: &Digest) {
-        let now = now();
+        let now = self.index.now();
         let inner = self.inner.lock();
         let mut state = self.index.lock();
         let Some(image) = state.objects.find(digest).and_then(|id| inner.images.get(&id)) else { return };

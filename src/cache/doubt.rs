@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::index::now;
 use super::{Cache, SMALL};
+use crate::clock::wall_seconds;
 use crate::config;
 use crate::oci::Digest;
 
@@ -131,12 +131,12 @@ impl Doubts {
 
     /// A file was hashed, and is right.
     pub fn sound(&self, digest: &Digest) {
-        self.hashed.note(digest, now());
+        self.hashed.note(digest, wall_seconds());
     }
 
     /// A large file was opened for a reader.
     pub fn opened(&self, digest: &Digest, size: u64) {
-        let now = now();
+        let now = wall_seconds();
         if self.rate.is_none() || self.hashed.was(digest, SOUND, now) || self.queued.was(digest, SOUND, now) {
             return;
         }
@@ -147,7 +147,7 @@ impl Doubts {
 
     /// A client is given the whole of a large file. `true`: it shall be hashed before.
     fn given(&self, digest: &Digest, client: IpAddr, size: u64) -> bool {
-        let (key, now) = ((digest, client), now());
+        let (key, now) = ((digest, client), wall_seconds());
         let again = self.given.was(key, AGAIN, now);
         self.given.note(key, now);
         let budget = || self.budget.lock().take(size, Instant::now());

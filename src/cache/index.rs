@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::evict::{Kind, MAX_HEAT, policy};
+use super::evict::{Id, Kind, MAX_HEAT, policy};
 use super::objects::Objects;
 pub use super::objects::SHARDS;
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::oci::Digest;
 
 mod due;
@@ -51,10 +52,15 @@ pub type Files = Vec<(Digest, u64)>;
 /// Which quota content counts for: 0, or the place of the quota in the list, from 1.
 pub type Class = u8;
 
+/// Objects looked at under one lock.
+pub const CHUNK: Id = 4096;
+
 /// The account of the disk tier.
 #[derive(Debug)]
 pub struct Index {
     limits: Limits,
+    /// By which it counts how long something was not used.
+    clock: Clock,
     state: Mutex<State>,
 }
 
@@ -95,9 +101,9 @@ pub struct Known {
     pub size: u64,
     /// It is under `blobs/`.
     pub present: bool,
-    /// Seconds since 1970: the last use.
+    /// The last use, by the index's clock; [`Index::date`] is for people.
     pub used: u32,
-    /// Seconds since 1970: when it came.
+    /// When it came, by the same clock.
     pub since: u32,
     /// A pin protects it.
     pub pinned: bool,
@@ -112,9 +118,9 @@ pub struct Known {
 pub struct Found {
     /// Bytes.
     pub size: u64,
-    /// Seconds since 1970: the last use.
+    /// The last use, by the index's clock.
     pub used: u32,
-    /// Seconds since 1970: when it came.
+    /// When it came, by the same clock.
     pub since: u32,
     /// Its modification time, as [`super::store::stamp`] has it.
     pub stamp: u32,
@@ -123,9 +129,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// A file that comes, or is used, now.
-    pub fn now(size: u64, stamp: u32) -> Self {
-        let now = now();
+    /// A file that comes, or is used, `now`.
+    pub fn new(size: u64, stamp: u32, now: u32) -> Self {
         Self { size, used: now, since: now, stamp, heat: None }
     }
 }
@@ -135,20 +140,18 @@ impl Found {
 pub struct Used {
     /// Of what.
     pub digest: Digest,
-    /// Seconds since 1970.
+    /// Seconds since 1970, by the wall clock.
     pub at: u32,
     /// What its policy wants to be told after a restart.
     pub heat: u8,
 }
 
-/// Seconds since 1970, as the index keeps times: enough until 2106.
-pub fn seconds(time: SystemTime) -> u32 {
-    u32::try_from(crate::clock::seconds(time)).unwrap_or(u32::MAX)
-}
+/// No mirror ran before 2025: in seconds since 1970.
+const FIRST: u32 = 1_735_689_600;
 
-/// The present, as the index keeps times.
-pub fn now() -> u32 {
-    seconds(SystemTime::now())
+/// In seconds, as the index keeps times: enough until 2106.
+fn seconds(millis: u64) -> u32 {
+    u32::try_from(millis / 1000).unwrap_or(u32::MAX)
 }
 
 impl Index {
@@ -174,7 +177,32 @@ impl Index {
             held: HashMap::new(),
             pinned: 0,
         };
-        Self { limits, state: Mutex::new(state) }
+        Self { limits, clock: Clock::new(), state: Mutex::new(state) }
+    }
+
+    /// The clock, which is the whole mirror's.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Now, as the index keeps times: in seconds, by its clock. A jump of the wall clock makes nothing here old or new.
+    pub fn now(&self) -> u32 {
+        seconds(self.clock.now().0)
+    }
+
+    /// When that clock began.
+    pub(super) fn start(&self) -> u32 {
+        seconds(self.clock.start().0)
+    }
+
+    /// A time that a file has, as the index keeps times.
+    pub fn time(&self, file: SystemTime) -> u32 {
+        seconds(self.clock.moment(Timestamp(crate::clock::seconds(file) * 1000)).0)
+    }
+
+    /// A time of the index in seconds since 1970 by the wall clock, for people.
+    pub fn date(&self, time: u32) -> u32 {
+        seconds(self.clock.date(Moment(u64::from(time) * 1000)).0)
     }
 
     /// The limits in force.
@@ -190,12 +218,17 @@ impl Index {
 
     /// Takes in a file that is under `blobs/`, as the one used last.
     pub fn insert(&self, digest: Digest, size: u64) {
-        self.lock().insert(&digest, 0, Found::now(size, 0));
+        self.lock().insert(&digest, 0, Found::new(size, 0, self.now()));
     }
 
     /// Takes in a file that was found under its name, unless a fill has published it meanwhile, it is known to be damaged, or
     /// is leaving; whether it is an object now. At the start to be called in order of use.
-    pub fn insert_found(&self, digest: &Digest, found: Found) -> bool {
+    pub fn insert_found(&self, digest: &Digest, mut found: Found) -> bool {
+        let now = self.now();
+        // What lies ahead, or before any mirror ran, was written under a wrong clock. It counts from now on, and is written
+        // down again: else it would lie ahead for years, or be expired by the next process.
+        let wrong = found.used > now || found.used < FIRST;
+        (found.used, found.since) = (if wrong { now } else { found.used }, found.since.min(now));
         let mut state = self.lock();
         if state.condemned.contains_key(digest) || state.leaving.contains_key(&(Place::Blobs, *digest)) {
             return false;
@@ -203,7 +236,10 @@ impl Index {
         let known = state.objects.find(digest).map(|id| state.objects.get(id));
         if !known.is_some_and(|entry| entry.present) {
             let class = known.map_or(0, |entry| entry.class);
-            state.insert(digest, class, found);
+            let id = state.insert(digest, class, found);
+            if wrong {
+                state.note_use(id);
+            }
         }
         true
     }
@@ -262,7 +298,7 @@ impl Index {
 
     /// Notes that an object was served; whether it is here.
     pub fn touch(&self, digest: &Digest) -> bool {
-        let now = now();
+        let now = self.now();
         let mut state = self.lock();
         state.objects.find(digest).is_some_and(|id| state.touch(id, now))
     }
@@ -291,15 +327,28 @@ impl Index {
         let mut state = self.lock();
         let from = state.used.len().saturating_sub(most);
         let used = state.used.split_off(from);
-        let mut taken = Vec::with_capacity(used.len());
+        let (mut taken, off) = (Vec::with_capacity(used.len()), self.clock.off());
         for id in used {
             // A number may have gone to another object meanwhile, which then is not dirty.
             if std::mem::take(&mut state.objects.get_mut(id).dirty) && state.objects.get(id).present {
                 let heat = state.heat(id).unwrap_or(MAX_HEAT);
-                taken.push(Used { digest: state.objects.digest(id), at: state.objects.get(id).used, heat });
+                let at = i64::from(state.objects.get(id).used) + off;
+                taken.push(Used { digest: state.objects.digest(id), at: u32::try_from(at.max(0)).unwrap_or(u32::MAX), heat });
             }
         }
         taken
+    }
+
+    /// Has all uses since the start written down again.
+    pub fn rewrite_uses(&self) {
+        let (start, mut from) = (self.start(), Some(0));
+        while let Some(at) = from {
+            let mut state = self.lock();
+            let (all, next) = state.objects.walk(at, CHUNK);
+            let used: Vec<Id> = all.filter(|(_, entry)| entry.present && entry.used >= start).map(|(id, _)| id).collect();
+            used.into_iter().for_each(|id| state.note_use(id));
+            from = next;
+        }
     }
 
     /// Notes what the modification time of an object's file is now.

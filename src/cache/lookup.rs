@@ -121,7 +121,8 @@ impl Cache {
         let size = meta.len();
         let Some(known) = self.index.known(digest).filter(|known| known.present) else {
             // While the tree is read, a name is as good as it is to the scan, which has only not come by yet.
-            let is_found = !self.is_scanned() && scan::found(&meta).is_ok_and(|found| self.take_in(digest, &meta, found));
+            let is_found =
+                !self.is_scanned() && scan::found(&meta, &self.index).is_ok_and(|found| self.take_in(digest, &meta, found));
             return is_found.then_some((file, meta));
         };
         if known.size != size {

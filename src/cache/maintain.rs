@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, interval_at};
+
 use super::memory::TIDY_EVERY;
 use super::{Cache, NoRoom, SMALL, Scan, scan};
 
@@ -14,6 +16,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 
 /// How long to wait each time before what pins need is read again.
 const PIN_PAUSES: [Duration; 4] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3), Duration::ZERO];
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Uses written down at a time; the index's lock is held for as long as it takes to list them.
 const USES: usize = 1024;
@@ -44,9 +48,11 @@ impl Cache {
         }
         let _ = self.blocking(|cache| cache.survey()).await;
         self.surveyed.send_replace(true);
-        let mut every = tokio::time::interval(Duration::from_secs(60));
+        // Not at once: a machine that has just started may set its clock in the first minute.
+        let mut every = interval_at(Instant::now() + MINUTE, MINUTE);
         loop {
             every.tick().await;
+            self.keep_time().await;
             self.flush().await;
             self.keep_house().await;
         }
@@ -136,6 +142,7 @@ impl Cache {
 
     /// Writes down what is only in memory, and lets another process have the folder. The last call a mirror makes.
     pub async fn close(self: &Arc<Self>) {
+        self.keep_time().await;
         self.flush().await;
         self.store.release();
     }

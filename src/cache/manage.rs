@@ -170,9 +170,9 @@ impl Cache {
             digest: record.digest,
             bytes,
             missing_bytes,
-            since: known.map_or(0, |known| known.since),
-            used: known.map_or(0, |known| known.used),
-            checked: record.checked_at.seconds(),
+            since: known.map_or(0, |known| self.index.date(known.since)),
+            used: known.map_or(0, |known| self.index.date(known.used)),
+            checked: self.clock().date(record.checked_at).seconds(),
             pinned: known.is_some_and(|known| known.pinned),
             cached: known.is_some_and(|known| known.present),
         }
@@ -190,8 +190,8 @@ impl Cache {
                 platform: part.platform.map(|platform| platform.to_string()),
                 bytes: size,
                 cached: present,
-                since: if present { since } else { 0 },
-                used: if present { used } else { 0 },
+                since: if present { self.index.date(since) } else { 0 },
+                used: if present { self.index.date(used) } else { 0 },
                 pinned,
                 // One of them is the image's own.
                 shared_by: owners.saturating_sub(1),
@@ -267,6 +267,11 @@ impl Cache {
     /// Whether an object is here, and what is known of it.
     pub fn known(&self, digest: &Digest) -> Option<Known> {
         self.index.known(digest)
+    }
+
+    /// A time of [`Known`] in seconds since 1970, for people.
+    pub fn date(&self, time: u32) -> u32 {
+        self.index.date(time)
     }
 
     /// What takes how much.

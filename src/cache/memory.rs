@@ -14,8 +14,8 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::Mutex;
 
-use super::index::now;
 use super::pages::OpenFile;
+use crate::clock::wall_seconds;
 use crate::oci::{Digest, MediaType};
 
 /// Large objects whose files stay open between requests, so that a hit needs no system call to find its file.
@@ -103,7 +103,7 @@ impl Memory {
     /// An object's open file and its size in bytes. `None` also for the one caller a second who is to open it anew.
     pub fn file(&self, digest: &Digest) -> Option<(Arc<OpenFile>, u64)> {
         let open = self.files.get(digest)?;
-        let (now, looked) = (now(), open.looked.load(Ordering::Relaxed));
+        let (now, looked) = (wall_seconds(), open.looked.load(Ordering::Relaxed));
         // Also where the clock has gone back.
         let is_due = now.abs_diff(looked) > LOOK_EVERY;
         if is_due && open.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -122,7 +122,7 @@ impl Memory {
             opened.push(Arc::downgrade(file.file()));
         }
         let file = Mutex::new(Some(file));
-        self.files.insert(digest, Arc::new(Kept { file, size, looked: now().into() }));
+        self.files.insert(digest, Arc::new(Kept { file, size, looked: wall_seconds().into() }));
     }
 
     /// Whether somebody reads the file of a large object. The one that is kept for the next reader is one of them.

@@ -27,9 +27,9 @@ pub struct Entry {
     key: [u8; 32],
     /// Bytes of its file; where there is none, what a manifest says.
     pub size: u64,
-    /// Seconds since 1970: the last use.
+    /// In seconds, by the index's clock: the last use.
     pub used: u32,
-    /// Seconds since 1970: when it came.
+    /// The same: when it came.
     pub since: u32,
     /// Manifests that refer to it.
     pub references: u32,

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 
 use super::Cache;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::oci::{Digest, MediaType, Scope, Tag};
 
 /// Records kept in memory; a few hundred bytes each.
@@ -27,14 +27,14 @@ const IN_MEMORY: u64 = 100_000;
 /// Bytes of lists of referrers kept in memory.
 const LISTS: u64 = 4 << 20;
 
-/// What a tag was, when it was last confirmed.
+/// What a tag was, when it was last confirmed. On disk with a [`Timestamp`], as the other records that have a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct TagRecord {
+pub struct TagRecord<T = Moment> {
     /// The manifest it named. That manifest was in the cache when this was written.
     pub digest: Digest,
     /// When the upstream was last asked and said so. Not when that was written: freshness runs from the question
     /// (RFC 9111 §4.2.3).
-    pub checked_at: Timestamp,
+    pub checked_at: T,
     /// It came in a bundle: an offline mirror serves it as fresh, because there is nothing fresher.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
@@ -49,31 +49,45 @@ pub struct ManifestRecord {
 
 /// The last answer to a referrers request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct ReferrersRecord {
+pub struct ReferrersRecord<T = Moment> {
     /// The body, an OCI image index as text; as received unless it was synthesised.
     pub body: String,
     /// The `OCI-Filters-Applied` header.
     pub filters_applied: Option<String>,
     /// When the upstream said so.
-    pub checked_at: Timestamp,
+    pub checked_at: T,
 }
 
 /// That a repository had none of a tag that would be about one of its manifests ([`Tag::subject`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct AbsenceRecord {
+pub struct AbsenceRecord<T = Moment> {
     /// When the upstream was last asked and said so.
-    pub checked_at: Timestamp,
+    pub checked_at: T,
+}
+
+impl<T> TagRecord<T> {
+    pub(super) fn timed<U>(self, time: impl FnOnce(T) -> U) -> TagRecord<U> {
+        let Self { digest, checked_at, imported } = self;
+        TagRecord { digest, checked_at: time(checked_at), imported }
+    }
+}
+
+impl<T> ReferrersRecord<T> {
+    fn timed<U>(self, time: impl FnOnce(T) -> U) -> ReferrersRecord<U> {
+        let Self { body, filters_applied, checked_at } = self;
+        ReferrersRecord { body, filters_applied, checked_at: time(checked_at) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TagKey(Scope, Tag);
+pub(super) struct TagKey(pub Scope, pub Tag);
 
 /// All records of one cache.
 #[derive(Debug)]
 pub struct Records {
     root: PathBuf,
     /// `None`: there is no file, so that a cold tag asks the disk once.
-    tags: Memory<TagKey, Option<Arc<TagRecord>>>,
+    pub(super) tags: Memory<TagKey, Option<Arc<TagRecord>>>,
     /// By the path that each has, or would have.
     lists: Memory<PathBuf, Arc<ReferrersRecord>>,
 }
@@ -151,9 +165,10 @@ impl Cache {
         if let Some(known) = self.records.tags.get(&key) {
             return known;
         }
-        let found: Option<TagRecord> = self.read_record(self.records.tag_path(scope, tag)).await;
+        let found: Option<TagRecord<Timestamp>> = self.read_record(self.records.tag_path(scope, tag)).await;
+        let found = found.map(|found| Arc::new(found.timed(|date| self.clock().moment(date))));
         // A record written while the file was read is newer than what was read.
-        self.records.tags.get_with(key, || found.map(Arc::new))
+        self.records.tags.get_with(key, || found)
     }
 
     /// Writes down what a tag is, whatever was known of it. After an error that holds until the process ends.
@@ -163,7 +178,7 @@ impl Cache {
 
     /// Writes down what a check of a tag has found, unless a later check is known: of several at one time the one that
     /// asked last counts, whichever ends last. What was asked for after `now` was written under a wrong clock.
-    pub async fn confirm_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, now: Timestamp) {
+    pub async fn confirm_tag(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: TagRecord, now: Moment) {
         // Reads it from its file, if it is not in memory.
         let _ = self.tag(scope, tag).await;
         let asked = record.checked_at;
@@ -200,7 +215,7 @@ impl Cache {
     }
 
     /// Brings catalog and file to what memory says of a tag. `moved`: it stands for another manifest than before.
-    async fn settle_tag(
+    pub(super) async fn settle_tag(
         self: &Arc<Self>,
         scope: &Scope,
         tag: &Tag,
@@ -216,8 +231,9 @@ impl Cache {
                     let (scope, tag) = (scope.clone(), tag.clone());
                     let _ = self.blocking(move |cache| cache.reprotect_tag(&scope, &tag)).await;
                 }
+                let record = TagRecord::clone(record).timed(|moment| self.clock().date(moment));
                 // A new confirmation of the same digest may be lost in a crash: the tag is checked again then.
-                self.write_record(path, &**record, moved).await
+                self.write_record(path, &record, moved).await
             } else {
                 let _ = spawn_blocking(move || std::fs::remove_file(path)).await;
                 Ok(())
@@ -278,7 +294,10 @@ impl Cache {
         let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
         match self.records.lists.get(&path) {
             Some(list) => Some((*list).clone()),
-            None => self.read_record(path).await,
+            None => {
+                let found: ReferrersRecord<Timestamp> = self.read_record(path).await?;
+                Some(found.timed(|date| self.clock().moment(date)))
+            }
         }
     }
 
@@ -294,7 +313,7 @@ impl Cache {
         let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
         self.records.lists.insert(path.clone(), Arc::new(record.clone()));
         if lasting {
-            let _ = self.write_record(path, record, false).await;
+            let _ = self.write_record(path, &record.clone().timed(|moment| self.clock().date(moment)), false).await;
         }
     }
 
@@ -308,12 +327,13 @@ impl Cache {
     ) -> io::Result<()> {
         let path = self.records.digest_path(scope, "_referrers", digest, "");
         self.records.lists.insert(path.clone(), Arc::new(record.clone()));
-        self.write_record(path, record, true).await
+        self.write_record(path, &record.clone().timed(|moment| self.clock().date(moment)), true).await
     }
 
     /// What the upstream last said of a tag about a manifest, if that was that there is none.
     pub async fn absence(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<AbsenceRecord> {
-        self.read_record(self.records.absence_path(scope, tag)).await
+        let found: AbsenceRecord<Timestamp> = self.read_record(self.records.absence_path(scope, tag)).await?;
+        Some(AbsenceRecord { checked_at: self.clock().moment(found.checked_at) })
     }
 
     /// Writes down that there is no such tag, if it would be about a manifest of this repository: it goes with that
@@ -326,7 +346,8 @@ impl Cache {
             let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
             self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
         }
-        let _ = self.write_record(self.records.absence_path(scope, tag), record, false).await;
+        let record = AbsenceRecord { checked_at: self.clock().date(record.checked_at) };
+        let _ = self.write_record(self.records.absence_path(scope, tag), &record, false).await;
     }
 
     /// The upstream has named a manifest for this tag.

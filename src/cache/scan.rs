@@ -7,7 +7,7 @@ use std::fs::Metadata;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::index::{Found, Index, seconds};
+use super::index::{Found, Index};
 use super::store::{Store, heat, stamp};
 use crate::oci::{Algorithm, Digest};
 
@@ -25,10 +25,10 @@ pub struct Scanned {
 }
 
 /// What a file under `blobs/` says of itself.
-pub fn found(meta: &Metadata) -> io::Result<Found> {
-    let used = seconds(meta.modified()?);
+pub fn found(meta: &Metadata, index: &Index) -> io::Result<Found> {
+    let used = index.time(meta.modified()?);
     // Not every file system knows when a file was made.
-    let since = meta.created().map_or(used, seconds);
+    let since = meta.created().map_or(used, |made| index.time(made));
     Ok(Found { size: meta.len(), used, since, stamp: stamp(meta), heat: Some(heat(meta)) })
 }
 
@@ -45,7 +45,7 @@ pub fn scan(store: &Store, index: &Index) -> io::Result<Scanned> {
             };
             match store.look(&entry) {
                 Ok(meta) if meta.is_file() => {
-                    objects.push((digest, found(&meta)?));
+                    objects.push((digest, found(&meta, index)?));
                 }
                 Ok(_) => tracing::warn!(path = %entry.path().display(), "not a file; left alone"),
                 // Gone since it was listed.

@@ -12,14 +12,12 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 
 use super::catalog::Totals;
-use super::index::{Sum, now};
+use super::index::{CHUNK, Sum};
 use super::records::{ManifestRecord, TagRecord};
 use super::{Cache, read};
+use crate::clock::Timestamp;
 use crate::metrics::Removal;
 use crate::oci::{Digest, ImageRef, MAX_MANIFEST, Manifest, MediaType, Reference, Scope};
-
-/// Index numbers looked at under one lock.
-const CHUNK: super::evict::Id = 4096;
 
 /// Counts what cannot be read at the start. Only the first is logged by itself: a disk that fails would fill the log.
 #[derive(Default)]
@@ -53,6 +51,11 @@ impl Cache {
         }
     }
 
+    fn tag_record(&self, path: &Path) -> io::Result<Option<TagRecord>> {
+        let found = self.record::<TagRecord<Timestamp>>(path)?;
+        Ok(found.map(|found| found.timed(|date| self.clock().moment(date))))
+    }
+
     /// Reads what pins protect, so that it is protected before anything can be evicted. An error: something that a pin
     /// needs could not be read, and may be unprotected; all else is protected.
     pub(super) fn survey_pins(&self) -> io::Result<()> {
@@ -61,7 +64,7 @@ impl Cache {
             let root = match reference {
                 Reference::Digest(digest) => digest,
                 Reference::Tag(tag) => {
-                    let found = match self.record::<TagRecord>(&self.records.tag_path(&scope, &tag)) {
+                    let found = match self.tag_record(&self.records.tag_path(&scope, &tag)) {
                         Ok(Some(found)) => found,
                         Ok(None) => continue,
                         Err(error) => {
@@ -134,7 +137,7 @@ impl Cache {
             let tag = entry.file_name().to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
             let Some(tag) = tag else { continue };
             let path = entry.path();
-            if let Some(found) = unread.note(&path, self.record::<TagRecord>(&path)).flatten() {
+            if let Some(found) = unread.note(&path, self.tag_record(&path)).flatten() {
                 self.catalog.found_tag(scope, tag, found);
             }
         }
@@ -200,10 +203,9 @@ impl Cache {
 
     /// Removes what was unused for longer than its quota allows; what that was.
     pub(super) fn expire(&self) -> Sum {
-        let now = now();
         let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
-            let (victims, next) = self.index.expire(now, at, CHUNK);
+            let (victims, next) = self.index.expire(at, CHUNK);
             from = next;
             for victim in victims {
                 if !self.unlink(victim).unwrap_or(false) {
@@ -219,10 +221,9 @@ impl Cache {
 
     /// What [`Cache::expire`] would remove.
     pub(super) fn count_expired(&self) -> Sum {
-        let now = now();
         let (mut from, mut expired) = (Some(0), Sum::default());
         while let Some(at) = from {
-            from = self.index.count_expired(now, at, CHUNK, &mut expired);
+            from = self.index.count_expired(at, CHUNK, &mut expired);
         }
         expired
     }

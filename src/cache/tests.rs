@@ -1,12 +1,13 @@
 use super::*;
 
+mod clock;
 mod damaged;
 mod model;
 mod purge;
 mod trouble;
 mod upkeep;
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::config::Amount;
 use crate::oci::Algorithm;
 use crate::oci::Scope;
@@ -121,7 +122,7 @@ async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
     let record = |asked: u64| TagRecord {
         digest: Digest::of(Algorithm::Sha256, &asked.to_le_bytes()),
-        checked_at: Timestamp(asked),
+        checked_at: Moment(asked),
         imported: false,
     };
     for round in 0..20 {
@@ -130,7 +131,7 @@ async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
         // 37 has no common factor with 40: every one of 0 to 39, in no order.
         for asked in (0..40).map(|number| number * 37 % 40) {
             let (cache, scope, tag, record) = (cache.clone(), scope.clone(), tag.clone(), record(asked));
-            checks.spawn(async move { cache.confirm_tag(&scope, &tag, record, Timestamp(100)).await });
+            checks.spawn(async move { cache.confirm_tag(&scope, &tag, record, Moment(100)).await });
         }
         checks.join_all().await;
         assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)));
@@ -145,7 +146,7 @@ async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
             let (cache, scope, tag, record) = (cache.clone(), scope.clone(), tag.clone(), record(asked));
             checks.spawn(async move {
                 match asked % 2 {
-                    0 => cache.confirm_tag(&scope, &tag, record, Timestamp(100)).await,
+                    0 => cache.confirm_tag(&scope, &tag, record, Moment(100)).await,
                     _ => cache.remove_tag(&scope, &tag).await,
                 }
             });
@@ -158,9 +159,9 @@ async fn of_many_checks_of_a_tag_the_one_that_asked_last_counts() {
     // A record that is not in memory counts, and one of a wrong clock does not.
     let tag = "v0".parse().unwrap();
     cache.records.reread();
-    cache.confirm_tag(&scope, &tag, record(38), Timestamp(100)).await;
+    cache.confirm_tag(&scope, &tag, record(38), Moment(100)).await;
     assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(39)));
-    cache.confirm_tag(&scope, &tag, record(37), Timestamp(38)).await;
+    cache.confirm_tag(&scope, &tag, record(37), Moment(38)).await;
     assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record(37)));
 }
 
@@ -171,7 +172,7 @@ async fn records_are_hints() {
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
     let (tag, other) = ("3.20".parse().unwrap(), "Latest".parse().unwrap());
     assert_eq!(cache.tag(&scope, &tag).await, None);
-    let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Timestamp(5), imported: false };
+    let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Moment(5), imported: false };
     cache.set_tag(&scope, &tag, record.clone()).await.unwrap();
     cache.set_tag(&scope, &other, record.clone()).await.unwrap();
     assert_eq!(cache.tag(&scope, &tag).await.as_deref(), Some(&record));

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::confined::{self, Holders};
 use super::records::{ManifestRecord, ReferrersRecord, TagRecord};
 use super::store::{StoreError, VERSION};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, Repository, Scope, Tag, UpstreamName};
 
 /// A cache folder.
@@ -97,7 +98,7 @@ impl Tree {
 
     /// What a tag names.
     pub fn tag(&self, scope: &Scope, tag: &Tag) -> Option<Digest> {
-        let record: TagRecord = self.record(scope, "_tags", tag.as_str())?;
+        let record: TagRecord<Timestamp> = self.record(scope, "_tags", tag.as_str())?;
         Some(record.digest)
     }
 
@@ -107,7 +108,7 @@ impl Tree {
     }
 
     /// The whole list of what refers to a manifest, as it was last seen.
-    pub fn referrers(&self, scope: &Scope, digest: &Digest) -> Option<ReferrersRecord> {
+    pub fn referrers(&self, scope: &Scope, digest: &Digest) -> Option<ReferrersRecord<Timestamp>> {
         self.record(scope, "_referrers", &digest.file_name())
     }
 

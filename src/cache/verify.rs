@@ -238,7 +238,7 @@ impl Cache {
         match self.store.faults().check().and_then(|()| hash_file(file, digest.algorithm())) {
             Ok((found, _)) if found == *digest => {
                 self.doubts.sound(digest);
-                self.take_in(digest, meta, Found::now(meta.len(), stamp(meta)));
+                self.take_in(digest, meta, Found::new(meta.len(), stamp(meta), self.index.now()));
                 Verdict::Sound
             }
             Ok(_) => self.condemn(digest, FileId::of(meta), meta.len(), None),

@@ -15,6 +15,9 @@ use super::{Config, ConfigError, Finding, Globs, Listen, Secret, Upstream, Visib
 /// More than this takes a minute a password, and a file that says so is a mistake.
 const MAX_COST: u32 = 16;
 
+/// A token holds no longer than a day: nobody can take it back before, but by changing a password.
+pub const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 3600);
+
 /// `[access]`: who may pull what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {

@@ -62,7 +62,7 @@ impl Policy {
         let hash = |user: &Arc<str>| rules.access.htpasswd.as_ref().and_then(|file| file.hash(user));
         let user = identity.user.as_ref().and_then(|user| Some((user.to_string(), token::mark(hash(user)?))));
         let lifetime = rules.access.token_lifetime;
-        let claims = Claims { user, login: identity.login.clone(), expires: self.clock.now().after(lifetime) };
+        let claims = Claims { user, login: identity.login.clone(), expires: self.clock.wall().after(lifetime) };
         let why = "the system gives no random numbers";
         let wait = Duration::from_secs(1);
         let token = rules.tokens.seal(&claims).map_err(|_| Refused::TooMany { wait, why })?;

@@ -52,7 +52,7 @@ impl Session<'_> {
         match Authorization::of(caller.headers) {
             Authorization::Basic(login) => identity.login = Some(login),
             Authorization::Bearer(token) => {
-                if let Some(claims) = self.rules.tokens.open(token, self.policy.clock.now()) {
+                if let Some(claims) = self.rules.tokens.open(token, self.policy.clock.wall()) {
                     (identity.token, identity.login) = (true, claims.login);
                 }
             }
@@ -68,7 +68,7 @@ impl Session<'_> {
             Authorization::Basic(login) => self.policy.sign_in(&self.rules, &mut identity, caller.peer, login, upstream).await?,
             Authorization::Bearer(token) => {
                 let bad = || Refused::SignIn(Why::Token);
-                let claims = self.rules.tokens.open(token, self.policy.clock.now()).ok_or_else(bad)?;
+                let claims = self.rules.tokens.open(token, self.policy.clock.wall()).ok_or_else(bad)?;
                 if let Some((user, mark)) = claims.user {
                     // Taken out of the file, or with a new password: the token is not theirs any more.
                     let hash = self.rules.access.htpasswd.as_ref().and_then(|file| file.hash(&user)).ok_or_else(bad)?;

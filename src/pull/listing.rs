@@ -143,13 +143,14 @@ impl Pull {
             },
             Some(_) => None,
         };
-        let age = record.as_ref().and_then(|record| self.clock.now().since(record.checked_at));
         // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
         let empty = record.as_ref().is_some_and(|record| is_empty(&record.body));
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
+        // As with tags, one from the future was written under a wrong clock: it is due, and no more is known.
+        let age = record.as_ref().map(|record| self.clock.now().since(record.checked_at).unwrap_or(fresh_for));
         let stale = |why: String, reason| {
             self.served_stale(scope, reason);
-            ServedFrom::stale(&Stale { overdue: age.unwrap_or(fresh_for).saturating_sub(fresh_for), why, reason })
+            ServedFrom::stale(&Stale { overdue: age.unwrap_or_default().saturating_sub(fresh_for), why, reason })
         };
         let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
         match (record.clone(), age) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Pull;
 use crate::cache::records::TagRecord;
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::config::Terms;
 use crate::oci::{Scope, Tag};
 use crate::upstream::{Readiness, Upstream};
@@ -42,7 +42,7 @@ impl Plan {
 }
 
 /// The age of a record. One from the future was written under a wrong clock, now or then: it is due, and no more is known.
-pub(super) fn age(now: Timestamp, record: &TagRecord, fresh_for: Duration) -> Duration {
+pub(super) fn age(now: Moment, record: &TagRecord, fresh_for: Duration) -> Duration {
     now.since(record.checked_at).unwrap_or(fresh_for)
 }
 

@@ -17,7 +17,7 @@ use super::visibility::Asker;
 use super::what::What;
 use super::{Pull, PullError};
 use crate::cache::records::{AbsenceRecord, TagRecord};
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::oci::{Digest, Reference, Scope, Tag};
 use crate::upstream::Need;
 
@@ -54,16 +54,16 @@ pub struct Confirmed {
     digest: Digest,
     filled: bool,
     /// When the upstream was asked.
-    asked: Timestamp,
+    asked: Moment,
     /// When it had answered. The manifest is pulled and the record written after that.
-    answered: Timestamp,
+    answered: Moment,
 }
 
 /// Which confirmation of a tag a request is content with.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     /// When it came.
-    came: Timestamp,
+    came: Moment,
     /// For how long a confirmation is good.
     fresh_for: Duration,
     /// Only with a check that began after it came.
@@ -327,9 +327,9 @@ mod tests {
     #[test]
     fn a_joined_check_is_as_old_as_its_question() {
         let digest = Digest::of(Algorithm::Sha256, b"");
-        let joined = Confirmed { digest, filled: false, asked: Timestamp(1000), answered: Timestamp(3000) };
+        let joined = Confirmed { digest, filled: false, asked: Moment(1000), answered: Moment(3000) };
         let is_met = |came, fresh_for, check| {
-            Demand { came: Timestamp(came), fresh_for: Duration::from_millis(fresh_for), check }.is_met_by(&joined)
+            Demand { came: Moment(came), fresh_for: Duration::from_millis(fresh_for), check }.is_met_by(&joined)
         };
         assert!(is_met(2999, 0, false), "one question for all who wait");
         assert!(!is_met(3000, 0, false), "it had its answer already");

@@ -14,7 +14,7 @@ fn pull(config: &Config) -> Arc<Pull> {
     let metrics = Arc::new(Metrics::new());
     let cache = Cache::open(&config.cache, metrics.clone()).unwrap();
     let fills = Fills::new(cache.clone(), config.fill.clone(), metrics.clone());
-    let wanted = WantedList::load(cache.store());
+    let wanted = WantedList::load(cache.store(), cache.clock());
     Pull::new(BTreeMap::new(), cache, fills, metrics, wanted)
 }
 

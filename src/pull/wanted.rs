@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::Store;
-use crate::clock::seconds;
+use crate::clock::{Clock, Moment, Timestamp, seconds};
 use crate::oci::{Reference, Scope};
 
 /// References remembered, so that made-up names cannot fill the memory.
@@ -44,6 +44,8 @@ impl Want {
 #[derive(Debug)]
 pub struct WantedList {
     path: PathBuf,
+    clock: Clock,
+    /// Their times are the clock's, so that none is forgotten because the wall clock jumps.
     wants: Mutex<HashMap<String, Want>>,
     changed: AtomicBool,
     /// It could not be written, the last time.
@@ -53,20 +55,26 @@ pub struct WantedList {
 impl WantedList {
     /// Blocks. The list in a cache folder, as far as it is there. One that cannot be read is set apart, since the next one is
     /// written in its place.
-    pub fn load(store: &Store) -> Self {
+    pub fn load(store: &Store, clock: &Clock) -> Self {
         let path = path(&store.repos());
         let wants = read(&path).unwrap_or_else(|error| {
             set_apart(&path, &error);
             Vec::new()
         });
-        let wants = wants.into_iter().map(|want| (want.image.clone(), want)).collect();
-        Self { path, wants: Mutex::new(wants), changed: AtomicBool::default(), failing: AtomicBool::default() }
+        let moment = |last: u64| clock.moment(Timestamp(last.saturating_mul(1000))).0 / 1000;
+        let wants = wants.into_iter().map(|want| (want.image.clone(), Want { last: moment(want.last), ..want }));
+        let wants = Mutex::new(wants.collect());
+        Self { path, clock: clock.clone(), wants, changed: AtomicBool::default(), failing: AtomicBool::default() }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().0 / 1000
     }
 
     /// A client asked for this in vain.
     pub fn note(&self, scope: &Scope, reference: &Reference) {
         let image = scope.image(reference.clone()).to_string();
-        let last = seconds(SystemTime::now());
+        let last = self.now();
         let mut wants = self.wants.lock();
         if wants.len() >= REMEMBERED && !wants.contains_key(&image) {
             return;
@@ -80,13 +88,14 @@ impl WantedList {
     /// Blocks. Writes the list down if it has changed, without what was not asked for in a long time.
     pub fn save(&self, store: &Store) {
         let wants: Vec<Want> = {
-            let (now, mut wants) = (seconds(SystemTime::now()), self.wants.lock());
+            let (now, mut wants) = (self.now(), self.wants.lock());
             let before = wants.len();
             wants.retain(|_, want| !want.is_forgotten(now));
             if !self.changed.swap(false, Ordering::AcqRel) && wants.len() == before {
                 return;
             }
-            wants.values().cloned().collect()
+            let date = |last| self.clock.date(Moment(last * 1000)).seconds();
+            wants.values().map(|want| Want { last: date(want.last), ..want.clone() }).collect()
         };
         let written =
             serde_json::to_vec(&wants).map_err(io::Error::from).and_then(|json| store.replace(&self.path, &json, false));
@@ -149,7 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         std::fs::write(folder.path().join(FILE), "[{\"image\": \"docker.io/library/alpine:1\"").unwrap();
-        let list = WantedList::load(&store);
+        let list = WantedList::load(&store, &Clock::new());
         let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/debian".parse().unwrap() };
         list.note(&scope, &Reference::Tag("13".parse().unwrap()));
         list.save(&store);

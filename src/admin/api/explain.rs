@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Api, Query, Reply, off_the_reactor, refused};
 use crate::cache::Cache;
-use crate::cache::records::TagRecord;
 use crate::cache::selector::Selector;
+use crate::clock::Timestamp;
 use crate::oci::{Digest, ImageRef, Reference, Scope, UpstreamName};
 use crate::pull::{Course, Forecast};
 
@@ -57,7 +57,8 @@ impl Api {
         let tag = match (&reference, record) {
             (Reference::Tag(tag), Some(record)) => {
                 let forecast = self.pull.forecast(&scope, tag, &record, here);
-                Some((freshness(&scope, &record, forecast.as_ref(), here), forecast))
+                let checked = self.cache.clock().date(record.checked_at);
+                Some((freshness(&scope, checked, forecast.as_ref(), here), forecast))
             }
             _ => None,
         };
@@ -89,8 +90,8 @@ impl Api {
     }
 }
 
-/// Whether a tag is fresh, and why. `here`: the manifest that it names is.
-fn freshness(scope: &Scope, record: &TagRecord, forecast: Option<&Forecast>, here: bool) -> Value {
+/// Whether a tag that was `checked` then is fresh, and why. `here`: the manifest that it names is.
+fn freshness(scope: &Scope, checked: Timestamp, forecast: Option<&Forecast>, here: bool) -> Value {
     let Some(Forecast { terms, age, course }) = forecast else {
         return json!({ "fresh": false, "why": format!("upstream {} is not configured any more", scope.upstream) });
     };
@@ -105,7 +106,7 @@ fn freshness(scope: &Scope, record: &TagRecord, forecast: Option<&Forecast>, her
         Some(age) if terms.fresh_for == Duration::MAX => format!("checked {} ago, fresh for ever", shown(*age)),
         Some(age) => format!("checked {} ago, fresh for {}", shown(*age), shown(terms.fresh_for)),
     };
-    json!({ "checked": record.checked_at.seconds(), "fresh": fresh, "why": why })
+    json!({ "checked": checked.seconds(), "fresh": fresh, "why": why })
 }
 
 /// What a pull by tag would do; `here`: the manifest that it names is; `content`: what is done once the digest is known.
@@ -170,8 +171,8 @@ fn explain_object(cache: &Cache, digest: &Digest, complete: bool) -> Value {
         "kind": if catalog.is_manifest(digest) { "manifest" } else { "blob" },
         "cached": present,
         "bytes": known.map(|known| known.size),
-        "since": known.filter(|known| known.present).map(|known| known.since),
-        "used": known.filter(|known| known.present).map(|known| known.used),
+        "since": known.filter(|known| known.present).map(|known| cache.date(known.since)),
+        "used": known.filter(|known| known.present).map(|known| cache.date(known.used)),
         "pinned": known.is_some_and(|known| known.pinned),
         "repositories": catalog.repositories_of(digest, SHOWN).iter().map(ToString::to_string).collect::<Vec<_>>(),
         "manifests": owners,

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 
 use super::{CHUNK, Catalog};
 use crate::cache::evict::Id;
-use crate::cache::index::now;
 use crate::oci::{Digest, Scope};
 
 /// Manifests of an object that are looked at for its repositories.
@@ -60,7 +59,7 @@ impl Catalog {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
-        let (now, mut records) = (now(), Vec::new());
+        let (now, mut records) = (self.index.now(), Vec::new());
         let from = state.orphans.len().saturating_sub(CHUNK);
         let more = from > 0;
         for (id, noted) in state.orphans.split_off(from) {
@@ -106,7 +105,7 @@ impl Catalog {
     pub fn count_prunable(&self) -> u64 {
         let inner = self.inner.lock();
         let state = self.index.lock();
-        let now = now();
+        let now = self.index.now();
         let gone = state.orphans.iter().filter(|(id, noted)| {
             let entry = state.objects.get(*id);
             !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY

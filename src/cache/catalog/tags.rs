@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::ops::Bound;
 
 use super::{CHUNK, Catalog, Tagged};
+use crate::cache::records::TagRecord;
 use crate::cache::selector::Selector;
+use crate::clock::Moment;
 use crate::oci::{Digest, ImageRef, Reference, Scope, Tag};
 
 impl Catalog {
@@ -24,12 +26,12 @@ impl Catalog {
                 }
             },
             // As an image is written in full.
-            Some(Selector::Glob(globs)) => self.walk_tags(limit, |repo, tag| globs.is_match(&format!("{repo}:{tag}"))),
-            None => self.walk_tags(limit, |_, _| true),
+            Some(Selector::Glob(globs)) => self.walk_tags(limit, |repo, tag, _| globs.is_match(&format!("{repo}:{tag}"))),
+            None => self.walk_tags(limit, |_, _, _| true),
         }
     }
 
-    fn walk_tags(&self, limit: usize, wanted: impl Fn(&str, &Tag) -> bool) -> Vec<Tagged> {
+    fn walk_tags(&self, limit: usize, wanted: impl Fn(&str, &Tag, &TagRecord) -> bool) -> Vec<Tagged> {
         let mut found = Vec::new();
         let mut last: Option<(String, Tag)> = None;
         while found.len() < limit {
@@ -42,7 +44,7 @@ impl Catalog {
             });
             let mut next = None;
             for (tried, (name, repo, tag, record)) in tags.enumerate() {
-                if wanted(name, tag) {
+                if wanted(name, tag, record) {
                     found.push(Tagged { scope: repo.scope.clone(), tag: tag.clone(), record: record.clone() });
                 }
                 if found.len() == limit {
@@ -60,6 +62,11 @@ impl Catalog {
             };
         }
         found
+    }
+
+    /// The tags that this process was told of, from `start` on. Tried on every tag: not for the reactor.
+    pub fn checked_since(&self, start: Moment) -> Vec<Tagged> {
+        self.walk_tags(usize::MAX, |_, _, record| record.checked_at >= start)
     }
 
     /// Whether a tag stands for a digest that is none of `but`.

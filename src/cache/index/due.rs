@@ -23,19 +23,45 @@ impl Sum {
     }
 }
 
+/// For how long things were not used, as it is now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Idle {
+    now: u32,
+    start: u32,
+    /// How far the wall clock is ahead of the index's.
+    off: i64,
+}
+
+impl Idle {
+    /// Of what was last used at that time, in seconds. By the index's clock, so that a jump of the wall clock expires nothing,
+    /// neither at once nor later. What an earlier process wrote down may look old only because this one has begun under a
+    /// clock that was ahead: if the wall clock says less by now, less counts.
+    pub fn of(self, used: u32) -> u64 {
+        let idle = i64::from(self.now.saturating_sub(used));
+        let by_wall = if used < self.start { i64::from(self.now) + self.off - i64::from(used) } else { idle };
+        u64::try_from(idle.min(by_wall)).unwrap_or(0)
+    }
+}
+
 impl Index {
+    fn idle(&self) -> Idle {
+        Idle { now: self.now(), start: self.start(), off: self.clock.off() }
+    }
+
     /// Chooses the objects among `count` numbers from `from` on that were not used for longer than their quota says,
     /// and where to go on. They are leaving now: [`Index::left`] must follow.
-    pub fn expire(&self, now: u32, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
+    pub fn expire(&self, from: Id, count: Id) -> (Vec<Victim>, Option<Id>) {
+        let idle = self.idle();
         let mut state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
+        let (expired, next) = state.expired(idle, from, count);
         (expired.into_iter().map(|id| state.leave(id)).collect(), next)
     }
 
     /// Adds what [`Index::expire`] would choose to `sum`; where to go on.
-    pub fn count_expired(&self, now: u32, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
+    pub fn count_expired(&self, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
+        let idle = self.idle();
         let state = self.lock();
-        let (expired, next) = state.expired(now, from, count);
+        let (expired, next) = state.expired(idle, from, count);
         expired.iter().for_each(|id| sum.add(state.objects.get(*id).size));
         next
     }

@@ -92,10 +92,11 @@ impl Reservation {
     /// The fill has been published as an object of `size` bytes, in a file of this [`super::super::store::stamp`]. Whether
     /// it took the name of one that was known to be damaged.
     pub fn published(mut self, digest: Digest, size: u64, stamp: u32) -> bool {
+        let now = self.index.now();
         let mut state = self.index.lock();
         state.share(self.class).reserved -= std::mem::take(&mut self.bytes);
         let replaced = state.condemned.contains_key(&digest);
-        state.insert(&digest, self.class, Found::now(size, stamp));
+        state.insert(&digest, self.class, Found::new(size, stamp, now));
         replaced
     }
 

@@ -6,8 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::due::Idle;
 use super::hold::Held;
-use super::{Class, Found, Known, Place, Quota, Victim, now};
+use super::{Class, Found, Known, Place, Quota, Victim};
 use crate::cache::evict::{Id, Policy};
 use crate::cache::objects::{Entry, Objects};
 use crate::cache::store::FileId;
@@ -36,8 +37,8 @@ pub(in crate::cache) struct State {
     pub(super) condemned: HashMap<Digest, Condemned>,
     /// Objects used since recency was last written down.
     pub(super) used: Vec<Id>,
-    /// Manifests of the catalog whose files have gone, or were not here when they were noted, and when that was (seconds
-    /// since 1970; 0: gone). For the catalog's next pruning.
+    /// Manifests of the catalog whose files have gone, or were not here when they were noted, and when that was (by the
+    /// index's clock; 0: gone). For the catalog's next pruning.
     pub(in crate::cache) orphans: Vec<(Id, u32)>,
     /// Those of them that may still be on their way.
     pub(in crate::cache) waiting: Vec<(Id, u32)>,
@@ -91,7 +92,7 @@ impl State {
     }
 
     /// Takes in the file that has the name under `blobs/` now, whatever had it before.
-    pub(super) fn insert(&mut self, digest: &Digest, class: Class, file: Found) {
+    pub(super) fn insert(&mut self, digest: &Digest, class: Class, file: Found) -> Id {
         self.leaving.remove(&(Place::Blobs, *digest));
         self.condemned.remove(digest);
         let class = self.class(class);
@@ -105,6 +106,7 @@ impl State {
         self.len += 1;
         self.bytes += size;
         self.admit(id, heat);
+        id
     }
 
     /// Puts a file into the account of its class.
@@ -185,15 +187,14 @@ impl State {
     }
 
     /// The objects among `count` numbers from `from` on that were unused for longer than their quota says.
-    pub(super) fn expired(&self, now: u32, from: Id, count: Id) -> (Vec<Id>, Option<Id>) {
+    pub(super) fn expired(&self, idle: Idle, from: Id, count: Id) -> (Vec<Id>, Option<Id>) {
         if self.classes.iter().all(|share| share.quota.unused_for.is_none()) {
             return (Vec::new(), None);
         }
         let (found, next) = self.objects.walk(from, count);
         let expired = found.filter(|(_, entry)| {
             let unused_for = self.classes.get(usize::from(entry.class)).and_then(|share| share.quota.unused_for);
-            let idle = u64::from(now.saturating_sub(entry.used));
-            entry.present && !entry.pinned && unused_for.is_some_and(|limit| idle > limit.as_secs())
+            entry.present && !entry.pinned && unused_for.is_some_and(|limit| idle.of(entry.used) > limit.as_secs())
         });
         (expired.map(|(id, _)| id).collect(), next)
     }
@@ -237,14 +238,19 @@ impl State {
             return false;
         }
         entry.used = now;
-        if !std::mem::replace(&mut entry.dirty, true) {
-            self.used.push(id);
-        }
+        self.note_use(id);
         let (class, pinned) = (self.objects.get(id).class, self.objects.get(id).pinned);
         if !pinned {
             self.share(class).policy.touch(id);
         }
         true
+    }
+
+    /// The use is to be written down.
+    pub(super) fn note_use(&mut self, id: Id) {
+        if !std::mem::replace(&mut self.objects.get_mut(id).dirty, true) {
+            self.used.push(id);
+        }
     }
 
     pub(in crate::cache) fn known(&self, id: Id) -> Known {
@@ -266,12 +272,12 @@ impl State {
         id
     }
 
-    /// As [`State::refer`], for a manifest that the catalog has from now on.
-    pub(in crate::cache) fn refer_manifest(&mut self, digest: &Digest, class: Class) -> Id {
+    /// As [`State::refer`], for a manifest that the catalog has from `now` on.
+    pub(in crate::cache) fn refer_manifest(&mut self, digest: &Digest, class: Class, now: u32) -> Id {
         let id = self.refer(digest, 0, class);
         let entry = self.objects.get_mut(id);
         if !std::mem::replace(&mut entry.manifest, true) && !entry.present {
-            self.orphans.push((id, now()));
+            self.orphans.push((id, now));
         }
         id
     }

@@ -26,7 +26,7 @@ async fn publish_index(cache: &Arc<Cache>, repository: &str, parts: &[Digest]) -
 
 async fn tag(cache: &Arc<Cache>, repository: &str, tag: &str, digest: Digest) {
     let tag: Tag = tag.parse().unwrap();
-    let record = TagRecord { digest, checked_at: Timestamp(0), imported: false };
+    let record = TagRecord { digest, checked_at: Moment(0), imported: false };
     cache.set_tag(&scope(repository), &tag, record).await.unwrap();
 }
 

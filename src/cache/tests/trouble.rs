@@ -92,7 +92,7 @@ async fn i8_a_pin_that_cannot_be_read_at_first() {
         for (digest, bytes) in [(layer, layer_bytes), (manifest, text.into()), (Digest::of(Algorithm::Sha256, &config), config)] {
             cache.put(digest, bytes).await.unwrap();
         }
-        let record = TagRecord { digest: manifest, checked_at: Timestamp(5), imported: false };
+        let record = TagRecord { digest: manifest, checked_at: Moment(5), imported: false };
         cache.set_tag(&scope, &tag, record).await.unwrap();
         cache.set_manifest_record(&scope, &manifest, &ManifestRecord { media_type: MediaType::OCI_MANIFEST }).await;
         cache.pin(vec![scope.image(tag.clone())], &Platforms::default(), Timestamp(0)).unwrap();
@@ -164,13 +164,13 @@ async fn a_record_that_cannot_be_read() {
     cache.scanned.send_replace(Scan::Complete);
     let scope = Scope { upstream: "docker.io".parse().unwrap(), repository: "library/alpine".parse().unwrap() };
     let tag = "3.20".parse().unwrap();
-    let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Timestamp(5), imported: false };
+    let record = TagRecord { digest: Digest::of(Algorithm::Sha256, b""), checked_at: Moment(5), imported: false };
     cache.set_tag(&scope, &tag, record.clone()).await.unwrap();
     cache.records.reread();
     cache.store.faults().arm(0, EIO, false);
     assert_eq!(cache.tag(&scope, &tag).await, None);
     // Nor can it be written: it is kept in memory.
-    let newer = TagRecord { checked_at: Timestamp(6), ..record.clone() };
+    let newer = TagRecord { checked_at: Moment(6), ..record.clone() };
     cache.store.faults().arm(0, EIO, true);
     cache.set_tag(&scope, &tag, newer.clone()).await.unwrap_err();
     cache.store.faults().disarm();

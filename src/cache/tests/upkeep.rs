@@ -76,12 +76,12 @@ async fn what_was_unused_for_too_long_goes() {
     let new = publish(&cache, "team/new", 2).await;
     let other = publish(&cache, "other/old", 3).await;
     let kept = publish(&cache, "team/kept", 4).await;
-    let list = ReferrersRecord { body: "{}".into(), filters_applied: None, checked_at: Timestamp(0) };
+    let list = ReferrersRecord { body: "{}".into(), filters_applied: None, checked_at: Moment(0) };
     for filter in [None, Some("a/b")] {
         cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list, true).await;
     }
     let absent = [&old.0, &kept.0].map(|digest| format!("sha256-{}.sig", digest.hex()).parse::<Tag>().unwrap());
-    let since = AbsenceRecord { checked_at: Timestamp(0) };
+    let since = AbsenceRecord { checked_at: Moment(0) };
     cache.set_absence(&scope("team/old"), &absent[0], &since).await;
     cache.set_absence(&scope("team/kept"), &absent[1], &since).await;
     cache.set_absence(&scope("team/kept"), &absent[0], &since).await;

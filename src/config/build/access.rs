@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::access::{Access, AccessRule, Htpasswd, Pace, TokenUrl, Who};
+use super::super::access::{Access, AccessRule, Htpasswd, LONGEST_TOKEN, Pace, TokenUrl, Who};
 use super::super::raw;
 use super::super::reach;
 use super::super::value::{Many, One, RepositoryGlob, Timeout};
@@ -10,8 +10,6 @@ use super::{Builder, Globs, Secret, Server};
 
 /// Docker takes any shorter life for this one, and then comes with a token that is over.
 const SHORTEST: Duration = Duration::from_secs(60);
-/// A token holds no longer than a day: nobody can take it back before, but by changing a password.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// A key is not a word.
 const KEY: usize = 32;
 /// A pull of many layers, with its manifests and a token or two.
@@ -48,7 +46,7 @@ impl Builder<'_> {
             self.document.problem(&["access", "rule"], message);
         }
         let token_lifetime = raw.token_lifetime.map_or(default.token_lifetime, |One(Timeout(time))| time);
-        if !(SHORTEST..=LONGEST).contains(&token_lifetime) {
+        if !(SHORTEST..=LONGEST_TOKEN).contains(&token_lifetime) {
             self.document.problem(&["access", "token_lifetime"], "a token is good for \"1m\" at least and \"1day\" at most");
         }
         let token_key = raw.token_key_file.and_then(|One(path)| {

@@ -27,6 +27,13 @@ fn what_was_sealed_comes_out_until_it_is_over() {
 }
 
 #[test]
+fn a_token_of_a_mirror_whose_clock_was_ahead_is_not_good_for_years() {
+    let tokens = Tokens::new(None).unwrap();
+    let good = |seconds| tokens.open(&tokens.seal(&claims(seconds)).unwrap(), NOW).is_some();
+    assert_eq!([86_400, 86_700, 365 * 86_400].map(good), [true, true, false]);
+}
+
+#[test]
 fn mirrors_with_one_key_take_each_others_tokens_and_no_others() {
     let token = key("one key for all of the mirrors, long").seal(&claims(300)).unwrap();
     assert!(key("one key for all of the mirrors, long").open(&token, NOW).is_some());

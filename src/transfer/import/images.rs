@@ -16,7 +16,6 @@ use super::staged::{MAX_DEPTH, Staged, small};
 use super::{ImportError, Imported, Options, Report, Turn, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
-use crate::clock::Clock;
 use crate::oci::{Digest, ImageRef, MediaType, Platform, Platforms, Reference, Scope, UpstreamName};
 
 /// An image that a bundle names.
@@ -111,7 +110,7 @@ pub(super) async fn publish(
         cache.keep_manifest_record(scope, digest, &ManifestRecord { media_type: media_type.clone() }).await.map_err(full)?;
     }
     cache.confine_since(private).await;
-    let clock = Clock::new();
+    let clock = cache.clock();
     let mut report = Report { known_blobs: staged.known, ..Report::default() };
     turn.publish()?;
     // From here on there is no way back: the rest is done whatever fails, and told.

@@ -126,7 +126,7 @@ impl Sim {
         let upstream = Arc::new(roadstead::upstream::Upstream::new(hub(), site, metrics.clone()).expect("an upstream"));
         let (visibility, verdict_for) = (site.visibility, site.verdict_for);
         let site = Site { upstream: upstream.clone(), freshness: site.freshness.clone(), visibility, verdict_for };
-        let wanted = WantedList::load(cache.store());
+        let wanted = WantedList::load(cache.store(), cache.clock());
         let pull = Pull::new(BTreeMap::from([(hub(), Arc::new(site))]), cache, fills, metrics.clone(), wanted);
         Self { pull, policy: Policy::new(&config, metrics.clone()).unwrap(), metrics, upstream, folder, maintained }
     }

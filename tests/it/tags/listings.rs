@@ -383,3 +383,35 @@ async fn made_up_questions_leave_nothing_behind() {
         assert_eq!((answer.status(), digests(&answer).len()), (200, count), "{filter}");
     }
 }
+
+/// What was written down under a clock that was ahead is not fresh for years; nor is it refused in an outage.
+#[tokio::test]
+async fn what_was_checked_in_the_future_is_due_and_served_in_an_outage() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::of(&up).await;
+    let (path, tag) = (referrers(&image.manifest), manifest_path(REPOSITORY, "latest"));
+    mirror.pull(REPOSITORY, "latest", &image).await;
+    mirror.get(&path).await;
+    let repository = mirror.files().root().join("repos/docker.io/library/alpine");
+    let records = ["_tags", "_referrers"].map(|folder| std::fs::read_dir(repository.join(folder)).unwrap().next().unwrap());
+    let records = records.map(|entry| entry.unwrap().path());
+    let restarted = mirror.restart_with(|_| {
+        for record in &records {
+            let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+            json["checked_at"] = 4_000_000_000_000_u64.into();
+            std::fs::write(record, json.to_string()).unwrap();
+        }
+    });
+    let mirror = restarted.await;
+    for pattern in ["/v2/*/manifests/*", "/v2/*/referrers/*"] {
+        up.on(pattern).always(Act::status(503));
+    }
+    for (path, asked) in [(&path, format!("GET {path}")), (&tag, format!("HEAD {tag}"))] {
+        let before = up.count(&asked);
+        let answer = mirror.get(path).await;
+        assert_eq!((answer.status(), answer.header("warning").is_some()), (200, true), "{path}: {}", answer.text());
+        assert!(up.count(&asked) > before, "{path} is due");
+    }
+    assert_eq!(digests(&mirror.get(&path).await).len(), artifacts.len());
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::cache::records::TagRecord;
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp};
 use crate::oci::MediaType;
 
 /// A bundle of which the rest comes later.
@@ -61,7 +61,7 @@ async fn a_refused_bundle_takes_nothing_from_others() {
         }
         site.cache.put(named, Bytes::from(manifest)).await.unwrap();
         site.cache.learn_manifest(&scope, &named, &MediaType::OCI_MANIFEST).await;
-        let record = TagRecord { digest: named, checked_at: Timestamp(1), imported: false };
+        let record = TagRecord { digest: named, checked_at: Moment(1), imported: false };
         site.cache.set_tag(&scope, &"1".parse().unwrap(), record).await.unwrap();
 
         go.send(()).unwrap();
