@@ -6,9 +6,7 @@
 //! Called wherever a manifest enters, and where a cached one is read whose type is not known any more.
 
 use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
@@ -20,7 +18,7 @@ use super::platform::Platform;
 /// The largest manifest that is taken in. Clients stop at 4 MiB; the specification wants at least that.
 pub const MAX_MANIFEST: u64 = 8 << 20;
 
-/// A reference from a manifest to content. Its `urls` are not read: a mirror never fetches them (CVE-2020-15157).
+/// A reference from a manifest to content. Its `urls` are never fetched (CVE-2020-15157).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// What it names.
@@ -29,6 +27,9 @@ pub struct Descriptor {
     pub size: u64,
     /// For what machine, where an index says so.
     pub platform: Option<Platform>,
+    /// A registry may have taken the manifest without having this: it has `urls`, or is of a type that is not distributed, or
+    /// somebody else may read another digest, type or address in it than is read here.
+    pub elsewhere: bool,
 }
 
 /// What a manifest says of itself.
@@ -131,9 +132,16 @@ impl Manifest {
             return Err(ManifestError::Missing(media_type, "config"));
         }
         let blobs = document.config.into_iter().chain(document.layers.into_iter().flatten());
-        let blobs = blobs.chain(document.blobs.into_iter().flatten()).map(|Object(blob)| blob.into()).collect();
-        let manifests = document.manifests.into_iter().flatten().map(|Object(manifest)| manifest.into()).collect();
+        let blobs = blobs.chain(document.blobs.into_iter().flatten()).map(Descriptor::from).collect();
+        let manifests = document.manifests.into_iter().flatten().map(Descriptor::from).collect();
         Ok(Self { media_type, manifests, blobs })
+    }
+
+    /// What a repository that has this manifest has, too, because registries refuse one that names what is not there: its own
+    /// config and layers. Of a kind that they do not know they check nothing, nor of what may be elsewhere; and that an index is
+    /// there says nothing of its manifests.
+    pub fn owns(&self, blob: &Descriptor) -> bool {
+        !blob.elsewhere && (self.media_type.is_image() || self.media_type.is_artifact())
     }
 }
 
@@ -143,50 +151,90 @@ impl Manifest {
 struct Document {
     schema_version: Option<serde_json::Value>,
     media_type: Option<String>,
-    manifests: Option<Vec<Object<RawDescriptor>>>,
-    config: Option<Object<RawDescriptor>>,
-    layers: Option<Vec<Object<RawDescriptor>>>,
-    blobs: Option<Vec<Object<RawDescriptor>>>,
+    manifests: Option<Vec<RawDescriptor>>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    blobs: Option<Vec<RawDescriptor>>,
     /// Read to see that it is a descriptor.
     #[serde(rename = "subject")]
-    _subject: Option<Object<RawDescriptor>>,
+    _subject: Option<RawDescriptor>,
 }
 
-#[derive(Deserialize)]
 struct RawDescriptor {
     digest: Digest,
     size: u64,
     /// For people and pins: a strange one refuses no manifest.
     platform: Option<serde_json::Value>,
+    elsewhere: bool,
 }
 
 impl From<RawDescriptor> for Descriptor {
-    fn from(RawDescriptor { digest, size, platform }: RawDescriptor) -> Self {
-        Self { digest, size, platform: platform.and_then(|platform| serde_json::from_value(platform).ok()) }
+    fn from(RawDescriptor { digest, size, platform, elsewhere }: RawDescriptor) -> Self {
+        Self { digest, size, platform: platform.and_then(|platform| serde_json::from_value(platform).ok()), elsewhere }
     }
 }
 
-/// A JSON object. What serde derives takes an array of the fields' values as well, which no other reader does.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de> Deserialize<'de> for RawDescriptor {
+    /// What serde derives takes an array of the fields' values as well, which no other reader does.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read<T>(PhantomData<T>);
+        struct Read;
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
-            type Value = Object<T>;
+        impl<'de> Visitor<'de> for Read {
+            type Value = RawDescriptor;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawDescriptor, A::Error> {
+                let (mut digest, mut size, mut platform, mut elsewhere) = (None, None, None, false);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "digest" => once(&mut digest, "digest", map.next_value()?)?,
+                        "size" => once(&mut size, "size", map.next_value()?)?,
+                        "platform" => once(&mut platform, "platform", map.next_value()?)?,
+                        "mediaType" => elsewhere |= may_be_elsewhere(&map.next_value()?),
+                        "urls" => elsewhere |= !is_nothing(&map.next_value()?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            elsewhere |= ["digest", "mediaType", "urls"].into_iter().any(|known| folded(&key).eq(folded(known)));
+                        }
+                    }
+                }
+                let digest = digest.ok_or_else(|| serde::de::Error::missing_field("digest"))?;
+                let size = size.ok_or_else(|| serde::de::Error::missing_field("size"))?;
+                Ok(RawDescriptor { digest, size, platform, elsewhere })
             }
         }
 
-        deserializer.deserialize_map(Read(PhantomData))
+        deserializer.deserialize_map(Read)
     }
+}
+
+/// Takes the value of a key that may be there once: some readers take the first, some the last.
+fn once<T, E: serde::de::Error>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(name)),
+    }
+}
+
+/// Whether a type, as it stands in a descriptor, is one of those that are not distributed ("foreign" to Docker). One that is no
+/// text can be anything.
+fn may_be_elsewhere(media_type: &serde_json::Value) -> bool {
+    match media_type {
+        serde_json::Value::Null => false,
+        serde_json::Value::String(text) => {
+            let text = text.to_ascii_lowercase();
+            ["foreign", "nondistributable"].into_iter().any(|word| text.contains(word))
+        }
+        _ => true,
+    }
+}
+
+/// Whether a list of addresses has none, as Go may write it.
+fn is_nothing(urls: &serde_json::Value) -> bool {
+    urls.is_null() || urls.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Which of the keys that decide the kind stand in the document, be their value `null` or empty: Go writes an empty list so.

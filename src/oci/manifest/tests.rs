@@ -371,3 +371,42 @@ proptest! {
         prop_assert!(!cut || parsed.is_err());
     }
 }
+
+/// Registries refuse a manifest that names a config or layer that is not there; they let much else pass.
+#[test]
+fn a_manifest_owns_what_its_registry_must_have() {
+    let owned = |manifest: &Value, kind: &str| {
+        let parsed = parse(manifest, Some(kind)).unwrap();
+        parsed.blobs.iter().map(|blob| parsed.owns(blob)).collect::<Vec<_>>()
+    };
+    assert_eq!(owned(&image(), OCI_MANIFEST), [true; 3]);
+    assert_eq!(owned(&image(), DOCKER_MANIFEST), [true; 3]);
+    assert_eq!(owned(&image(), "application/vnd.example.thing+json"), [false; 3], "what it is checked for is not known");
+    for (key, value, own) in [
+        ("urls", json!(["https://x.example/layer"]), false),
+        ("urls", json!("https://x.example/layer"), false),
+        ("urls", json!([]), true),
+        ("urls", json!(null), true),
+        ("URLs", json!(["https://x.example/layer"]), false),
+        ("url\u{17f}", json!(["https://x.example/layer"]), false),
+        ("mediaType", json!("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"), false),
+        ("mediaType", json!("application/vnd.docker.image.rootfs.Foreign.diff.tar.gzip"), false),
+        ("mediaType", json!(null), true),
+        ("mediaType", json!(1), false),
+        ("MediaType", json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"), false),
+        ("Digest", json!(digest("another")), false),
+        ("annotations", json!({ "urls": ["https://x.example/layer"] }), true),
+        ("artifactType", json!("application/vnd.example.foreign"), true),
+    ] {
+        let mut manifest = image();
+        manifest["layers"][1][key] = value.clone();
+        assert_eq!(owned(&manifest, OCI_MANIFEST), [true, true, own], "{key} {value}");
+        let mut manifest = image();
+        manifest["config"][key] = value.clone();
+        assert_eq!(owned(&manifest, OCI_MANIFEST), [own, true, true], "{key} {value}");
+    }
+    for twice in [r#""digest": "sha256:0", "#, r#""size": 7, "#] {
+        let text = image().to_string().replacen("\"mediaType\"", &format!("{twice}\"mediaType\""), 1);
+        assert!(matches!(Manifest::parse(text.as_bytes(), Some(OCI_MANIFEST)), Err(ManifestError::Json { .. })), "{text}");
+    }
+}
