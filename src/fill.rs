@@ -71,6 +71,11 @@ pub struct Fill {
 }
 
 impl Fill {
+    /// Whether its upstream has sent anything of it, and so has said that it has it.
+    fn is_given(&self) -> bool {
+        !self.givers.lock().is_empty()
+    }
+
     fn is_given_by(&self, giver: Giver) {
         let mut givers = self.givers.lock();
         if !givers.contains(&giver) {

@@ -6,8 +6,8 @@
 //!
 //! Built from the records and manifests on disk after the start, kept up to date by the pulls; for people (`ls`,
 //! `explain`, `purge`), for pins, for quotas, and so that the use of a manifest counts as a use of its layers. Parts
-//! are numbers of the [`super::index`], 4 bytes each. Nothing that is served depends on it. Its lock is taken before
-//! the index's, never after.
+//! are numbers of the [`super::index`], 4 bytes each. Of what is served, only content that is not everybody's
+//! depends on it ([`holding`]). Its lock is taken before the index's, never after.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -73,6 +73,8 @@ struct Edge {
     /// A number of `platforms`.
     platform: Option<NonZeroU32>,
     is_manifest: bool,
+    /// A repository that has the manifest has this, too ([`Manifest::owns`]).
+    is_own: bool,
 }
 
 #[derive(Debug)]
@@ -263,7 +265,9 @@ impl Catalog {
         let descriptors = manifest.manifests.iter().map(|d| (d, true)).chain(manifest.blobs.iter().map(|d| (d, false)));
         let parts = descriptors.map(|(descriptor, is_manifest)| {
             let id = state.refer(&descriptor.digest, descriptor.size, class);
-            Edge { id, slot: inner.owners.add(id, own), platform: inner.platforms.number(descriptor), is_manifest }
+            let is_own = !is_manifest && manifest.owns(descriptor);
+            let slot = if is_own { inner.owners.add_own(id, own) } else { inner.owners.add(id, own) };
+            Edge { id, slot, platform: inner.platforms.number(descriptor), is_manifest, is_own }
         });
         let parts = parts.collect();
         inner.images.insert(own, Image { parts });

@@ -26,7 +26,8 @@ mod state;
 pub use due::Sum;
 pub use hold::Hold;
 pub use reservation::{Claim, Reservation};
-use state::{Share, State};
+use state::Share;
+pub(super) use state::State;
 
 /// How much the disk tier may hold.
 #[derive(Clone, Copy, Debug)]

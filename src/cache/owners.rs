@@ -1,5 +1,5 @@
-//! Who refers to what, both by small numbers: of each object, the manifests that name it; of each manifest, the
-//! repositories that have it.
+//! Who refers to what, both by small numbers: of each object, the manifests that name it, and which of them as their own; of
+//! each manifest, the repositories that have it.
 //!
 //! 12 bytes a reference and 4 an object. A reference is added and removed in O(1), whatever number of others there are:
 //! a base layer may be named by 10^5 manifests. Pure; used by [`super::catalog`] under its lock.
@@ -8,6 +8,9 @@ use super::evict::Id;
 use super::segments::Segments;
 
 const NONE: Id = Id::MAX;
+
+/// Set in an owner of what is its own. Numbers do not get there: so many objects would take 128 GiB of memory.
+const OWN: Id = 1 << 31;
 
 /// The first reference to an object.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,12 @@ impl Owners {
         slot
     }
 
+    /// As [`Owners::add`], of what is `owner`'s own.
+    pub fn add_own(&mut self, id: Id, owner: Id) -> Id {
+        debug_assert_eq!(owner & OWN, 0);
+        self.add(id, owner | OWN)
+    }
+
     /// Takes back what [`Owners::add`] noted for `id`.
     pub fn remove(&mut self, id: Id, slot: Id) {
         let Link { before, after, .. } = self.links[slot];
@@ -68,6 +77,15 @@ impl Owners {
 
     /// Who refers to an object.
     pub fn of(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
+        self.links(id).map(|owner| owner & !OWN)
+    }
+
+    /// Whose own it is.
+    pub fn whose(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
+        self.links(id).filter(|owner| owner & OWN != 0).map(|owner| owner & !OWN)
+    }
+
+    fn links(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
         let first = self.heads.get(id).map_or(NONE, |head| head.0);
         let slots = std::iter::successors((first != NONE).then_some(first), |slot| {
             let after = self.links[*slot].after;
@@ -82,26 +100,39 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Sorted, to be compared.
+    trait Sorted: Iterator<Item = Id> + Sized {
+        fn sorted(self) -> Vec<Id> {
+            let mut all: Vec<Id> = self.collect();
+            all.sort_unstable();
+            all
+        }
+    }
+
+    impl<I: Iterator<Item = Id>> Sorted for I {}
+
     proptest! {
         /// Whatever is added and removed, in whatever order, what is left is found and nothing else.
         #[test]
-        fn as_a_list_of_pairs(steps in prop::collection::vec((0..6u32, 0..6u32, any::<bool>()), 0..200)) {
+        fn as_a_list_of_pairs(steps in prop::collection::vec((0..6u32, 0..6u32, any::<bool>(), any::<bool>()), 0..200)) {
             let mut owners = Owners::default();
-            let mut pairs: Vec<(Id, Id, Id)> = Vec::new();
-            for (id, owner, add) in steps {
-                match pairs.iter().position(|(known, _, _)| *known == id) {
+            let mut links: Vec<(Id, Id, bool, Id)> = Vec::new();
+            for (id, owner, own, add) in steps {
+                match links.iter().position(|link| link.0 == id) {
                     Some(at) if !add => {
-                        let (id, _, slot) = pairs.remove(at);
+                        let (id, .., slot) = links.remove(at);
                         owners.remove(id, slot);
                     }
-                    _ => pairs.push((id, owner, owners.add(id, owner))),
+                    _ if own => links.push((id, owner, own, owners.add_own(id, owner))),
+                    _ => links.push((id, owner, own, owners.add(id, owner))),
                 }
                 for id in 0..8 {
-                    let mut found: Vec<Id> = owners.of(id).collect();
-                    let mut wanted: Vec<Id> = pairs.iter().filter(|pair| pair.0 == id).map(|pair| pair.1).collect();
-                    found.sort_unstable();
-                    wanted.sort_unstable();
-                    prop_assert_eq!(found, wanted);
+                    let wanted = |own: bool| {
+                        let links = links.iter().filter(|link| link.0 == id && (link.2 || !own));
+                        links.map(|link| link.1).sorted()
+                    };
+                    prop_assert_eq!(owners.of(id).sorted(), wanted(false));
+                    prop_assert_eq!(owners.whose(id).sorted(), wanted(true));
                 }
             }
         }

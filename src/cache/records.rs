@@ -341,8 +341,10 @@ impl Cache {
     pub async fn set_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: &AbsenceRecord) {
         let Some(subject) = tag.subject() else { return };
         if !self.catalog.has_manifest(scope, &subject) {
-            // The manifest came through another repository, and this one has a tag or an index that names it.
-            let known = self.catalog.is_manifest(&subject) && self.catalog.holds(scope, &subject);
+            // The manifest came through another repository, and this one has a tag or an index that names it. That is no proof
+            // of what a private upstream has there, and the record would be one.
+            let named = || self.catalog.holds_manifest(scope, &subject) || self.catalog.names_manifest(scope, &subject);
+            let known = !self.confined.is_private(&scope.upstream) && self.catalog.is_manifest(&subject) && named();
             let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
             self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
         }

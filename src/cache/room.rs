@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::confined::Came;
 use super::index::{Claim, Class, Limits, Place, Reservation, Victim};
 use super::store::{Space, Verified, stamp};
 use super::{Cache, NoRoom, OfQuota, SMALL, read};
@@ -183,9 +184,15 @@ impl Cache {
     }
 
     /// As [`Cache::publish`], of what came through `upstream`, whosever that is by now.
-    pub fn publish_from(&self, upstream: &UpstreamName, verified: Verified, reservation: Reservation) -> io::Result<()> {
+    pub fn publish_from(
+        &self,
+        upstream: &UpstreamName,
+        came: Came,
+        verified: Verified,
+        reservation: Reservation,
+    ) -> io::Result<()> {
         let digest = *verified.digest();
-        match self.confine_for_good(&digest, upstream) {
+        match self.confine_for_good(&digest, upstream, came) {
             Ok(_steady) => self.publish(verified, reservation),
             Err(error) => {
                 self.discard(&digest, Some(verified.given_up()), reservation);
@@ -235,7 +242,7 @@ impl Cache {
     pub async fn put_from(self: &Arc<Self>, upstream: UpstreamName, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
         let reservation = self.reserve(bytes.len() as u64).await;
         let stored = self.blocking(move |cache| {
-            let _steady = cache.confine_for_good(&digest, &upstream)?;
+            let _steady = cache.confine_for_good(&digest, &upstream, Came::Sent)?;
             cache.store_whole(digest, bytes, reservation)
         });
         stored.await?

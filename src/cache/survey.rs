@@ -77,9 +77,10 @@ impl Cache {
                     digest
                 }
             };
-            failed = failed.and(self.survey_manifest(&scope, &root, None));
+            // What they are made of, and not that the repository has them: that is for records to say.
+            failed = failed.and(self.survey_parts(&root, None));
             for part in self.catalog.parts(&root).into_iter().flatten().filter(|part| part.is_manifest) {
-                failed = failed.and(self.survey_manifest(&scope, &part.digest, None));
+                failed = failed.and(self.survey_parts(&part.digest, None));
             }
         }
         self.reprotect();
@@ -166,9 +167,14 @@ impl Cache {
         let _ = learnt.await;
     }
 
-    /// Reads one manifest, if it is here, and compares the sizes of its parts with what it says.
+    /// Reads one manifest of a repository, if it is here.
     pub(super) fn survey_manifest(&self, scope: &Scope, digest: &Digest, media_type: Option<&str>) -> io::Result<()> {
         self.catalog.set_manifest(scope, digest, self.class(scope));
+        self.survey_parts(digest, media_type)
+    }
+
+    /// Reads what one manifest is made of, if it is here, and compares the sizes of its parts with what it says.
+    fn survey_parts(&self, digest: &Digest, media_type: Option<&str>) -> io::Result<()> {
         if self.catalog.is_manifest(digest) {
             return Ok(());
         }

@@ -56,6 +56,12 @@ impl FillReader {
         self.fill.source.upstream.name()
     }
 
+    /// Whether that upstream has sent anything of it. Not if all of it was here when the fill began. Known once there is a
+    /// [`FillReader::head`].
+    pub fn is_given(&self) -> bool {
+        self.fill.is_given()
+    }
+
     /// Keeps a value until the fill ends. For the one who began it.
     pub fn keep(&self, kept: impl Any + Send) {
         *self.fill.kept.lock() = Some(Box::new(kept));

@@ -14,6 +14,7 @@ use super::extents::Extents;
 use super::table::{Entry, Fills};
 use super::{Fill, FillError, Source, part, plan};
 use crate::cache::Panicked;
+use crate::cache::confined::Came;
 use crate::cache::index::{self, Reservation};
 use crate::cache::store::{Disproved, Ingest};
 use crate::oci::Scope;
@@ -135,8 +136,13 @@ impl Run {
             } else {
                 tracing::info!(%digest, %upstream, %repository, reason, %error, "fill ended early");
             }
-            // A task that panicked may have left something.
-            let _ = self.fills.cache.blocking(move |cache| cache.recount(&digest)).await;
+            let ended = self.fills.cache.blocking(move |cache| {
+                // A task that panicked may have left something.
+                cache.recount(&digest);
+                // Before it leaves the table: nobody else can have begun to rely on that.
+                cache.withdraw(&digest);
+            });
+            let _ = ended.await;
             entry.fail(error);
         }
     }
@@ -147,8 +153,13 @@ impl Run {
         }
         let digest = self.fill.digest;
         self.fills.cache.until_scanned().await?;
-        let class = self.class();
-        let (ingest, reservation) = self.fills.cache.blocking(move |cache| cache.resume(&digest, class)).await??;
+        let (class, upstream) = (self.class(), self.source.upstream.name().clone());
+        let begun = self.fills.cache.blocking(move |cache| {
+            // Before there is anything of it: nobody may take what this leaves for everybody's.
+            cache.expect(&digest, &upstream)?;
+            cache.resume(&digest, class)
+        });
+        let (ingest, reservation) = begun.await??;
         if !ingest.is_empty() {
             tracing::debug!(%digest, written_bytes = ingest.len(), "resuming what an earlier fill left");
         }
@@ -188,7 +199,8 @@ impl Run {
         // Readers go on to the end now; none of them waits for the disk.
         self.fill.progress.verified(len);
         let upstream = self.source.upstream.name().clone();
-        let published = self.fills.cache.blocking(move |cache| cache.publish_from(&upstream, verified, reservation)).await;
+        let came = if self.fill.is_given() { Came::Sent } else { Came::Left };
+        let published = self.fills.cache.blocking(move |cache| cache.publish_from(&upstream, came, verified, reservation)).await;
         if let Err(error) = published.map_err(std::io::Error::from).flatten() {
             // Every reader has what it asked for; only the cache has not.
             tracing::error!(%digest, %error, "a verified blob could not be published");

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::config;
 use crate::hop;
 use crate::metrics::Metrics;
-use crate::oci::Digest;
+use crate::oci::{Digest, UpstreamName};
 
 /// All fills of a mirror.
 #[derive(Debug)]
@@ -99,7 +99,14 @@ impl Fills {
 
     /// Whether a fill of `digest` runs that [`Fills::join`] would join.
     pub fn is_running(&self, digest: &Digest) -> bool {
-        self.table.lock().get(digest).is_some_and(|fill| !fill.progress.has_failed())
+        self.upstream_of(digest).is_some()
+    }
+
+    /// Through which upstream the fill runs that [`Fills::join`] would join.
+    pub fn upstream_of(&self, digest: &Digest) -> Option<UpstreamName> {
+        let table = self.table.lock();
+        let fill = table.get(digest).filter(|fill| !fill.progress.has_failed())?;
+        Some(fill.source.upstream.name().clone())
     }
 
     /// Ends all fills, leaving on disk what can be resumed; waits for them at most `patience`.

@@ -82,7 +82,10 @@ impl Pull {
             size: self.told_size(scope, digest),
         };
         if !self.is_open(scope) {
-            self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
+            match self.fills.upstream_of(digest) {
+                Some(through) => self.vouch_underway(scope, asker, digest, &through).await?,
+                None => self.vouch(scope, asker, Evidence::Blob(*digest)).await?,
+            }
         }
         let mut slot = None;
         loop {
@@ -99,8 +102,8 @@ impl Pull {
             if began && let Some(slot) = slot.take() {
                 reader.keep(slot);
             }
-            // By now the content is marked with the upstream that it comes through.
-            self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
+            // By now the content is closed, if its upstream is private.
+            self.vouch_underway(scope, asker, digest, reader.upstream()).await?;
             let size = match reader.head().await {
                 // A range needs the whole size, so that every ranged request gets the same kind of answer; and so does a
                 // client that would take the connection's end for the blob's.
@@ -108,7 +111,13 @@ impl Pull {
                 head => head,
             };
             match size {
-                Ok(size) => return Ok(request.blob(body::Source::Fill(reader), size, digest, ServedFrom::upstream(!began))),
+                Ok(size) => {
+                    if !reader.is_given() {
+                        // All of it was here already, whoever had sent it, and the upstream was not asked.
+                        self.vouch(scope, asker, Evidence::Blob(*digest)).await?;
+                    }
+                    return Ok(request.blob(body::Source::Fill(reader), size, digest, ServedFrom::upstream(!began)));
+                }
                 // Another repository or upstream failed; this request has its own.
                 Err(error) if !began && reader.leaves_hope(&error, &source) => {}
                 Err(FillError::NoRoom(_)) => {
@@ -124,20 +133,13 @@ impl Pull {
         self.metrics.access_refusals_total.with_label_values(&["too_many_fills"]).inc();
     }
 
-    /// Joins the fill of a blob, or begins it, after marking the content with its upstream. After an error the blob must
-    /// not be kept.
+    /// Joins the fill of a blob, or begins it, and sees to it that the content is closed if it comes through a private upstream.
+    /// After an error the blob must not be kept.
     pub(super) async fn join(&self, scope: &Scope, digest: &Digest, source: Source) -> io::Result<Join> {
-        let join = match self.fills.join_running(digest) {
-            Some(running) => running,
-            None => {
-                self.confine(scope, digest).await?;
-                self.fills.join(digest, source)
-            }
-        };
-        if !join.began {
-            // Its upstream may have become private after it began: then nobody has said that yet.
-            self.cache.confine_underway(digest, join.reader.upstream()).await?;
-        }
+        let join = self.fills.join(digest, source);
+        self.cache.expect_joined(digest, join.reader.upstream()).await.inspect_err(|error| {
+            tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot write down that this is not everybody's; it is not kept");
+        })?;
         Ok(join)
     }
 

@@ -62,18 +62,18 @@ impl Pull {
 
     /// A manifest's bytes, from the cache or the upstream. Cancel-safe.
     pub async fn manifest_bytes(self: &Arc<Self>, scope: &Scope, digest: &Digest) -> Result<Bytes, PullError> {
-        if let Some(held) = self.held(scope, digest).await {
-            // What came through a private upstream is shown for this repository only if its own upstream says that it has
-            // it.
-            self.vouch(scope, &Asker::Mirror, Evidence::Manifest(Reference::Digest(*digest))).await?;
-            return Ok(held.bytes);
-        }
-        if self.is_offline(scope) {
-            return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
-        }
-        let bytes = self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held.bytes;
-        self.vouch_for_others(scope, Evidence::Manifest(Reference::Digest(*digest)), digest).await?;
-        Ok(bytes)
+        let held = match self.held(scope, digest).await {
+            Some(held) => held,
+            None if self.is_offline(scope) => {
+                return Err(PullError::Offline { scope: scope.clone(), what: What::Manifest(*digest) });
+            }
+            None => self.fetch_manifest(scope, &Asker::Mirror, digest).await?.held,
+        };
+        // What came through a private upstream, or another repository of it, is shown for this one only if its own upstream says
+        // that it has it. That is written down, so that it is known when there is nobody to ask.
+        self.vouch(scope, &Asker::Mirror, Evidence::Manifest(Reference::Digest(*digest))).await?;
+        self.adopt(scope, digest, &held.media_type).await;
+        Ok(held.bytes)
     }
 
     /// Brings a blob of `size` bytes into the cache; `progress` is told how many bytes are here. `false`: it was here

@@ -160,7 +160,8 @@ impl Pull {
     /// Pulls a manifest by digest for a client that named it: with the memory of a "not found", and not offline.
     async fn pull_manifest(self: &Arc<Self>, scope: &Scope, asker: &Asker, digest: &Digest) -> Result<Pulled, PullError> {
         let asking = async {
-            if !self.is_open(scope) {
+            // Where an index of the repository names it, the pull itself is the question.
+            if !self.is_open(scope) && !self.cache.catalog.names_manifest(scope, digest) {
                 self.vouch(scope, asker, Evidence::Manifest(Reference::Digest(*digest))).await?;
             }
             self.fetch_manifest(scope, asker, digest).await
@@ -176,8 +177,6 @@ impl Pull {
         asker: &Asker,
         digest: &Digest,
     ) -> Result<Pulled, PullError> {
-        // Marked before it comes, because whoever joins looks at the mark. If that fails it is not kept.
-        let _ = self.confine(scope, digest).await;
         loop {
             let flight = || {
                 let (this, scope, asker, digest) = (self.clone(), scope.clone(), asker.clone(), *digest);
@@ -235,11 +234,6 @@ impl Pull {
         if self.is_open(scope) {
             // A public upstream has it.
             self.cache.release(digest, &scope.upstream).await;
-        } else if self.confine(scope, digest).await.is_err() {
-            return Ok(Held { bytes: fetched.bytes, media_type, tier: Tier::Memory });
-        } else {
-            // It may have been confined to others before.
-            self.admit(scope, digest).await;
         }
         if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");

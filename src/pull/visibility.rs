@@ -42,11 +42,12 @@ pub(super) struct Visibility {
     secrecy: Secrecy,
     verdicts: Memory<Key, Verdict>,
     checks: PullFlights<Key, ()>,
-    /// The upstream's word that a repository holds a digest.
-    words: Memory<(Scope, Digest), ()>,
+    /// The upstream's word that a repository holds this manifest, or this blob. One is no word on the other: a blob can be made to
+    /// look like a manifest, and then names what it likes.
+    words: Memory<(Scope, What), ()>,
     /// What the catalog said of what a repository holds: looking through a large one takes a while.
-    held: Memory<(Scope, Digest), ()>,
-    questions: PullFlights<(Scope, Digest, Option<Key>), ()>,
+    held: Memory<(Scope, What), ()>,
+    questions: PullFlights<(Scope, What, Option<Key>), ()>,
     patience: Patience,
 }
 
@@ -72,9 +73,9 @@ impl Visibility {
         self.questions.renew();
     }
 
-    /// The upstream said, whoever had asked, that a repository holds this.
-    pub fn heard(&self, scope: &Scope, digest: &Digest) {
-        self.words.insert((scope.clone(), *digest), ());
+    /// The upstream said, whoever had asked, that a repository holds this manifest or blob.
+    pub fn heard(&self, scope: &Scope, what: What) {
+        self.words.insert((scope.clone(), what), ());
     }
 }
 
@@ -99,6 +100,14 @@ impl Evidence {
             Self::Manifest(Reference::Tag(tag)) => What::Tag(tag.clone()),
             Self::Manifest(Reference::Digest(digest)) => What::Manifest(*digest),
             Self::Blob(digest) => What::Blob(*digest),
+        }
+    }
+
+    /// What it is evidence of, if the upstream names this digest.
+    fn of(&self, digest: Digest) -> What {
+        match self {
+            Self::Manifest(_) => What::Manifest(digest),
+            Self::Blob(_) => What::Blob(digest),
         }
     }
 }

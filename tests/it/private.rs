@@ -8,6 +8,7 @@ mod outages;
 mod portals;
 mod several;
 mod shared;
+mod tenants;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,32 +1,60 @@
 //! Which repository holds what, for content that is not everybody's. For `pull`, which asks before it shows any, and for
 //! [`super::super::confined`].
+//!
+//! A repository holds a manifest that came through it, that its upstream said to have there, or that one of its tags stands for;
+//! and what such a manifest has as its own ([`Manifest::owns`](crate::oci::Manifest::owns)), one level deep. Nothing else is
+//! proved by being named: registries take indexes, and much else, without having what these name.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Catalog, Repo};
+use super::{Catalog, Inner, Repo};
 use crate::cache::evict::Id;
+use crate::cache::index::State;
 use crate::oci::{Digest, Scope, UpstreamName};
 
-impl Catalog {
-    /// Whether a repository is known to have a manifest.
-    pub fn has_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
-        let inner = self.inner.lock();
-        let id = self.index.lock().objects.find(digest);
-        id.is_some_and(|id| inner.repos.get(&scope.to_string()).is_some_and(|repo| repo.manifests.contains_key(&id)))
+impl Inner {
+    /// Whether a repository holds a manifest.
+    fn has(&self, state: &State, repo: &Repo, id: Id) -> bool {
+        repo.manifests.contains_key(&id) || self.tagged.contains_key(&(state.objects.digest(id), repo.number))
     }
 
-    /// Whether a repository is known to hold an object: one of its tags or manifests is it or names it, an index's
-    /// manifests included, as far as they are here.
-    pub fn holds(&self, scope: &Scope, digest: &Digest) -> bool {
+    /// The manifests that a repository holds.
+    fn held_by(&self, state: &State, repo: &Repo) -> HashSet<Id> {
+        let tagged = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));
+        repo.manifests.keys().copied().chain(tagged).collect()
+    }
+}
+
+impl Catalog {
+    /// Whether it is written down that a repository has a manifest.
+    pub fn has_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.ask(scope, digest, |_, _, repo, id| repo.manifests.contains_key(&id))
+    }
+
+    /// Whether a repository holds a manifest.
+    pub fn holds_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.ask(scope, digest, |inner, state, repo, id| inner.has(state, repo, id))
+    }
+
+    /// Whether a repository holds a blob.
+    pub fn holds_blob(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.ask(scope, digest, |inner, state, repo, id| {
+            inner.has(state, repo, id) || inner.owners.whose(id).any(|owner| inner.has(state, repo, owner))
+        })
+    }
+
+    /// Whether a repository holds a manifest that names this one, as an index does: which says where it may be had, and
+    /// proves nothing.
+    pub fn names_manifest(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.ask(scope, digest, |inner, state, repo, id| inner.owners.of(id).any(|owner| inner.has(state, repo, owner)))
+    }
+
+    /// `false` where the repository or the object is unknown.
+    fn ask(&self, scope: &Scope, digest: &Digest, question: impl FnOnce(&Inner, &State, &Repo, Id) -> bool) -> bool {
         let inner = self.inner.lock();
         let state = self.index.lock();
         let (Some(id), Some(repo)) = (state.objects.find(digest), inner.repos.get(&scope.to_string())) else { return false };
-        let has = |root: Id| {
-            let tagged = || inner.tagged.contains_key(&(state.objects.digest(root), repo.number));
-            repo.manifests.contains_key(&root) || tagged()
-        };
-        // From the object upwards: what names it, and the indexes that name that.
-        has(id) || inner.owners.of(id).any(|owner| has(owner) || inner.owners.of(owner).any(has))
+        question(&inner, &state, repo, id)
     }
 
     /// The manifests of `private` upstreams' repositories of which it is not known what they are made of.
@@ -39,28 +67,32 @@ impl Catalog {
         unread.map(|(repo, id)| (repo.scope.clone(), state.objects.digest(id))).collect()
     }
 
-    /// What only repositories of upstreams that are `private` refer to, each with all of these.
+    /// What only repositories of upstreams that are `private` refer to, each with all of these that hold it.
     pub fn confined(&self, private: impl Fn(&UpstreamName) -> bool) -> Vec<(Digest, Vec<UpstreamName>)> {
         let inner = self.inner.lock();
         let state = self.index.lock();
+        let edges = |id: &Id| inner.images.get(id).into_iter().flat_map(|image| &image.parts);
         let below = |repo: &Repo| {
-            let tags = repo.tags.values().filter_map(|record| state.objects.find(&record.digest));
-            let mut all: HashSet<Id> = repo.manifests.keys().copied().chain(tags).collect();
+            let mut all = inner.held_by(&state, repo);
             for _ in 0..2 {
-                let parts =
-                    all.iter().filter_map(|id| inner.images.get(id)).flat_map(|image| image.parts.iter().map(|part| part.id));
-                all.extend(parts.collect::<Vec<_>>());
+                let parts: Vec<Id> = all.iter().flat_map(edges).map(|edge| edge.id).collect();
+                all.extend(parts);
             }
             all
         };
         let open: HashSet<Id> = inner.repos.values().filter(|repo| !private(&repo.scope.upstream)).flat_map(below).collect();
-        let theirs = inner.repos.values().filter(|repo| private(&repo.scope.upstream));
-        let theirs = theirs.flat_map(|repo| below(repo).into_iter().map(|id| (id, &repo.scope.upstream)));
         let mut holders: HashMap<Id, Vec<UpstreamName>> = HashMap::new();
-        for (id, upstream) in theirs.filter(|(id, _)| !open.contains(id)) {
-            let holders = holders.entry(id).or_default();
-            if !holders.contains(upstream) {
-                holders.push(upstream.clone());
+        for repo in inner.repos.values().filter(|repo| private(&repo.scope.upstream)) {
+            for id in below(repo).into_iter().filter(|id| !open.contains(id)) {
+                holders.entry(id).or_default();
+            }
+            let roots = inner.held_by(&state, repo);
+            let own = roots.iter().flat_map(edges).filter(|edge| edge.is_own).map(|edge| edge.id);
+            for id in roots.iter().copied().chain(own) {
+                let upstream = &repo.scope.upstream;
+                if let Some(holders) = holders.get_mut(&id).filter(|holders| !holders.contains(upstream)) {
+                    holders.push(upstream.clone());
+                }
             }
         }
         holders.into_iter().map(|(id, upstreams)| (state.objects.digest(id), upstreams)).collect()

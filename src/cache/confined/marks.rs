@@ -1,11 +1,12 @@
 //! Which content is confined to which upstreams: in memory, and each in a file. Called by [`super`] alone.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{fs, io, slice};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -16,8 +17,8 @@ use crate::oci::{Digest, UpstreamName};
 /// How often, and for how long after it was confined at the least, it is looked whether content is still here.
 pub(super) const LOOK: Duration = Duration::from_secs(3600);
 
-/// The upstreams that content is confined to, in order. None: it is not known yet, or the file does not say it any more. Then
-/// it is nobody's. Cheap to clone.
+/// The upstreams that content is confined to, in order: each has brought it whole, or said that it has it. None: nobody has yet,
+/// or the file does not say it any more. Then it is nobody's. Cheap to clone.
 pub type Holders = Arc<[UpstreamName]>;
 
 #[derive(Clone, Debug)]
@@ -26,11 +27,18 @@ struct Mark {
     since: Instant,
     /// The file says the same, so that the next process knows, too.
     written: bool,
+    /// Made for a download alone: it goes if that brings nothing.
+    awaited: bool,
 }
 
 impl Mark {
+    fn new(awaited: bool) -> Self {
+        Self { holders: Holders::default(), since: Instant::now(), written: false, awaited }
+    }
+
     /// Whether it says something new.
     fn add(&mut self, upstreams: &[UpstreamName]) -> bool {
+        self.awaited = false;
         if upstreams.iter().all(|upstream| self.holders.contains(upstream)) {
             return false;
         }
@@ -82,7 +90,9 @@ impl Confined {
             let Some(digest) = entry.file_name().to_str().and_then(Digest::from_file_name) else { continue };
             // A file that was cut off by a power cut still says that the content is not everybody's.
             let holders = fs::read_to_string(entry.path()).map(|text| parse(&text)).unwrap_or_default();
-            marks.insert(digest, Mark { holders, since, written: true });
+            // An import that broke off has left content, or a download in an earlier process nothing.
+            let awaited = holders.is_empty();
+            marks.insert(digest, Mark { holders, since, written: true, awaited });
         }
         let (active, private, steady) = (AtomicBool::new(!marks.is_empty()), ArcSwap::default(), RwLock::default());
         let (marks, files) = (RwLock::new(marks), Mutex::default());
@@ -132,20 +142,69 @@ impl Confined {
         self.folder.join(digest.file_name())
     }
 
-    /// Marks content in memory. Returns whether its file is still to be written: then the content must wait for that.
-    /// Content that is confined to others stays theirs, since nobody has said that it is anybody else's. Content of which
+    /// Content may be on its way: it is closed to all until an upstream has brought it whole, or says that it has it. Returns
+    /// whether the file of its mark is still to be written: then the content must wait for that.
+    pub(super) fn expect(&self, digest: Digest) -> bool {
+        self.mark(digest, true, |_| ())
+    }
+
+    /// The download that [`Confined::expect`] was for has ended without it.
+    pub(super) fn is_in_vain(&self, digest: &Digest) -> bool {
+        self.is_active() && self.marks.read().get(digest).is_some_and(|mark| mark.awaited)
+    }
+
+    /// Blocks. Drops the mark of what did not come, if nobody else has said anything of it.
+    pub(super) fn withdraw(&self, digest: &Digest) {
+        {
+            let mut marks = self.marks.write();
+            if !marks.get(digest).is_some_and(|mark| mark.awaited) {
+                return;
+            }
+            marks.remove(digest);
+        }
+        self.unwrite(digest);
+    }
+
+    /// Content that a bundle brings is marked in memory. Returns whether its file is still to be written: then the content must
+    /// wait for that. What is confined to others stays theirs, since nobody has said that it is anybody else's. Content of which
     /// nobody knows yet whose it is becomes that of `upstreams`.
     pub(super) fn insert(&self, digest: Digest, upstreams: &[UpstreamName]) -> bool {
+        self.mark(digest, false, |mark| {
+            mark.awaited = false;
+            if mark.holders.is_empty() {
+                mark.add(upstreams);
+            }
+        })
+    }
+
+    /// Content that has come whole through `upstream` is its own, besides whose it was. Returns whether that is still to be
+    /// written.
+    pub(super) fn bring(&self, digest: Digest, upstream: &UpstreamName) -> bool {
+        self.mark(digest, false, |mark| {
+            mark.add(slice::from_ref(upstream));
+        })
+    }
+
+    fn mark(&self, digest: Digest, awaited: bool, change: impl FnOnce(&mut Mark)) -> bool {
         let mut marks = self.marks.write();
-        let since = Instant::now();
-        let mark = marks.entry(digest).or_insert_with(|| Mark { holders: Holders::default(), since, written: false });
-        // The content is about to come again, so the next look must not drop its mark.
-        mark.since = since;
-        if mark.holders.is_empty() {
-            mark.add(upstreams);
-        }
+        let mark = marks.entry(digest).or_insert_with(|| Mark::new(awaited));
+        // The content is about to come, maybe again, so the next look must not drop its mark.
+        mark.since = Instant::now();
+        change(mark);
         self.active.store(true, Ordering::Release);
         !mark.written
+    }
+
+    /// Content that was everybody's is that of `upstreams` from now on. What is confined stays as it is: a manifest that names
+    /// it is no proof of whose it is. Returns whether its file is still to be written.
+    pub(super) fn confine(&self, digest: Digest, upstreams: &[UpstreamName]) -> bool {
+        match self.marks.write().entry(digest) {
+            Entry::Occupied(entry) => !entry.get().written,
+            Entry::Vacant(entry) => {
+                entry.insert(Mark::new(false)).add(upstreams);
+                true
+            }
+        }
     }
 
     /// These upstreams have the content, too. Returns whether that is new, and still to be written. What is public stays so.

@@ -81,15 +81,107 @@ async fn a_mark_that_cannot_be_written_confines_nothing_the_second_time_either()
     let folder = tempfile::tempdir().unwrap();
     let config = crate::config::Cache { dir: folder.path().join("cache"), ..crate::config::Cache::default() };
     let cache = Cache::open(&config, Arc::default()).unwrap();
-    let (digest, name) = (Digest::of(Algorithm::Sha256, b"a"), "private.example".parse().unwrap());
+    let (digest, name): (_, UpstreamName) = (Digest::of(Algorithm::Sha256, b"a"), "private.example".parse().unwrap());
     // A file where the folder belongs.
     fs::write(config.dir.join("private"), b"").unwrap();
+    cache.confined.set_private([name.clone()]);
     for _ in 0..2 {
-        cache.confine(&digest, &name).await.unwrap_err();
+        cache.expect(&digest, &name).unwrap_err();
+        cache.expect_joined(&digest, &name).await.unwrap_err();
     }
     fs::remove_file(config.dir.join("private")).unwrap();
-    cache.confine(&digest, &name).await.unwrap();
-    assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some([name].into()));
+    cache.expect(&digest, &name).unwrap();
+    assert_eq!(Confined::load(&cache.store).unwrap().of(&digest), Some(Holders::default()));
+}
+
+/// That something was asked for makes it nobody's, that nothing came makes it what it was, and that it came whole is what makes
+/// it an upstream's. A process that ends in between leaves it closed.
+#[tokio::test]
+async fn only_who_brings_it_whole_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, name) = cache(folder.path());
+    let (other, public): (UpstreamName, UpstreamName) = ("other.example".parse().unwrap(), "public.example".parse().unwrap());
+    tokio::spawn(cache.clone().maintain());
+    cache.confined.set_private([name.clone(), other.clone()]);
+    let content = bytes::Bytes::from_static(b"content");
+    let digest = Digest::of(Algorithm::Sha256, &content);
+    let of = || {
+        let written = Confined::load(&cache.store).unwrap().of(&digest);
+        assert_eq!(cache.confined.of(&digest), written, "memory and disk say the same");
+        written.map(|holders| holders.to_vec())
+    };
+    cache.expect(&digest, &public).unwrap();
+    assert_eq!(of(), None);
+    for _ in 0..2 {
+        cache.expect(&digest, &other).unwrap();
+        assert_eq!(of(), Some(vec![]));
+        cache.withdraw(&digest);
+        assert_eq!(of(), None);
+    }
+    // What is left of it stays closed, and so does what is in memory alone.
+    cache.expect(&digest, &other).unwrap();
+    let left = cache.store.ingest(&digest).unwrap();
+    cache.withdraw(&digest);
+    left.remove().unwrap();
+    cache.memory.insert(digest, content.clone());
+    cache.withdraw(&digest);
+    assert_eq!(of(), Some(vec![]));
+    cache.memory.forget(&digest);
+    // As what somebody else has said something of.
+    cache.admit(&digest, &name).await.unwrap();
+    cache.withdraw(&digest);
+    assert_eq!(of(), Some(vec![name.clone()]));
+    cache.confined.forget(Duration::ZERO, |_| false);
+    cache.expect(&digest, &other).unwrap();
+    cache.put_from(name.clone(), digest, content.clone()).await.unwrap();
+    cache.withdraw(&digest);
+    assert_eq!(of(), Some(vec![name.clone()]));
+    // Whoever brings it again has it, too; and what is everybody's is nobody's to close.
+    cache.put_from(other.clone(), digest, content.clone()).await.unwrap();
+    assert_eq!(of(), Some(vec![name.clone(), other.clone()].into_iter().collect::<BTreeSet<_>>().into_iter().collect()));
+    cache.release(&digest, &public).await;
+    cache.put_from(other, digest, content).await.unwrap();
+    cache.expect(&digest, &name).unwrap();
+    assert_eq!(of(), None);
+}
+
+/// A download whose bytes an earlier one had left, all of them, says nothing of the upstream that it was begun for.
+#[tokio::test]
+async fn what_was_left_whole_is_nobodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, name) = cache(folder.path());
+    cache.confined.set_private([name.clone()]);
+    for (content, came, expected) in [("a", Came::Left, vec![]), ("b", Came::Sent, vec![name.clone()])] {
+        let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
+        let reservation = cache.make_room(1, 0).unwrap();
+        let mut ingest = cache.store.ingest_whole(&digest).unwrap();
+        ingest.append(&[content.into()]).unwrap();
+        cache.publish_from(&name, came, ingest.verify().unwrap(), reservation).unwrap();
+        assert_eq!(Confined::load(&cache.store).unwrap().of(&digest).map(|holders| holders.to_vec()), Some(expected));
+    }
+}
+
+/// A manifest that names what is not here says nothing of whose it will be once it comes.
+#[tokio::test]
+async fn what_is_named_and_not_here_is_not_confined() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, name) = cache(folder.path());
+    tokio::spawn(cache.clone().maintain());
+    let (here, gone) = (bytes::Bytes::from_static(b"here"), Digest::of(Algorithm::Sha256, b"gone"));
+    let descriptor =
+        |digest| serde_json::json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": 4 });
+    let digest = Digest::of(Algorithm::Sha256, &here);
+    let manifest = serde_json::json!({ "schemaVersion": 2, "config": descriptor(digest), "layers": [descriptor(gone)] });
+    let manifest = bytes::Bytes::from(manifest.to_string());
+    let named_by = Digest::of(Algorithm::Sha256, &manifest);
+    cache.put_from(name.clone(), digest, here).await.unwrap();
+    cache.put_from(name.clone(), named_by, manifest.clone()).await.unwrap();
+    let scope = crate::oci::Scope { upstream: name.clone(), repository: "team/app".parse().unwrap() };
+    cache.learn_manifest(&scope, &named_by, &crate::oci::MediaType::OCI_MANIFEST).await;
+    cache.confined.set_private([name.clone()]);
+    cache.confine_known();
+    let of = |digest| cache.confined.of(&digest).map(|holders| holders.to_vec());
+    assert_eq!((of(digest), of(named_by), of(gone)), (Some(vec![name.clone()]), Some(vec![name]), None));
 }
 
 /// A cache, and the upstream that becomes private.
@@ -116,7 +208,7 @@ async fn what_is_published_after_its_upstream_became_private_is_confined() {
                 ingest.append(&[content.into()]).unwrap();
                 let verified = ingest.verify().unwrap();
                 start.wait();
-                cache.publish_from(&name, verified, reservation).unwrap();
+                cache.publish_from(&name, Came::Sent, verified, reservation).unwrap();
             });
             start.wait();
             cache.confined.set_private([name.clone()]);
@@ -148,8 +240,8 @@ async fn a_late_word_of_an_upstream_that_became_private_opens_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, name) = cache(folder.path());
     let (digest, public) = (Digest::of(Algorithm::Sha256, b"a"), "public.example".parse().unwrap());
-    cache.confine(&digest, &name).await.unwrap();
     cache.confined.set_private([name.clone()]);
+    cache.expect(&digest, &name).unwrap();
     cache.release(&digest, &name).await;
     assert!(cache.confined.of(&digest).is_some());
     cache.release(&digest, &public).await;

@@ -1,18 +1,19 @@
 //! Does this repository hold this digest?
 //!
 //! Content lies under its digest, wherever it came from. Under a repository of an upstream that is not everybody's it is
-//! served only if a tag or manifest of that repository, which is here, refers to it, or if the upstream says that the
-//! repository has it. What is confined to some upstreams ([`crate::cache::confined`]) is served for another one only once
-//! that one says that it has it, too, which is written down; if a public one says so, it is everybody's.
+//! served only if that repository is known to hold it by what is here ([`crate::cache::catalog`]), or if the upstream says that
+//! it has it there. What is confined to some upstreams ([`crate::cache::confined`]) is served for another one only once
+//! that one says that it has it, too, which is written down; if a public one says so, it is everybody's. What is on its way
+//! through an upstream is that one's for now.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::what::What;
 use super::super::{Pull, PullError};
 use super::{Asker, Evidence, is_open};
 use crate::cache::records::ManifestRecord;
-use crate::oci::{Digest, MediaType, Scope};
+use crate::oci::{Digest, MediaType, Reference, Scope, UpstreamName};
 
 /// How long a request waits until all that was on disk at the start is known, where nobody else can tell.
 const START: Duration = Duration::from_secs(10);
@@ -36,23 +37,38 @@ impl Pull {
         }
         let site = self.site(scope)?;
         let digest = match &evidence {
-            Evidence::Blob(digest) | Evidence::Manifest(crate::oci::Reference::Digest(digest)) => *digest,
+            Evidence::Blob(digest) | Evidence::Manifest(Reference::Digest(digest)) => *digest,
             // The upstream resolved it, in this repository.
-            Evidence::Manifest(crate::oci::Reference::Tag(_)) => return Ok(()),
+            Evidence::Manifest(Reference::Tag(_)) => return Ok(()),
         };
         let confined = self.cache.confined.of(&digest);
         if is_open(site.visibility) && confined.is_none() {
             return Ok(());
         }
-        if self.visibility.words.contains_key(&(scope.clone(), digest)) {
+        if self.visibility.words.contains_key(&(scope.clone(), evidence.of(digest))) {
             // It may have come through another upstream since.
             self.admit(scope, &digest).await;
             return Ok(());
         }
-        if self.is_known_to_hold(scope, &digest) {
+        if self.is_known_to_hold(scope, evidence.of(digest)) {
             return Ok(());
         }
         Box::pin(self.ask_for_word(scope, asker, &evidence, digest)).await
+    }
+
+    /// The same of a blob that is on its way `through` an upstream. To be called before the first of its bytes is here: they are
+    /// the word of that one.
+    pub(in crate::pull) async fn vouch_underway(
+        self: &Arc<Self>,
+        scope: &Scope,
+        asker: &Asker,
+        digest: &Digest,
+        through: &UpstreamName,
+    ) -> Result<(), PullError> {
+        if *through == scope.upstream && !self.is_open(scope) && self.is_shown_to_hold(scope, What::Blob(*digest)) {
+            return Ok(());
+        }
+        self.vouch(scope, asker, Evidence::Blob(*digest)).await
     }
 
     /// Asks the upstream whether the repository holds this. Where it cannot be asked, waits until everything here is
@@ -64,12 +80,13 @@ impl Pull {
         evidence: &Evidence,
         digest: Digest,
     ) -> Result<(), PullError> {
+        let what = evidence.of(digest);
         let flight = || {
             let (this, upstream) = (self.clone(), self.upstream(scope, asker));
             let (scope, evidence) = (scope.clone(), evidence.clone());
             async move {
                 this.ask_for_proof(&*upstream?, &scope, &evidence).await?;
-                this.visibility.heard(&scope, &digest);
+                this.visibility.heard(&scope, evidence.of(digest));
                 match this.is_open(&scope) {
                     true => this.cache.release(&digest, &scope.upstream).await,
                     false => this.admit(&scope, &digest).await,
@@ -77,10 +94,10 @@ impl Pull {
                 Ok(())
             }
         };
-        let key = (scope.clone(), digest, asker.key());
+        let key = (scope.clone(), what.clone(), asker.key());
         let asking = async { self.visibility.questions.join(key, flight).await.ok_or(PullError::Internal)?.value };
-        match self.unless_absent(scope, asker, &evidence.what(), asking).await {
-            Err(error) if error.is_unanswered() && self.was_known_to_hold(scope, &digest).await => {
+        match self.unless_absent(scope, asker, &what, asking).await {
+            Err(error) if error.is_unanswered() && self.was_known_to_hold(scope, what.clone()).await => {
                 tracing::debug!(%digest, upstream = %scope.upstream, %error, "known since the start to be the repository's");
                 Ok(())
             }
@@ -88,40 +105,36 @@ impl Pull {
         }
     }
 
-    /// Whether what is here proves it. A public upstream's manifests prove nothing: whoever writes one need not have what
-    /// it names.
-    fn is_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
-        let own = match self.cache.confined.of(digest) {
-            None => true,
-            Some(holders) => holders.contains(&scope.upstream),
-        };
-        if !own || self.is_open(scope) {
-            return false;
-        }
-        // What the catalog said is remembered; the mark is looked at each time.
-        let key = (scope.clone(), *digest);
-        let held = self.visibility.held.contains_key(&key) || self.cache.catalog.holds(scope, digest);
+    /// Whether what is here proves it: that the repository has it, and that it is its upstream's.
+    fn is_known_to_hold(&self, scope: &Scope, what: What) -> bool {
+        let (What::Manifest(digest) | What::Blob(digest)) = &what else { return false };
+        // What has no mark is everybody's, or is not here, nor anything of it.
+        let own = self.cache.confined.of(digest).is_none_or(|holders| holders.contains(&scope.upstream));
+        own && !self.is_open(scope) && self.is_shown_to_hold(scope, what)
+    }
+
+    /// Whether what is here of the repository shows that it has this. A public upstream's manifests prove nothing: whoever writes
+    /// one need not have what it names.
+    fn is_shown_to_hold(&self, scope: &Scope, what: What) -> bool {
+        // What the catalog said is remembered; marks are looked at each time.
+        let key = (scope.clone(), what);
+        let held = self.visibility.held.contains_key(&key)
+            || match &key.1 {
+                What::Manifest(digest) => self.cache.catalog.holds_manifest(scope, digest),
+                What::Blob(digest) => self.cache.catalog.holds_blob(scope, digest),
+                What::Tag(_) | What::Tags | What::Referrers(_) => false,
+            };
         if held {
             self.visibility.held.insert(key, ());
         }
         held
     }
 
-    /// The same, once everything on disk has been read.
-    async fn was_known_to_hold(&self, scope: &Scope, digest: &Digest) -> bool {
+    /// As [`Pull::is_known_to_hold`], once everything on disk has been read.
+    async fn was_known_to_hold(&self, scope: &Scope, what: What) -> bool {
         // It may have been read to its end since the first look.
         let _ = tokio::time::timeout(START, self.cache.until_surveyed()).await;
-        self.is_known_to_hold(scope, digest)
-    }
-
-    /// Content is about to come through this scope. After an error it must not be kept.
-    pub(in crate::pull) async fn confine(&self, scope: &Scope, digest: &Digest) -> io::Result<()> {
-        if self.is_open(scope) {
-            return Ok(());
-        }
-        self.cache.confine(digest, &scope.upstream).await.inspect_err(|error| {
-            tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot write down whose content this is; it is not kept");
-        })
+        self.is_known_to_hold(scope, what)
     }
 
     /// The upstream said that it has this: writes that down, for the next process, too. If that fails, the next process
@@ -140,7 +153,7 @@ impl Pull {
         if self.is_open(scope) {
             return;
         }
-        self.visibility.heard(scope, digest);
+        self.visibility.heard(scope, What::Manifest(*digest));
         self.admit(scope, digest).await;
         if !self.cache.catalog.has_manifest(scope, digest) {
             let record = ManifestRecord { media_type: media_type.clone() };

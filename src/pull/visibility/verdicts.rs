@@ -151,7 +151,7 @@ impl Pull {
         match said {
             Ok(digest) => {
                 counted("yes");
-                self.visibility.heard(scope, &digest);
+                self.visibility.heard(scope, evidence.of(digest));
                 let until = started + site.verdict_for;
                 self.keep_verdict(key, Verdict { until, refusal: None }, epoch);
                 Ok(())

@@ -31,6 +31,8 @@ pub(super) struct Plan {
     built: docker::Built,
     images: Vec<(Root, Manifests, Platforms)>,
     lists: Vec<List>,
+    /// What looks like a manifest, and is only a blob of one.
+    blobs: Vec<Digest>,
     /// Everything that its images need: nothing of that may be taken back.
     pub kept: Kept,
 }
@@ -63,6 +65,7 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
         seen: HashSet::new(),
         sizes: HashMap::new(),
         manifests: Vec::new(),
+        blobs: Vec::new(),
         private: None,
         kept: Kept::default(),
     };
@@ -86,8 +89,8 @@ pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Op
     if !problems.is_empty() {
         return Err(ImportError::Bad(problems.join("\n")));
     }
-    let kept = walk.kept;
-    Ok(Plan { built, images, lists, kept })
+    let Walk { blobs, kept, .. } = walk;
+    Ok(Plan { built, images, lists, blobs, kept })
 }
 
 /// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
@@ -100,7 +103,7 @@ pub(super) async fn publish(
     private: &BTreeSet<UpstreamName>,
     turn: &Turn,
 ) -> Result<Report, ImportError> {
-    for (digest, _) in plan.manifests().map(|(_, manifest)| manifest) {
+    for digest in plan.blobs.iter().chain(plan.manifests().map(|(_, (digest, _))| digest)) {
         store_manifest(cache, staged, &plan, *digest).await?;
     }
     let (this, all) = (cache.clone(), plan.clone());
@@ -173,12 +176,13 @@ async fn store_manifest(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan, d
         (None, None) => Ok(waiting.spooled(&digest)?.map(Bytes::from)),
     };
     if let Some(bytes) = spawn_blocking(lacking).await.map_err(io::Error::other).flatten()? {
-        if let Some(upstream) = plan.kept.holder(&digest) {
-            cache.confine(&digest, upstream).await.map_err(full)?;
-        }
         // Before it is there: what does not get to the disk is in memory all the same.
         staged.note(digest, bytes.len() as u64);
-        cache.put(digest, bytes).await.map_err(no_room)?;
+        match plan.kept.holder(&digest) {
+            Some(upstream) => cache.put_from(upstream.clone(), digest, bytes).await,
+            None => cache.put(digest, bytes).await,
+        }
+        .map_err(no_room)?;
     }
     Ok(())
 }
@@ -281,6 +285,8 @@ struct Walk<'a> {
     sizes: HashMap<Digest, u64>,
     /// What that has, children first.
     manifests: Manifests,
+    /// What waits to be stored with the manifests, and is none of them.
+    blobs: Vec<Digest>,
     /// The upstream of what is walked through, if it is not everybody's.
     private: Option<UpstreamName>,
     /// Everything that an image needs.
@@ -349,7 +355,12 @@ impl Walk<'_> {
         let wanted = document.wanted(&chosen.clone().unwrap_or_default());
         for child in wanted {
             if !child.media_type.is_manifest() {
-                is_empty &= !self.blob(child)?;
+                // One of a kind that is unknown here, if it waits.
+                let waits = self.blob(child)?;
+                if waits {
+                    self.manifests.push((child.digest, child.media_type.clone()));
+                }
+                is_empty &= !waits;
                 continue;
             }
             // Others leave out of an index what they did not copy; what they did copy must be whole.
@@ -366,7 +377,10 @@ impl Walk<'_> {
             return bad(format!("of the index {digest} no image is in the bundle"));
         }
         for blob in &document.blobs {
-            self.blob(blob)?;
+            // An artifact may hold a manifest, which makes it none of the repository's.
+            if self.blob(blob)? {
+                self.blobs.push(blob.digest);
+            }
         }
         if document.manifests.is_empty()
             && depth == 0
@@ -379,17 +393,12 @@ impl Walk<'_> {
         Ok(Platforms(here))
     }
 
-    /// Checks a blob to be here. An artifact may hold a manifest as a blob: that one still has to be published;
-    /// whether it is one.
+    /// Checks a blob to be here; whether it waits to be published, because it looks like a manifest.
     fn blob(&mut self, blob: &Descriptor) -> Result<bool, ImportError> {
         match self.size(&blob.digest) {
             Some(size) if size == blob.size => {
                 self.kept.insert(blob.digest, self.private.as_ref());
-                let waits = self.staged.spooled_size(&blob.digest).is_some();
-                if waits {
-                    self.manifests.push((blob.digest, blob.media_type.clone()));
-                }
-                Ok(waits)
+                Ok(self.staged.spooled_size(&blob.digest).is_some())
             }
             Some(size) => {
                 Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)))

@@ -261,3 +261,19 @@ async fn what_images_of_two_private_upstreams_share_is_both_s() {
         assert_eq!((site.of(SHARED), site.of(OWN), site.of(LAYER)), (None, None, Some(vec!["priv.example".parse().unwrap()])));
     }
 }
+
+/// An artifact may have a manifest as a layer. That makes it a blob of the repository, and nothing below it the repository's.
+#[tokio::test]
+async fn a_manifest_that_is_a_blob_of_another_is_no_manifest_of_the_repository() {
+    let site = guarded();
+    let inner = image(&[LAYER]);
+    let outer = image(&[&inner, OWN]);
+    site.import(&archive(&layout(&[(SECRET, &outer)], &[CONFIG, &inner, OWN]))).await.unwrap();
+    let scope = Scope { upstream: private(), repository: "team/app".parse().unwrap() };
+    let catalog = &site.cache.catalog;
+    assert!(catalog.holds_manifest(&scope, &digest(&outer)));
+    for blob in [CONFIG, &inner, OWN] {
+        assert!(site.has(blob) && catalog.holds_blob(&scope, &digest(blob)) && !catalog.holds_manifest(&scope, &digest(blob)));
+    }
+    assert!(!catalog.holds_blob(&scope, &digest(LAYER)));
+}
