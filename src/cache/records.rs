@@ -21,11 +21,13 @@ use super::Cache;
 use crate::clock::{Moment, Timestamp};
 use crate::oci::{Digest, MediaType, Scope, Tag};
 
+mod referrers;
+
+use referrers::Lists;
+pub use referrers::ReferrersRecord;
+
 /// Records kept in memory; a few hundred bytes each.
 const IN_MEMORY: u64 = 100_000;
-
-/// Bytes of lists of referrers kept in memory.
-const LISTS: u64 = 4 << 20;
 
 /// What a tag was, when it was last confirmed. On disk with a [`Timestamp`], as the other records that have a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -47,17 +49,6 @@ pub struct ManifestRecord {
     pub media_type: MediaType,
 }
 
-/// The last answer to a referrers request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct ReferrersRecord<T = Moment> {
-    /// The body, an OCI image index as text; as received unless it was synthesised.
-    pub body: String,
-    /// The `OCI-Filters-Applied` header.
-    pub filters_applied: Option<String>,
-    /// When the upstream said so.
-    pub checked_at: T,
-}
-
 /// That a repository had none of a tag that would be about one of its manifests ([`Tag::subject`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct AbsenceRecord<T = Moment> {
@@ -72,13 +63,6 @@ impl<T> TagRecord<T> {
     }
 }
 
-impl<T> ReferrersRecord<T> {
-    fn timed<U>(self, time: impl FnOnce(T) -> U) -> ReferrersRecord<U> {
-        let Self { body, filters_applied, checked_at } = self;
-        ReferrersRecord { body, filters_applied, checked_at: time(checked_at) }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TagKey(pub Scope, pub Tag);
 
@@ -88,23 +72,19 @@ pub struct Records {
     root: PathBuf,
     /// `None`: there is no file, so that a cold tag asks the disk once.
     pub(super) tags: Memory<TagKey, Option<Arc<TagRecord>>>,
-    /// By the path that each has, or would have.
-    lists: Memory<PathBuf, Arc<ReferrersRecord>>,
+    lists: Lists,
 }
 
 impl Records {
     pub(super) fn new(root: PathBuf) -> Self {
-        let weigh = |path: &PathBuf, list: &Arc<ReferrersRecord>| {
-            u32::try_from(path.as_os_str().len() + size_of::<ReferrersRecord>() + list.body.len()).unwrap_or(u32::MAX)
-        };
-        Self { root, tags: Memory::new(IN_MEMORY), lists: Memory::builder().max_capacity(LISTS).weigher(weigh).build() }
+        Self { root, tags: Memory::new(IN_MEMORY), lists: Lists::default() }
     }
 
     /// As a new process would find them.
     #[cfg(test)]
     pub(super) fn reread(&self) {
         self.tags.invalidate_all();
-        self.lists.invalidate_all();
+        self.lists.forget();
     }
 
     fn folder(&self, scope: &Scope) -> PathBuf {
@@ -284,52 +264,6 @@ impl Cache {
         self.write_record(self.records.digest_path(scope, "_manifests", digest, ""), record, true).await
     }
 
-    /// The last referrers answer for a digest; `filter` is the artifact type asked for.
-    pub async fn referrers_record(
-        self: &Arc<Self>,
-        scope: &Scope,
-        digest: &Digest,
-        filter: Option<&str>,
-    ) -> Option<ReferrersRecord> {
-        let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
-        match self.records.lists.get(&path) {
-            Some(list) => Some((*list).clone()),
-            None => {
-                let found: ReferrersRecord<Timestamp> = self.read_record(path).await?;
-                Some(found.timed(|date| self.clock().moment(date)))
-            }
-        }
-    }
-
-    /// Remembers a referrers answer; writes it down if it is worth its place on the disk, which nothing else bounds.
-    pub async fn set_referrers_record(
-        self: &Arc<Self>,
-        scope: &Scope,
-        digest: &Digest,
-        filter: Option<&str>,
-        record: &ReferrersRecord,
-        lasting: bool,
-    ) {
-        let path = self.records.digest_path(scope, "_referrers", digest, &filter_suffix(filter));
-        self.records.lists.insert(path.clone(), Arc::new(record.clone()));
-        if lasting {
-            let _ = self.write_record(path, &record.clone().timed(|moment| self.clock().date(moment)), false).await;
-        }
-    }
-
-    /// As [`Cache::set_referrers_record`], of a whole list, for what nobody may ever say again: after an error the next
-    /// process does not know it.
-    pub async fn keep_referrers_record(
-        self: &Arc<Self>,
-        scope: &Scope,
-        digest: &Digest,
-        record: &ReferrersRecord,
-    ) -> io::Result<()> {
-        let path = self.records.digest_path(scope, "_referrers", digest, "");
-        self.records.lists.insert(path.clone(), Arc::new(record.clone()));
-        self.write_record(path, &record.clone().timed(|moment| self.clock().date(moment)), true).await
-    }
-
     /// What the upstream last said of a tag about a manifest, if that was that there is none.
     pub async fn absence(self: &Arc<Self>, scope: &Scope, tag: &Tag) -> Option<AbsenceRecord> {
         let found: AbsenceRecord<Timestamp> = self.read_record(self.records.absence_path(scope, tag)).await?;
@@ -340,16 +274,24 @@ impl Cache {
     /// manifest, and of what is not here there could be as many as there are digests.
     pub async fn set_absence(self: &Arc<Self>, scope: &Scope, tag: &Tag, record: &AbsenceRecord) {
         let Some(subject) = tag.subject() else { return };
-        if !self.catalog.has_manifest(scope, &subject) {
-            // The manifest came through another repository, and this one has a tag or an index that names it. That is no proof
-            // of what a private upstream has there, and the record would be one.
-            let named = || self.catalog.holds_manifest(scope, &subject) || self.catalog.names_manifest(scope, &subject);
-            let known = !self.confined.is_private(&scope.upstream) && self.catalog.is_manifest(&subject) && named();
-            let Some(media_type) = self.media_type(&subject).filter(|_| known) else { return };
-            self.set_manifest_record(scope, &subject, &ManifestRecord { media_type }).await;
+        if self.has_subject(scope, &subject).await {
+            let record = AbsenceRecord { checked_at: self.clock().date(record.checked_at) };
+            let _ = self.write_record(self.records.absence_path(scope, tag), &record, false).await;
         }
-        let record = AbsenceRecord { checked_at: self.clock().date(record.checked_at) };
-        let _ = self.write_record(self.records.absence_path(scope, tag), &record, false).await;
+    }
+
+    /// Whether a repository has the manifest that something is about, so that what is written down about it goes with it.
+    async fn has_subject(self: &Arc<Self>, scope: &Scope, subject: &Digest) -> bool {
+        if self.catalog.has_manifest(scope, subject) {
+            return true;
+        }
+        // The manifest came through another repository, and this one has a tag or an index that names it. That is no proof
+        // of what a private upstream has there, and the record would be one.
+        let named = || self.catalog.holds_manifest(scope, subject) || self.catalog.names_manifest(scope, subject);
+        let known = !self.confined.is_private(&scope.upstream) && self.catalog.is_manifest(subject) && named();
+        let Some(media_type) = self.media_type(subject).filter(|_| known) else { return false };
+        self.set_manifest_record(scope, subject, &ManifestRecord { media_type }).await;
+        true
     }
 
     /// The upstream has named a manifest for this tag.
@@ -394,12 +336,4 @@ impl Cache {
         });
         written.await?
     }
-}
-
-/// An artifact type can hold any character: its hash makes a file name of it.
-fn filter_suffix(filter: Option<&str>) -> String {
-    filter.map_or_else(String::new, |filter| {
-        let hash = Digest::of(crate::oci::Algorithm::Sha256, filter.as_bytes()).hex();
-        format!("-{}", &hash[..16])
-    })
 }

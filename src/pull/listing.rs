@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use super::cache_status::{ServedFrom, Stale};
 use super::error::Said;
@@ -22,6 +23,7 @@ use crate::cache::Tier;
 use crate::cache::records::ReferrersRecord;
 use crate::oci::route::{self, ReferrersQuery};
 use crate::oci::{Digest, MediaType, Scope, Tag};
+use crate::upstream::Referrers;
 
 /// Which page of which tags.
 pub(super) type TagsKey = (Scope, route::Page, Option<Key>);
@@ -39,17 +41,25 @@ pub struct Page {
     pub filters_applied: Option<String>,
 }
 
-/// Whether a list of referrers has no entry.
-fn is_empty(index: &str) -> bool {
-    !index.contains("\"digest\"")
+/// A whole list of referrers up to so many bytes is narrowed at once (I11).
+const SHORT: usize = 64 << 10;
+
+/// What a filter leaves of a whole list of referrers (distribution-spec, *Listing Referrers*).
+async fn narrowed(whole: ReferrersRecord, query: &ReferrersQuery) -> Option<ReferrersRecord> {
+    let (is_long, query) = (whole.body.len() > SHORT, query.clone());
+    let narrow = move || {
+        let mut index: Value = serde_json::from_str(&whole.body).ok()?;
+        let manifests = index.get_mut("manifests")?.as_array_mut()?;
+        manifests.retain(|entry| query.wants(entry["artifactType"].as_str()));
+        Some(ReferrersRecord { body: index.to_string(), filters_applied: Some("artifactType".to_owned()), ..whole })
+    };
+    if is_long { spawn_blocking(narrow).await.ok()? } else { narrow() }
 }
 
-/// What a filter leaves of a whole list of referrers.
-fn filtered(whole: ReferrersRecord, query: &ReferrersQuery) -> Option<ReferrersRecord> {
-    let mut index: Value = serde_json::from_str(&whole.body).ok()?;
-    let manifests = index.get_mut("manifests")?.as_array_mut()?;
-    manifests.retain(|entry| query.wants(entry["artifactType"].as_str()));
-    Some(ReferrersRecord { body: index.to_string(), filters_applied: Some("artifactType".to_owned()), ..whole })
+impl From<ReferrersRecord> for Page {
+    fn from(record: ReferrersRecord) -> Self {
+        Self { body: record.body.into(), next: None, filters_applied: record.filters_applied }
+    }
 }
 
 impl Pull {
@@ -129,22 +139,14 @@ impl Pull {
         let scope = request.permit.scope();
         let site = self.site(scope)?;
         let (freshness, offline) = (&site.freshness, site.upstream.is_offline());
-        let filter = query.filter();
         let list = |page, from| request.list(page, MediaType::OCI_INDEX.as_str(), from);
         // Later pages are named by the upstream, and are not kept.
         let record = match query.page() {
-            _ if !asker.is_verified() => None,
-            None => match self.cache.referrers_record(scope, digest, filter.as_deref()).await {
-                None if filter.is_some() => {
-                    let whole = self.cache.referrers_record(scope, digest, None).await;
-                    whole.and_then(|whole| filtered(whole, query))
-                }
-                record => record,
-            },
-            Some(_) => None,
+            None if asker.is_verified() => self.known_referrers(scope, digest, query).await,
+            _ => None,
         };
         // An empty list is a "not found": a signature that is pushed shows as soon as a tag would.
-        let empty = record.as_ref().is_some_and(|record| is_empty(&record.body));
+        let empty = record.as_ref().is_some_and(ReferrersRecord::is_empty);
         let fresh_for = if empty { freshness.fresh_for.min(freshness.negative) } else { freshness.fresh_for };
         // As with tags, one from the future was written under a wrong clock: it is due, and no more is known.
         let age = record.as_ref().map(|record| self.clock.now().since(record.checked_at).unwrap_or(fresh_for));
@@ -152,7 +154,7 @@ impl Pull {
             self.served_stale(scope, reason);
             ServedFrom::stale(&Stale { overdue: age.unwrap_or_default().saturating_sub(fresh_for), why, reason })
         };
-        let record = record.map(|record| Page { body: record.body.into(), next: None, filters_applied: record.filters_applied });
+        let record = record.map(Page::from);
         match (record.clone(), age) {
             (Some(page), Some(age)) if age < fresh_for => return Ok(list(page, ServedFrom::cache(Tier::Disk))),
             (Some(page), _) if offline => return Ok(list(page, stale("the mirror is offline".to_owned(), "offline"))),
@@ -181,6 +183,19 @@ impl Pull {
         }
     }
 
+    /// What was last seen of what refers to a manifest. The whole list says what is of each type, too, so that no client makes
+    /// the upstream say it again for every combination of them.
+    async fn known_referrers(&self, scope: &Scope, digest: &Digest, query: &ReferrersQuery) -> Option<ReferrersRecord> {
+        let cache = &self.cache;
+        let Some(filter) = query.filter() else { return cache.referrers_record(scope, digest, None).await };
+        let narrow = cache.referrers_record(scope, digest, Some(&filter)).await;
+        let since = narrow.as_ref().map(|record| record.checked_at);
+        match cache.referrers_record(scope, digest, None).await.filter(|whole| Some(whole.checked_at) > since) {
+            Some(whole) => narrowed(whole, query).await.or(narrow),
+            None => narrow,
+        }
+    }
+
     pub(super) async fn ask_for_referrers(
         self: &Arc<Self>,
         scope: &Scope,
@@ -193,51 +208,61 @@ impl Pull {
         let asked = self.clock.now();
         let answer = upstream.referrers(&scope.repository, digest, &query.artifact_types, page.as_deref());
         let answer = self.patiently(scope, asker, answer).await?;
-        let (page, stale) = match answer {
-            Some(referrers) => {
-                let filters_applied = referrers.filters_applied;
-                (Page { body: referrers.bytes, next: referrers.next, filters_applied }, false)
-            }
-            None => self.referrers_by_tag(scope, asker, digest, query).await?,
-        };
-        // An upstream that filters nothing has sent the whole list.
-        let filter = query.filter().filter(|_| page.filters_applied.is_some());
-        // Only the upstream has all of a list of several pages; to a caller who is not verified it may have shown less
-        // than to others; and a list made of a stale tag is not its word of now.
-        if asker.is_verified()
-            && !stale
-            && query.rest.is_empty()
-            && page.next.is_none()
-            && let Ok(body) = String::from_utf8(page.body.to_vec())
+        let Some(referrers) = answer else { return self.referrers_by_tag(scope, asker, digest, query).await };
+        let Referrers { bytes, filters_applied, next } = referrers;
+        // Only the upstream has all of a list of several pages.
+        if query.rest.is_empty()
+            && next.is_none()
+            && let Ok(body) = String::from_utf8(bytes.to_vec())
         {
-            // Clients could ask for any number of lists of what is not here, and of empty ones by filters: those are kept
-            // in memory alone, since nobody needs them without the upstream.
-            let lasting = self.cache.catalog.is_manifest(digest) && (filter.is_none() || !is_empty(&body));
-            let record = ReferrersRecord { body, filters_applied: page.filters_applied.clone(), checked_at: asked };
-            self.cache.set_referrers_record(scope, digest, filter.as_deref(), &record, lasting).await;
+            // An upstream that filters nothing has sent the whole list.
+            let filter = query.filter().filter(|_| filters_applied.is_some());
+            let record = ReferrersRecord { body, filters_applied: filters_applied.clone(), checked_at: asked };
+            self.keep_referrers(scope, asker, digest, filter, record).await;
         }
-        Ok(page)
+        Ok(Page { body: bytes, next, filters_applied })
     }
 
-    /// The index that clients push under a tag made of the digest, where there is no referrers API; and whether that is stale.
+    /// To a caller who is not verified an upstream may have shown less than to others: that is nobody else's answer.
+    async fn keep_referrers(
+        &self,
+        scope: &Scope,
+        asker: &Asker,
+        digest: &Digest,
+        filter: Option<String>,
+        record: ReferrersRecord,
+    ) {
+        if asker.is_verified() {
+            self.cache.set_referrers_record(scope, digest, filter.as_deref(), record).await;
+        }
+    }
+
+    /// The index that clients push under a tag made of the digest, where there is no referrers API: all of it, whatever
+    /// part of it was asked for.
     async fn referrers_by_tag(
         self: &Arc<Self>,
         scope: &Scope,
         asker: &Asker,
         digest: &Digest,
         query: &ReferrersQuery,
-    ) -> Result<(Page, bool), PullError> {
+    ) -> Result<Page, PullError> {
+        let asked = self.clock.now();
         let (manifests, stale) = match self.index_by_tag(scope, asker, digest).await {
             Ok(found) => found,
             Err(PullError::NotFound { said: Said::Stale(_), .. }) => (Vec::new(), true),
             Err(error) if error.is_not_found() => (Vec::new(), false),
             Err(error) => return Err(error),
         };
-        let matches = |entry: &Value| query.wants(entry["artifactType"].as_str());
-        let manifests: Vec<Value> = manifests.into_iter().filter(matches).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests });
-        let filters_applied = (!query.artifact_types.is_empty()).then(|| "artifactType".to_owned());
-        Ok((Page { body: index.to_string().into(), next: None, filters_applied }, stale))
+        let whole = ReferrersRecord { body: index.to_string(), filters_applied: None, checked_at: asked };
+        // A list made of a stale tag is not the upstream's word of now; a later page of it there is not.
+        if !stale && query.rest.is_empty() {
+            self.keep_referrers(scope, asker, digest, None, whole.clone()).await;
+        }
+        match query.artifact_types.is_empty() {
+            true => Ok(whole.into()),
+            false => narrowed(whole, query).await.map(Page::from).ok_or(PullError::Internal),
+        }
     }
 
     /// The entries of that index, and whether the tag is stale. No entries if the tag stands for something else: some

@@ -76,9 +76,9 @@ async fn what_was_unused_for_too_long_goes() {
     let new = publish(&cache, "team/new", 2).await;
     let other = publish(&cache, "other/old", 3).await;
     let kept = publish(&cache, "team/kept", 4).await;
-    let list = ReferrersRecord { body: "{}".into(), filters_applied: None, checked_at: Moment(0) };
+    let list = ReferrersRecord { body: r#"{"digest":""}"#.into(), filters_applied: None, checked_at: Moment(0) };
     for filter in [None, Some("a/b")] {
-        cache.set_referrers_record(&scope("team/old"), &old.0, filter, &list, true).await;
+        cache.set_referrers_record(&scope("team/old"), &old.0, filter, list.clone()).await;
     }
     let absent = [&old.0, &kept.0].map(|digest| format!("sha256-{}.sig", digest.hex()).parse::<Tag>().unwrap());
     let since = AbsenceRecord { checked_at: Moment(0) };
@@ -335,4 +335,25 @@ async fn what_is_said_to_be_evicted_was() {
     assert_eq!((said.evicted.len(), cache.disk_totals().1), (2, 4));
     let done = cache.collect(SMALL + 2, false).await.unwrap();
     assert_eq!((done.evicted, done.bytes, cache.disk_totals().1), (said.evicted, 2 * (SMALL + 1), 2));
+}
+
+/// Upstreams choose how long a list of referrers is, and nothing bounds what lists take on the disk: a long one stays in memory.
+#[tokio::test]
+async fn i8_a_long_list_of_referrers_is_not_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = start(&config(dir.path(), 1 << 30, Vec::new()));
+    let (subject, _) = publish(&cache, "team/app", 1).await;
+    let team = scope("team/app");
+    let list = |entries| {
+        let body = r#"{"digest":"","artifactType":"a/b"},"#.repeat(entries);
+        ReferrersRecord { body, filters_applied: None, checked_at: Moment(0) }
+    };
+    for (entries, is_kept) in [(10_000, false), (100, true)] {
+        for filter in [None, Some("a/b")] {
+            cache.set_referrers_record(&team, &subject, filter, list(entries)).await;
+            assert_eq!(cache.referrers_record(&team, &subject, filter).await, Some(list(entries)));
+            cache.records.reread();
+            assert_eq!(cache.referrers_record(&team, &subject, filter).await.is_some(), is_kept);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! A parameter without a value is as good as absent. What is passed on cannot end the URL or the `Link` it is put into.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -52,7 +53,8 @@ impl Page {
 /// The parameters of a referrers request that reach the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReferrersQuery {
-    /// `artifactType`, as often as it was given; containerd asks for several. Any text.
+    /// `artifactType`, each one once and in order, so that the same question is the same value; containerd asks for several.
+    /// Any text.
     pub artifact_types: Vec<String>,
     /// Everything else: an upstream's own way of naming the next page, encoded.
     pub rest: String,
@@ -130,8 +132,8 @@ impl<'a> Parameters<'a> {
 
     /// Of a referrers list. `n` and `last` may be an upstream's way of paging here.
     pub(super) fn referrers(self) -> ReferrersQuery {
-        let artifact_types = self.all("artifactType").map(Cow::into_owned).collect();
-        ReferrersQuery { artifact_types, rest: self.without(&["ns", "artifactType"]) }
+        let artifact_types: BTreeSet<String> = self.all("artifactType").map(Cow::into_owned).collect();
+        ReferrersQuery { artifact_types: artifact_types.into_iter().collect(), rest: self.without(&["ns", "artifactType"]) }
     }
 
     /// The parameters not called any of `names`, encoded so that they can stand in a URL and in a `Link`.

@@ -370,6 +370,11 @@ async fn made_up_questions_leave_nothing_behind() {
     };
     assert_eq!(kept(), 0);
     mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    // Of what is here, in repositories that there are not.
+    for number in 0..20 {
+        mirror.get(&path.replace("library/alpine", &format!("made/up-{number}"))).await;
+    }
+    assert!(!mirror.files().root().join("repos/docker.io/made").exists());
     for number in 0..20 {
         mirror.get(&format!("{path}?artifactType=made-up/{number}")).await;
     }
@@ -414,4 +419,48 @@ async fn what_was_checked_in_the_future_is_due_and_served_in_an_outage() {
         assert!(up.count(&asked) > before, "{path} is due");
     }
     assert_eq!(digests(&mirror.get(&path).await).len(), artifacts.len());
+}
+
+/// Each combination of types is a list of its own, and anybody may ask for any: few of them are written down.
+#[tokio::test]
+async fn i8_lists_of_referrers_take_little_place_however_many_filters_are_tried() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::of(&up).await;
+    mirror.get(&manifest_path(REPOSITORY, "latest")).await;
+    let path = referrers(&image.manifest);
+    let sbom = [artifacts[0].manifest.digest.to_string()];
+    for number in 0..40 {
+        let answer = mirror.get(&format!("{path}?artifactType=application/x.sbom&artifactType=x/{number}")).await;
+        assert_eq!(digests(&answer), sbom);
+    }
+    let folder = mirror.files().root().join("repos/docker.io/library/alpine/_referrers");
+    let files: Vec<u64> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+    assert!(files.len() <= 2 && files.iter().sum::<u64>() < 16 << 10, "{files:?}");
+    // One question, in whatever order, and however often it says the same.
+    let asked = up.count(&format!("GET {path}"));
+    let again = mirror.get(&format!("{path}?artifactType=x/39&artifactType=application/x.sbom&artifactType=x/39")).await;
+    assert_eq!((digests(&again), up.count(&format!("GET {path}"))), (sbom.to_vec(), asked));
+    // The latest ones are there without the upstream.
+    up.down().await;
+    let mirror = mirror.restart().await;
+    let last = mirror.get(&format!("{path}?artifactType=application/x.sbom&artifactType=x/39")).await;
+    assert_eq!(digests(&last), sbom);
+}
+
+/// The whole list says what there is of each type: nobody makes the upstream say it for every combination.
+#[tokio::test]
+async fn t22_what_a_filter_leaves_of_a_fresh_list_is_not_asked_for() {
+    let (up, image, artifacts) = with_artifacts().await;
+    up.referrers(100);
+    let mirror = Mirror::of(&up).await;
+    let path = referrers(&image.manifest);
+    mirror.get(&format!("{path}?artifactType=application/x.sbom")).await;
+    assert_eq!(digests(&mirror.get(&path).await).len(), 2);
+    for (filter, expected) in [("x.sbom", &artifacts[0]), ("x.signature", &artifacts[1])] {
+        let answer = mirror.get(&format!("{path}?artifactType=application/{filter}")).await;
+        assert_eq!(digests(&answer), [expected.manifest.digest.to_string()]);
+        assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));
+    }
+    assert_eq!(up.count(&format!("GET {path}")), 2);
 }
