@@ -1,6 +1,6 @@
 //! What a transfer needs to know of a manifest beyond what a pull does: platforms, annotations, types of children.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,9 +79,10 @@ impl Document {
             Some(platform) if !platform.is_unknown() => platforms.wants(platform),
             _ => !child.annotations.contains_key(ABOUT),
         };
+        let chosen: HashSet<Digest> = self.manifests.iter().filter(|child| direct(child)).map(|child| child.digest).collect();
         let about = |child: &Descriptor| {
             let subject = child.annotations.get(ABOUT).and_then(|text| text.parse::<Digest>().ok());
-            subject.is_some_and(|subject| self.manifests.iter().any(|other| other.digest == subject && direct(other)))
+            subject.is_some_and(|subject| chosen.contains(&subject))
         };
         self.manifests.iter().filter(|child| platforms.is_all() || direct(child) || about(child)).collect()
     }

@@ -10,8 +10,10 @@ mod archive;
 mod custody;
 mod docker;
 mod images;
+mod named;
 mod staged;
 mod turn;
+mod walk;
 mod writers;
 
 use std::io;

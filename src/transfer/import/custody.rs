@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::archive::{Bundle, full};
-use super::{ImportError, Options, images};
+use super::{ImportError, Options, named};
 use crate::cache::Cache;
 use crate::cache::index::Reservation;
 use crate::cache::store::Verified;
@@ -42,7 +42,7 @@ impl Custody {
     pub fn of(cache: &Cache, bundle: &Bundle, options: &Options) -> Result<Self, ImportError> {
         let private = cache.confined.private();
         let names = match &bundle.index {
-            Some(_) => Some(images::upstreams(bundle, options)?),
+            Some(_) => Some(named::upstreams(bundle, options)?),
             None => None,
         };
         let is_guarded = names.as_ref().map_or(!private.is_empty(), |names| !names.is_disjoint(&private));

@@ -1,6 +1,6 @@
 //! From the content that was taken in to images that can be pulled.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -8,31 +8,25 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use super::super::bundle;
-use super::super::document::{Descriptor, Document, MAX_MANIFESTS, platform_of_config};
 use super::archive::{Bundle, full, no_room};
 use super::custody::Kept;
-use super::staged::{MAX_DEPTH, Staged, small};
+use super::named::{self, List, Root};
+use super::staged::Staged;
+use super::walk::{Manifests, Needed, Walk};
 use super::{ImportError, Imported, Options, Report, Turn, docker};
 use crate::cache::Cache;
 use crate::cache::records::{ManifestRecord, ReferrersRecord, TagRecord};
-use crate::oci::{Digest, ImageRef, MediaType, Platform, Platforms, Reference, Scope, UpstreamName};
-
-/// An image that a bundle names.
-struct Root {
-    image: ImageRef,
-    digest: Digest,
-    /// What the exporter chose; `None` for layouts of others.
-    platforms: Option<Platforms>,
-}
+use crate::oci::{Digest, ImageRef, MediaType, Reference, Repository, Scope, UpstreamName};
 
 /// What a bundle brings, all of it looked through.
 pub(super) struct Plan {
     built: docker::Built,
-    images: Vec<(Root, Manifests, Platforms)>,
+    /// Each with the platforms that it has.
+    images: Vec<(Root, Arc<str>)>,
     lists: Vec<List>,
+    manifests: Vec<(Scope, Manifests)>,
     /// What looks like a manifest, and is only a blob of one.
-    blobs: Vec<Digest>,
+    blobs: BTreeSet<Digest>,
     /// Everything that its images need: nothing of that may be taken back.
     pub kept: Kept,
 }
@@ -40,57 +34,66 @@ pub(super) struct Plan {
 impl Plan {
     /// Every manifest of every repository, children first.
     pub fn manifests(&self) -> impl Iterator<Item = (&Scope, &(Digest, MediaType))> {
-        let images = self.images.iter().map(|(root, manifests, _)| (&root.image.scope, manifests));
-        let all = images.chain(self.lists.iter().map(|list| (&list.scope, &list.manifests)));
-        all.flat_map(|(scope, manifests)| manifests.iter().map(move |manifest| (scope, manifest)))
+        self.manifests.iter().flat_map(|(scope, manifests)| manifests.iter().map(move |manifest| (scope, manifest)))
     }
-}
-
-/// What refers to a manifest, and the manifests of that.
-struct List {
-    scope: Scope,
-    subject: Digest,
-    entries: Vec<Descriptor>,
-    manifests: Manifests,
 }
 
 /// Looks through every image, before the first one becomes visible. Blocks.
 pub(super) fn plan(cache: &Cache, staged: &Staged, bundle: &Bundle, options: &Options) -> Result<Plan, ImportError> {
     let built = docker::manifests(cache, staged, bundle)?;
-    let (roots, referrers) = roots(bundle, &built, options)?;
-    let mut walk = Walk {
-        cache,
-        staged,
-        built: &built,
-        seen: HashSet::new(),
-        sizes: HashMap::new(),
-        manifests: Vec::new(),
-        blobs: Vec::new(),
-        private: None,
-        kept: Kept::default(),
-    };
-    let (mut images, mut lists, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-    for root in roots {
-        walk.enter(&root.image.scope);
-        match walk.image(&root, options) {
-            Ok((manifests, platforms)) => images.push((root, manifests, platforms)),
-            Err(ImportError::Bad(problem)) => problems.push(format!("{}: {problem}", root.image)),
-            Err(error) => return Err(error),
-        }
-    }
-    for ((scope, subject), entries) in referrers {
-        walk.enter(&scope);
-        match entries.iter().try_for_each(|entry| walk.below(&entry.digest, 1)) {
-            Ok(()) => lists.push(List { scope, subject, entries, manifests: walk.taken() }),
-            Err(ImportError::Bad(problem)) => problems.push(format!("what refers to {}: {problem}", scope.image(subject))),
+    let (roots, lists) = named::all(bundle, &built, options)?;
+    let mut walk = Walk::new(cache, staged, &built, options);
+    // Those of one repository together; told is in the order of the bundle.
+    let mut items: Vec<Item<'_>> = roots.iter().enumerate().map(|(at, root)| Item::Image(at, root)).collect();
+    items.extend(lists.iter().enumerate().map(|(at, list)| Item::List(at, list)));
+    items.sort_by(|a, b| a.place().cmp(&b.place()));
+    let (mut platforms, mut problems) = (vec![Arc::default(); roots.len()], Vec::new());
+    for item in items {
+        let looked = match item {
+            Item::Image(at, root) => walk.image(root).map(|told| platforms[at] = told),
+            Item::List(_, list) => walk.list(list),
+        };
+        match looked {
+            Ok(()) => {}
+            Err(ImportError::Bad(problem)) if !walk.is_spent() => problems.push((item.at(), item.told(&problem))),
             Err(error) => return Err(error),
         }
     }
     if !problems.is_empty() {
+        problems.sort();
+        let problems: Vec<String> = problems.into_iter().map(|(_, problem)| problem).collect();
         return Err(ImportError::Bad(problems.join("\n")));
     }
-    let Walk { blobs, kept, .. } = walk;
-    Ok(Plan { built, images, lists, blobs, kept })
+    let Needed { manifests, blobs, kept } = walk.end();
+    Ok(Plan { built, images: roots.into_iter().zip(platforms).collect(), lists, manifests, blobs, kept })
+}
+
+/// What is looked through, and its place in the bundle.
+#[derive(Clone, Copy)]
+enum Item<'a> {
+    Image(usize, &'a Root),
+    List(usize, &'a List),
+}
+
+impl Item<'_> {
+    fn place(&self) -> (&UpstreamName, &Repository) {
+        let (Item::Image(_, Root { image: ImageRef { scope, .. }, .. }) | Item::List(_, List { scope, .. })) = self;
+        (&scope.upstream, &scope.repository)
+    }
+
+    fn at(&self) -> (bool, usize) {
+        match self {
+            Item::Image(at, _) => (false, *at),
+            Item::List(at, _) => (true, *at),
+        }
+    }
+
+    fn told(&self, problem: &str) -> String {
+        match self {
+            Item::Image(_, root) => format!("{}: {problem}", root.image),
+            Item::List(_, List { scope, subject, .. }) => format!("what refers to {}: {problem}", scope.image(*subject)),
+        }
+    }
 }
 
 /// Makes the bundle's images visible: first everything is stored, and it is said whose it is; then what each repository
@@ -118,7 +121,7 @@ pub(super) async fn publish(
     turn.publish()?;
     // From here on there is no way back: the rest is done whatever fails, and told.
     let mut unwritten = Unwritten::default();
-    for (root, _, platforms) in &plan.images {
+    for (root, platforms) in &plan.images {
         let scope = &root.image.scope;
         let mut unchanged = false;
         if let Reference::Tag(tag) = &root.image.reference {
@@ -133,7 +136,7 @@ pub(super) async fn publish(
             unchanged,
         });
     }
-    for List { scope, subject, entries, .. } in &plan.lists {
+    for List { scope, subject, entries } in &plan.lists {
         let body = json!({ "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries }).to_string();
         let record = ReferrersRecord { body, filters_applied: None, checked_at: clock.now() };
         unwritten
@@ -185,238 +188,4 @@ async fn store_manifest(cache: &Arc<Cache>, staged: &Arc<Staged>, plan: &Plan, d
         .map_err(no_room)?;
     }
     Ok(())
-}
-
-/// The upstreams of everything that the index of a bundle names.
-pub(super) fn upstreams(bundle: &Bundle, options: &Options) -> Result<BTreeSet<UpstreamName>, ImportError> {
-    // Manifests are made for archives without an index alone.
-    let (roots, referrers) = roots(bundle, &docker::Built::default(), options)?;
-    let subjects = referrers.into_iter().map(|((scope, _), _)| scope.upstream);
-    Ok(roots.into_iter().map(|root| root.image.scope.upstream).chain(subjects).collect())
-}
-
-/// What refers to which manifest of which repository.
-type Referrers = Vec<((Scope, Digest), Vec<Descriptor>)>;
-
-fn roots(bundle: &Bundle, built: &docker::Built, options: &Options) -> Result<(Vec<Root>, Referrers), ImportError> {
-    let mut roots: Vec<Root> = Vec::new();
-    let mut referrers: Referrers = Vec::new();
-    let descriptors = bundle.index.iter().flat_map(|index| &index.manifests);
-    let mut unnamed = Vec::new();
-    for descriptor in descriptors {
-        if let Some(subject) = descriptor.annotations.get(bundle::SUBJECT) {
-            let about: ImageRef = subject.parse().map_err(|error| ImportError::Bad(format!("{error}")))?;
-            let Reference::Digest(digest) = about.reference else { continue };
-            let mut entry = descriptor.clone();
-            entry.annotations.remove(bundle::SUBJECT);
-            let key = (about.scope, digest);
-            match referrers.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, list)) => list.push(entry),
-                None => referrers.push((key, vec![entry])),
-            }
-            continue;
-        }
-        let name = [bundle::IMAGE_NAME, bundle::REF_NAME].into_iter().filter_map(|key| descriptor.annotations.get(key));
-        // A bare word is a tag to skopeo and a repository to Docker: it names nothing for sure.
-        let image = name.filter(|name| name.contains(['/', ':', '@'])).find_map(|name| name.parse::<ImageRef>().ok());
-        let platforms = descriptor.annotations.get(bundle::PLATFORMS).and_then(|text| text.parse().ok());
-        match image {
-            Some(image) => roots.push(Root { image, digest: descriptor.digest, platforms }),
-            None => unnamed.push((descriptor.digest, platforms)),
-        }
-    }
-    if roots.is_empty() && unnamed.is_empty() {
-        roots.extend(built.images.iter().map(|(image, digest)| Root { image: image.clone(), digest: *digest, platforms: None }));
-        unnamed.extend(built.unnamed.iter().map(|digest| (*digest, None)));
-    }
-    match (&options.name, unnamed.len(), roots.len()) {
-        (_, 0, 1..) if options.name.is_none() => {}
-        (Some(name), 1, 0) => {
-            let (digest, platforms) = unnamed.remove(0);
-            roots.push(Root { image: name.clone(), digest, platforms });
-        }
-        (Some(name), 0, 1) => roots[0].image = name.clone(),
-        (Some(_), ..) => return Err(ImportError::Bad("the archive has several images; only one can be given a name".into())),
-        (None, 0, 0) => return Err(ImportError::Bad("the archive has no image".into())),
-        // containerd and Docker write an image twice where it has several names.
-        (None, ..) if unnamed.iter().all(|(digest, _)| roots.iter().any(|root| root.digest == *digest)) => {}
-        (None, ..) => {
-            return Err(ImportError::Bad(format!(
-                "the archive does not say the full name of image {}; give it one with --name, as in --name docker.io/library/alpine:3.20",
-                unnamed[0].0
-            )));
-        }
-    }
-    for root in &mut roots {
-        if let Reference::Digest(digest) = root.image.reference
-            && digest != root.digest
-        {
-            return Err(ImportError::Bad(format!("it names {} what is {}", root.image, root.digest)));
-        }
-        if let Some(known) = &options.upstreams
-            && !known.contains(&root.image.scope.upstream)
-        {
-            return Err(ImportError::Bad(format!(
-                "{} is of an upstream that this mirror does not have; add [upstream.\"{}\"] to its configuration",
-                root.image, root.image.scope.upstream
-            )));
-        }
-    }
-    let mut names = HashMap::new();
-    for root in &roots {
-        if names.insert(root.image.to_string(), root.digest).is_some_and(|other| other != root.digest) {
-            return Err(ImportError::Bad(format!("it names {} twice, and differently", root.image)));
-        }
-    }
-    Ok((roots, referrers))
-}
-
-/// Manifests of one image, children first.
-type Manifests = Vec<(Digest, MediaType)>;
-
-struct Walk<'a> {
-    cache: &'a Cache,
-    staged: &'a Staged,
-    built: &'a docker::Built,
-    /// Manifests of the image, or list, at hand that were looked through, or are. An index may list one as often as it
-    /// likes, and itself be listed so.
-    seen: HashSet<Digest>,
-    /// Of what the cache keeps, which looks at a file each time it is asked.
-    sizes: HashMap<Digest, u64>,
-    /// What that has, children first.
-    manifests: Manifests,
-    /// What waits to be stored with the manifests, and is none of them.
-    blobs: Vec<Digest>,
-    /// The upstream of what is walked through, if it is not everybody's.
-    private: Option<UpstreamName>,
-    /// Everything that an image needs.
-    kept: Kept,
-}
-
-impl Walk<'_> {
-    /// Begins another image, or list, of a repository.
-    fn enter(&mut self, scope: &Scope) {
-        self.seen.clear();
-        self.manifests.clear();
-        self.private = self.cache.confined.is_private(&scope.upstream).then(|| scope.upstream.clone());
-    }
-
-    fn image(&mut self, root: &Root, options: &Options) -> Result<(Manifests, Platforms), ImportError> {
-        let platforms = self.tree(&root.digest, Some(root), 0)?;
-        let has = |wish: &Platform| platforms.0.iter().any(|here| wish.takes(here));
-        if let Some(lacking) = options.platforms.0.iter().find(|wish| !has(wish)) {
-            return Err(ImportError::Bad(format!("it is not for {lacking}, only for {platforms}")));
-        }
-        Ok((self.taken(), platforms))
-    }
-
-    fn taken(&mut self) -> Manifests {
-        std::mem::take(&mut self.manifests)
-    }
-
-    /// A manifest that another one lists, and all below it, if it was not looked through yet.
-    fn below(&mut self, digest: &Digest, depth: u32) -> Result<(), ImportError> {
-        if self.seen.contains(digest) {
-            return Ok(());
-        }
-        self.tree(digest, None, depth).map(drop)
-    }
-
-    /// A manifest and all below it, checked to be here; the platforms that it has.
-    fn tree(&mut self, digest: &Digest, root: Option<&Root>, depth: u32) -> Result<Platforms, ImportError> {
-        let bad = |problem: String| Err(ImportError::Bad(problem));
-        self.seen.insert(*digest);
-        if self.seen.len() > MAX_MANIFESTS {
-            return bad(format!("it has more than {MAX_MANIFESTS} manifests"));
-        }
-        if depth > MAX_DEPTH {
-            return bad(format!("manifest {digest} is nested too deep"));
-        }
-        self.staged.hold(digest);
-        let bytes = match self.built.manifests.get(digest) {
-            Some(bytes) => Some(bytes.to_vec()),
-            None => small(self.cache, self.staged, digest)?,
-        };
-        let Some(bytes) = bytes else {
-            return bad(format!(
-                "manifest {digest} is neither in the bundle nor in the cache; export it again without --since, or since an older lock"
-            ));
-        };
-        let document = Document::parse(&bytes, None).map_err(|error| ImportError::Bad(format!("{digest}: {error}")))?;
-        if document.manifests.is_empty() && document.blobs.is_empty() {
-            return bad(format!(
-                "{digest} is of the unknown media type {} and refers to nothing: it is no image",
-                document.media_type
-            ));
-        }
-        self.kept.insert(*digest, self.private.as_ref());
-        let (mut here, mut told, mut is_empty) = (Vec::new(), BTreeSet::new(), true);
-        let chosen = root.and_then(|root| root.platforms.clone());
-        let wanted = document.wanted(&chosen.clone().unwrap_or_default());
-        for child in wanted {
-            if !child.media_type.is_manifest() {
-                // One of a kind that is unknown here, if it waits.
-                let waits = self.blob(child)?;
-                if waits {
-                    self.manifests.push((child.digest, child.media_type.clone()));
-                }
-                is_empty &= !waits;
-                continue;
-            }
-            // Others leave out of an index what they did not copy; what they did copy must be whole.
-            let absent = self.size(&child.digest).is_none();
-            if absent && chosen.is_none() {
-                continue;
-            }
-            self.below(&child.digest, depth + 1)?;
-            is_empty = false;
-            let platform = child.platform.clone().filter(|platform| !platform.is_unknown());
-            here.extend(platform.filter(|platform| told.insert(platform.clone())));
-        }
-        if is_empty && !document.manifests.is_empty() {
-            return bad(format!("of the index {digest} no image is in the bundle"));
-        }
-        for blob in &document.blobs {
-            // An artifact may hold a manifest, which makes it none of the repository's.
-            if self.blob(blob)? {
-                self.blobs.push(blob.digest);
-            }
-        }
-        if document.manifests.is_empty()
-            && depth == 0
-            && let Some(config) = document.blobs.first()
-        {
-            let config = small(self.cache, self.staged, &config.digest)?;
-            here.extend(config.and_then(|config| platform_of_config(&config)));
-        }
-        self.manifests.push((*digest, document.media_type));
-        Ok(Platforms(here))
-    }
-
-    /// Checks a blob to be here; whether it waits to be published, because it looks like a manifest.
-    fn blob(&mut self, blob: &Descriptor) -> Result<bool, ImportError> {
-        match self.size(&blob.digest) {
-            Some(size) if size == blob.size => {
-                self.kept.insert(blob.digest, self.private.as_ref());
-                Ok(self.staged.spooled_size(&blob.digest).is_some())
-            }
-            Some(size) => {
-                Err(ImportError::Bad(format!("blob {} has {size} bytes, its manifest says {}", blob.digest, blob.size)))
-            }
-            None => Err(ImportError::Bad(format!(
-                "blob {} ({} bytes) is neither in the bundle nor in the cache; export it again without --since, or since an older lock",
-                blob.digest, blob.size
-            ))),
-        }
-    }
-
-    fn size(&mut self, digest: &Digest) -> Option<u64> {
-        let built = self.built.manifests.get(digest).map(|bytes| bytes.len() as u64);
-        if let Some(size) = built.or_else(|| self.staged.spooled_size(digest)).or_else(|| self.sizes.get(digest).copied()) {
-            return Some(size);
-        }
-        let kept = self.staged.keeps(self.cache, digest)?;
-        self.sizes.insert(*digest, kept);
-        Some(kept)
-    }
 }

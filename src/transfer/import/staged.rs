@@ -1,5 +1,6 @@
 //! What of a bundle is in the cache already, and the manifests that wait for the rest: in an unlinked file, so that memory
-//! holds a digest per blob and never content. None of it goes to make room for the rest. Filled by [`super::archive`], read by [`super::images`].
+//! holds a digest per blob and never content. None of it goes to make room for the rest. Filled by [`super::archive`], read by [`super::walk`] and
+//! [`super::images`].
 
 use std::collections::HashMap;
 use std::fs::File;
