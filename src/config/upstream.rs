@@ -31,7 +31,7 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// `response_timeout`: from the request to the first header.
     pub response_timeout: Duration,
-    /// `stall_timeout`: no byte of a body for so long is a broken transfer.
+    /// `stall_timeout`: no byte of a body for so long is a broken transfer, and so is next to none in twice that.
     pub stall_timeout: Duration,
     /// `max_connections`: blob downloads from this upstream at one time. Tags and manifests have a few more to themselves.
     pub max_connections: usize,

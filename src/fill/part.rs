@@ -18,7 +18,7 @@ use super::run::{Incoming, stopped};
 use super::{Fill, FillError, Source};
 use crate::cache::Panicked;
 use crate::cache::store::{Ingest, Scatter};
-use crate::upstream::{BlobAnswer, Class, Effort, Lead};
+use crate::upstream::{BlobAnswer, Class, Effort, Lead, is_progress};
 
 /// Received bytes that wait for the disk at most; then the upstream is read no further.
 const BATCH: usize = 1 << 20;
@@ -123,12 +123,20 @@ pub(super) struct Ended {
     pub id: Id,
     /// Bytes that it has brought.
     pub bytes: u64,
+    /// Whether these are more than next to nothing for the time that it was waited for, its turn apart.
+    pub progress: bool,
     /// Another answer had brought its bytes before.
     pub void: bool,
     /// How long it waited for its answer, and how long that took to come; of a part that waited for nothing else, neither a
     /// slot nor its turn.
     pub took: Option<(Duration, Duration)>,
     pub trouble: Option<Trouble>,
+}
+
+impl Ended {
+    fn of(id: Id, bytes: u64, trouble: Option<Trouble>) -> Self {
+        Self { id, bytes, progress: false, void: false, took: None, trouble }
+    }
 }
 
 /// Runs a part to its end. Its claim is kept; the caller releases it.
@@ -155,11 +163,13 @@ pub(super) async fn run(shared: Arc<Shared>, id: Id, start: Start) -> Ended {
     };
     match body {
         Ok((Some(body), answered, _turn)) => {
+            let read = Instant::now();
             let ended = receive(&shared, id, body).await;
-            Ended { took: is_timed.then(|| (answered - asked, answered.elapsed())), ..ended }
+            let progress = is_progress(ended.bytes, (answered - asked) + read.elapsed());
+            Ended { took: is_timed.then(|| (answered - asked, answered.elapsed())), progress, ..ended }
         }
-        Ok((None, ..)) => Ended { id, bytes: 0, trouble: None, void: true, took: None },
-        Err(trouble) => Ended { id, bytes: 0, trouble: Some(trouble), void: false, took: None },
+        Ok((None, ..)) => Ended { void: true, ..Ended::of(id, 0, None) },
+        Err(trouble) => Ended::of(id, 0, Some(trouble)),
     }
 }
 
@@ -309,7 +319,7 @@ async fn receive(shared: &Arc<Shared>, id: Id, body: Incoming) -> Ended {
             }
         }
     }
-    Ended { id, bytes, trouble, void: false, took: None }
+    Ended::of(id, bytes, trouble)
 }
 
 /// Cancel-safe.

@@ -45,7 +45,7 @@ struct Parts<'a> {
     most: usize,
     /// The upstream serves no parts after all: one request for all that is missing.
     whole: bool,
-    /// Attempts in a row that brought no byte.
+    /// Attempts in a row that brought no byte, or next to none.
     fruitless: u32,
     rate: Rate,
     pace: Pace,
@@ -198,8 +198,10 @@ impl Parts<'_> {
             plan.release(ended.id);
             plan.has_gap()
         };
-        if ended.bytes > 0 {
+        if ended.progress {
             self.fruitless = 0;
+        }
+        if ended.bytes > 0 {
             if let Some((waited, took)) = ended.took {
                 self.pace.learn(ended.bytes, waited, took);
             }
@@ -208,7 +210,7 @@ impl Parts<'_> {
         let upstream = self.run.source.upstream.clone();
         let broken = match ended.trouble {
             // An upstream may send less than it was asked for; the rest is asked for anew.
-            None if ended.bytes > 0 || ended.void || !missing => return Ok(()),
+            None if ended.progress || ended.void || !missing => return Ok(()),
             None => self.run.wrong_length(self.shared.known.lock().total, self.shared.plan.lock().bytes()),
             Some(Trouble::Odd(why)) => {
                 upstream.part_refused(why);

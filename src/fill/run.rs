@@ -20,7 +20,7 @@ use crate::cache::store::{Disproved, Ingest};
 use crate::oci::Scope;
 use crate::upstream::{BlobAnswer, BlobBody, Class, Effort, UpstreamError, jittered};
 
-/// Attempts in a row that brought no byte before a fill gives up.
+/// Attempts in a row that brought no byte, or next to none for their time, before a fill gives up.
 pub(super) const FRUITLESS: u32 = 4;
 
 /// How long a fill that has begun waits at once for an upstream that is held back or down.

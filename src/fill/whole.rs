@@ -3,6 +3,8 @@
 //! For small blobs, for those of which nobody tells the size, and for upstreams that serve no ranges. A transfer that
 //! breaks is continued by Range, as long as that brings bytes. Called by [`super::run`].
 
+use tokio::time::Instant;
+
 use super::abandon::Abandonment;
 use super::extents::Extents;
 use super::run::{CHECK, Download, FRUITLESS, Incoming, Opened, Run, STEP, on_disk, stopped};
@@ -10,7 +12,7 @@ use super::writer::Writer;
 use super::{FillError, Source};
 use crate::cache::index::Reservation;
 use crate::cache::store::Ingest;
-use crate::upstream::BlobAnswer;
+use crate::upstream::{BlobAnswer, is_progress};
 
 impl Run {
     /// Receives all that is missing in `ingest`, beginning with the answer in `opened`.
@@ -34,7 +36,8 @@ impl Run {
         }
     }
 
-    /// Receives to the end, asking again by Range whenever the transfer breaks and as long as that brings bytes.
+    /// Receives to the end, asking again by Range whenever the transfer breaks and as long as that brings more than next to
+    /// nothing.
     async fn receive(
         &mut self,
         mut body: Incoming,
@@ -42,7 +45,7 @@ impl Run {
         writer: &mut Writer,
         reservation: &mut Reservation,
     ) -> Result<(), FillError> {
-        let mut fruitless = 0;
+        let (mut fruitless, mut asked) = (0, Instant::now());
         loop {
             let before = writer.received();
             let mut broken: FillError = match self.pump(&mut body, total, writer, reservation).await {
@@ -56,7 +59,7 @@ impl Run {
                 Err(FillError::Upstream(error)) if error.retry() => error.into(),
                 Err(error) => return Err(error),
             };
-            if writer.received() > before {
+            if is_progress(writer.received() - before, asked.elapsed()) {
                 fruitless = 0;
             }
             body = loop {
@@ -66,6 +69,7 @@ impl Run {
                 }
                 tracing::debug!(digest = %self.fill.digest, received_bytes = writer.received(), error = %broken, fruitless, "resuming");
                 self.pause(fruitless, &broken).await?;
+                asked = Instant::now();
                 self.fills.metrics.fill_resumes_total.with_label_values(&[self.source.upstream.name().as_str()]).inc();
                 match self.resume(writer.received(), total).await {
                     Ok(body) => break body,

@@ -18,6 +18,7 @@ use url::Url;
 
 use super::client::Client;
 use super::error::{Reason, UpstreamError};
+use super::flow::Flow;
 use super::health::Health;
 use super::manifest::content_type;
 use super::pace::Pace;
@@ -80,7 +81,7 @@ impl BlobBody {
     }
 
     /// The next bytes; `None` at the end, which is also what follows an error. Fails with class `Broken` if no byte
-    /// comes within the stall time-out, or the body ends before its length.
+    /// comes within the stall time-out, or they come too slowly ([`SLOWEST`](super::SLOWEST)), or the body ends before its length.
     ///
     /// Cancel-safe: no byte is lost. The stall time-out begins anew with each call.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
@@ -143,6 +144,7 @@ pub(super) struct Body {
     /// The bytes that are still to come, where that is known.
     left: Option<u64>,
     received: IntCounter,
+    flow: Flow,
 }
 
 impl fmt::Debug for Body {
@@ -157,13 +159,21 @@ impl Body {
         let incoming = response.into_body();
         let left = incoming.size_hint().exact();
         let received = client.metrics.upstream_bytes_total.with_label_values(&[client.name.as_str()]);
-        Self { client: client.clone(), url: url.clone(), incoming: Some(incoming), left, received }
+        let flow = Flow::new(client.timeouts.stall);
+        Self { client: client.clone(), url: url.clone(), incoming: Some(incoming), left, received, flow }
     }
 
     /// None: all bytes have come before.
     pub(super) fn ended(client: &Client, url: &Url) -> Self {
         let received = client.metrics.upstream_bytes_total.with_label_values(&[client.name.as_str()]);
-        Self { client: client.clone(), url: url.clone(), incoming: None, left: Some(0), received }
+        Self {
+            client: client.clone(),
+            url: url.clone(),
+            incoming: None,
+            left: Some(0),
+            received,
+            flow: Flow::new(client.timeouts.stall),
+        }
     }
 
     /// Announced length; `None` for a body that ends when it ends.
@@ -179,6 +189,7 @@ impl Body {
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         loop {
             let incoming = self.incoming.as_mut()?;
+            let asked = Instant::now();
             let frame = tokio::select! {
                 frame = tokio::time::timeout(self.client.timeouts.stall, incoming.frame()) => Some(frame),
                 () = self.client.offline() => None,
@@ -190,18 +201,20 @@ impl Body {
             let reason = match frame {
                 Ok(Some(Ok(frame))) => {
                     // Trailers say nothing that is needed.
-                    let Ok(data) = frame.into_data() else { continue };
-                    if data.is_empty() {
-                        continue;
-                    }
+                    let data = frame.into_data().unwrap_or_default();
                     self.received.inc_by(data.len() as u64);
-                    match self.left.map(|left| left.checked_sub(data.len() as u64)) {
-                        Some(None) => Reason::Invalid("its body is longer than it said".into()),
-                        Some(left) => {
-                            self.left = left;
+                    let left = self.left.map(|left| left.checked_sub(data.len() as u64));
+                    match (left, self.flow.came(data.len() as u64, asked.elapsed())) {
+                        (Some(None), _) => Reason::Invalid("its body is longer than it said".into()),
+                        // The last bytes are welcome however late.
+                        (left, Err(stall)) if left != Some(Some(0)) => Reason::Stalled(stall),
+                        (left, _) => {
+                            self.left = left.flatten();
+                            if data.is_empty() {
+                                continue;
+                            }
                             return Some(Ok(data));
                         }
-                        None => return Some(Ok(data)),
                     }
                 }
                 Ok(None) => match self.left {
@@ -212,7 +225,7 @@ impl Body {
                     }
                 },
                 Ok(Some(Err(error))) => Reason::Broken(causes::told(&error)),
-                Err(_) => Reason::Stalled(self.client.timeouts.stall),
+                Err(_) => Reason::Stalled(self.flow.silent()),
             };
             self.incoming = None;
             return Some(Err(self.client.error(&self.url, reason)));

@@ -12,6 +12,7 @@ use http::StatusCode;
 use super::accounts::{Account, EndedAt};
 use super::breaker::Fault;
 use super::credentials::CredentialError;
+use super::flow::Stall;
 use super::holdback::BRIEF;
 use super::redirect::RedirectError;
 use crate::oci::UpstreamName;
@@ -119,9 +120,9 @@ pub enum Reason {
     /// The body ended before its announced length, or the connection was reset.
     #[error("its answer broke off: {0}")]
     Broken(String),
-    /// No byte of a body for too long.
-    #[error("its answer stalled: no byte for {}", humantime::format_duration(*.0))]
-    Stalled(Duration),
+    /// No byte of a body for too long, or next to none.
+    #[error("its answer stalled: {0}")]
+    Stalled(Stall),
     /// A redirect that is not followed.
     #[error("it sent a redirect that is not followed: {0}")]
     Redirect(#[from] RedirectError),

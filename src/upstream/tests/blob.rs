@@ -132,7 +132,7 @@ async fn t14_a_stalled_body() {
     let (bytes, error) = read(&mut answer).await;
     assert_eq!(bytes, b"0123");
     let error = error.unwrap();
-    assert!(matches!(error.reason(), Reason::Stalled(_)) && error.class() == Class::Broken, "{error}");
+    assert!(matches!(error.reason(), Reason::Stalled(Stall::Silent(_))) && error.class() == Class::Broken, "{error}");
 }
 
 #[tokio::test]

@@ -51,6 +51,40 @@ async fn a_drip_is_no_stall() {
     assert_eq!(up.count(&path), 1);
 }
 
+/// I8: bytes that only keep the time-out away hold no place in the cache for ever, whether a client waits for them or has
+/// left. What came is gone on with.
+#[tokio::test]
+async fn t14_a_trickle_is_a_stall() {
+    for stays in [true, false] {
+        let (up, mirror, blob, path) = with_blob().await;
+        up.on(&path).always(Act::honest().drip(2, Duration::from_millis(50)));
+        let download = mirror.open(&path).await;
+        if stays {
+            let answer = tokio::time::timeout(Duration::from_secs(30), download.rest()).await.expect("an end");
+            assert!(answer.end.is_broken() && answer.body.len() < 1000, "{:?}", answer.end);
+        } else {
+            drop(download);
+        }
+        mirror.metric_becomes("roadstead_fill_failures_total", &[("reason", "broken")], 1.0).await;
+        assert_eq!(mirror.metric("roadstead_fills_in_flight", &[]).await, 0.0);
+        assert!(mirror.metric("roadstead_cache_bytes", &[("tier", "disk")]).await < 8192.0, "the reservation is given back");
+        up.on(&path).clear();
+        let asked = up.count(&path);
+        recovered(&mirror, &blob).await;
+        assert!(up.requests().iter().filter(|request| request.path == path).nth(asked).unwrap().from() > 0, "resumed");
+    }
+}
+
+/// The same, a connection for each trickle.
+#[tokio::test]
+async fn t14_connections_that_bring_next_to_nothing_are_no_progress() {
+    let (up, mirror, _, path) = with_blob().await;
+    up.on(&path).always(Act::honest().delay(Duration::from_millis(100)).close_after(50));
+    let answer = tokio::time::timeout(Duration::from_secs(20), mirror.get(&path)).await.expect("an end");
+    assert!(answer.end.is_broken() && answer.body.len() < 1000, "{:?}", answer.end);
+    mirror.metric_becomes("roadstead_fill_failures_total", &[("reason", "broken")], 1.0).await;
+}
+
 /// Everything an upstream can say instead: the client gets an OCI error, is not asked to sign in, and may try elsewhere.
 #[tokio::test]
 async fn every_status_of_an_upstream_is_a_clear_error() {

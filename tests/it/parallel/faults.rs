@@ -106,6 +106,25 @@ async fn a_part_that_breaks_is_continued() {
     }
 }
 
+/// One part trickles: the others go on, and the rest of it is asked for again. All do: the fill ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t14_parts_that_trickle_stall() {
+    let trickle = || Act::honest().drip(2, Duration::from_millis(50));
+    let (up, mirror, blob, path) = with_blob(|settings| {
+        settings.hub("stall_timeout", "300ms");
+    })
+    .await;
+    up.on(&path).then(slow()).then(trickle()).always(slow());
+    let pulled = tokio::time::timeout(Duration::from_secs(20), mirror.pull_blob(REPOSITORY, &blob));
+    pulled.await.expect("what trickled is brought by another part");
+    let other = Blob::random(2, SIZE as usize);
+    up.push_blob(REPOSITORY, &other);
+    up.on("/v2/*/blobs/*").always(trickle());
+    drop(mirror.open(&blob_path(REPOSITORY, &other)).await);
+    mirror.metric_becomes("roadstead_fill_failures_total", &[("reason", "broken")], 1.0).await;
+    assert_eq!(mirror.metric("roadstead_fill_parts_in_flight", &[]).await, 0.0);
+}
+
 /// What was asked for ahead is read, too, when the part before it stands still: nobody waits for that one's time-out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_was_asked_for_ahead_does_not_wait_for_one_that_stands_still() {
