@@ -33,6 +33,7 @@ mod segments;
 pub mod selector;
 pub mod store;
 mod survey;
+mod thin;
 pub mod tree;
 pub mod verify;
 
@@ -61,6 +62,7 @@ use pages::OpenFile;
 use pins::Pins;
 use records::Records;
 use store::{Store, StoreError};
+use thin::Crowd;
 use verify::{Suspects, Verification};
 
 /// Objects up to this size are kept in memory whole: manifests, configs, small layers.
@@ -215,6 +217,8 @@ pub struct Cache {
     damaged: tokio::sync::broadcast::Sender<Digest>,
     /// Space that evicted files have yet to give back.
     owed: Owed,
+    /// Whether the manifests name too much to be kept track of.
+    crowd: Crowd,
     /// The background verification.
     pub scrubbing: Arc<Verification>,
 }
@@ -258,6 +262,7 @@ impl Cache {
             stamping: Mutex::default(),
             damaged: tokio::sync::broadcast::Sender::new(64),
             owed: Owed::default(),
+            crowd: Crowd::default(),
             scrubbing: Arc::default(),
             memory: Memory::new(config.memory),
             store,
@@ -315,6 +320,7 @@ impl Cache {
     pub fn note_parts(&self, digest: &Digest, manifest: &Manifest) {
         if self.catalog.set_parts(digest, manifest) {
             self.reprotect_manifest(digest);
+            self.mind_the_crowd();
         }
     }
 

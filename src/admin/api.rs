@@ -112,10 +112,10 @@ impl Api {
 
     fn account(&self) -> Reply {
         let Account { pinned_bytes, quotas, index_memory_bytes } = self.cache.account();
-        let Totals { repositories, tags, manifests } = self.cache.catalog.totals();
+        let Totals { repositories, tags, manifests, parts, most_parts } = self.cache.catalog.totals();
         let document = json!({
             "repositories": repositories, "tags": tags, "manifests": manifests, "pinned_bytes": pinned_bytes, "quotas": quotas,
-            "index_memory_bytes": index_memory_bytes, "indexed": self.cache.is_scanned(), "complete": self.cache.is_surveyed(),
+            "named": parts, "most_named": most_parts, "index_memory_bytes": index_memory_bytes, "indexed": self.cache.is_scanned(), "complete": self.cache.is_surveyed(),
             "scrubbing": self.cache.scrubbing.progress(),
         });
         (StatusCode::OK, document)

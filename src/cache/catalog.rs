@@ -23,8 +23,11 @@ use super::records::TagRecord;
 use crate::oci::{Descriptor, Digest, Manifest, Platform, Platforms, Reference, Scope, Tag};
 
 mod above;
+mod crowd;
 mod holding;
 mod tags;
+
+pub use crowd::Candidate;
 
 /// A part of an image, as its manifest names it.
 #[derive(Clone, Debug)]
@@ -59,6 +62,10 @@ pub struct Totals {
     pub tags: usize,
     /// Manifests of which it is known what they are made of.
     pub manifests: usize,
+    /// What they name, each as often as it is named.
+    pub parts: usize,
+    /// How much they may name before the first of them go.
+    pub most_parts: usize,
 }
 
 /// Tags looked at under one lock.
@@ -103,6 +110,10 @@ struct Inner {
     /// Every tag by digest and repository.
     tagged: BTreeMap<(Digest, Id), BTreeSet<Tag>>,
     images: HashMap<Id, Image>,
+    /// Parts of all of them, each as often as it is named.
+    parts: usize,
+    /// How many of these there shall be; see [`crowd`].
+    most: usize,
     /// The manifests that name an object.
     owners: Owners,
     /// The repositories that have a manifest.
@@ -211,7 +222,8 @@ impl Inner {
 impl Catalog {
     /// An empty catalog over `index`.
     pub fn new(index: Arc<Index>) -> Self {
-        Self { index, inner: Mutex::default() }
+        let inner = Inner { most: crowd::most(index.limits().max_size), ..Inner::default() };
+        Self { index, inner: Mutex::new(inner) }
     }
 
     /// Notes what a tag stands for, or that it is gone.
@@ -269,7 +281,8 @@ impl Catalog {
             let slot = if is_own { inner.owners.add_own(id, own) } else { inner.owners.add(id, own) };
             Edge { id, slot, platform: inner.platforms.number(descriptor), is_manifest, is_own }
         });
-        let parts = parts.collect();
+        let parts: Box<[Edge]> = parts.collect();
+        inner.parts += parts.len();
         inner.images.insert(own, Image { parts });
         true
     }
@@ -341,6 +354,12 @@ impl Catalog {
     /// How many of everything there are.
     pub fn totals(&self) -> Totals {
         let inner = self.inner.lock();
-        Totals { repositories: inner.repos.len(), tags: inner.tags, manifests: inner.images.len() }
+        Totals {
+            repositories: inner.repos.len(),
+            tags: inner.tags,
+            manifests: inner.images.len(),
+            parts: inner.parts,
+            most_parts: inner.most,
+        }
     }
 }

@@ -25,7 +25,13 @@ const USES: usize = 1024;
 impl Cache {
     /// Reads the tree into the index, then keeps recency and names on disk up to date for ever. One task a mirror.
     pub async fn maintain(self: Arc<Self>) {
-        tokio::join!(self.live(), self.clone().watch(), self.clone().follow_readers(), self.close_unread());
+        tokio::join!(
+            self.live(),
+            self.clone().watch(),
+            self.clone().follow_readers(),
+            self.close_unread(),
+            self.thin_when_crowded()
+        );
     }
 
     async fn close_unread(self: &Arc<Self>) {

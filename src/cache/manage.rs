@@ -117,7 +117,7 @@ pub struct Account {
     pub pinned_bytes: u64,
     /// In the order of the configuration.
     pub quotas: Vec<QuotaRow>,
-    /// Memory that the index takes.
+    /// Memory that the index takes, and what manifests name.
     pub index_memory_bytes: usize,
 }
 
@@ -280,7 +280,7 @@ impl Cache {
         Account {
             pinned_bytes: self.index.pinned(),
             quotas: patterns.zip(self.index.quotas()).map(|(pattern, bytes)| QuotaRow { pattern, bytes }).collect(),
-            index_memory_bytes: self.index.memory(),
+            index_memory_bytes: self.index.memory() + self.catalog.memory(),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Cache {
         }
         self.reprotect();
         self.confine_known();
-        let Totals { repositories, tags, manifests } = self.catalog.totals();
+        let Totals { repositories, tags, manifests, .. } = self.catalog.totals();
         if unread.0 > 0 {
             tracing::error!(
                 files = unread.0,
@@ -152,6 +152,10 @@ impl Cache {
                 let record = unread.note(&path, self.record::<ManifestRecord>(&path)).flatten();
                 let media_type = record.as_ref().map(|record| record.media_type.as_str());
                 unread.note(&path, self.survey_manifest(scope, &digest, media_type));
+                // What pins protect is known by now. An earlier process may have had more room.
+                if self.is_to_thin_out() {
+                    self.thin_out();
+                }
             }
         }
     }
@@ -163,6 +167,7 @@ impl Cache {
             // Of one that cannot be read, the next pull says what it is made of.
             let _ = cache.survey_manifest(&scope, &digest, Some(media_type.as_str()));
             cache.reprotect_manifest(&digest);
+            cache.mind_the_crowd();
         });
         let _ = learnt.await;
     }
@@ -197,6 +202,7 @@ impl Cache {
             if objects > 0 {
                 tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
             }
+            cache.thin_out();
             cache.prune_records();
             cache.prune_confined();
             cache.index.retry();
@@ -244,12 +250,17 @@ impl Cache {
         while more {
             let records;
             (records, more) = self.catalog.prune();
-            for (scope, digest) in &records {
-                let _ = fs::remove_file(self.records.manifest_path(scope, digest));
-                self.records.forget_referrers(scope, digest);
-            }
+            self.remove_records(&records);
             count += records.len() as u64;
         }
         count
+    }
+
+    /// Removes the records of manifests that are gone.
+    pub(super) fn remove_records(&self, records: &[(Scope, Digest)]) {
+        for (scope, digest) in records {
+            let _ = fs::remove_file(self.records.manifest_path(scope, digest));
+            self.records.forget_referrers(scope, digest);
+        }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 
 mod clock;
+mod crowd;
 mod damaged;
 mod model;
 mod purge;

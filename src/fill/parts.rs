@@ -201,10 +201,10 @@ impl Parts<'_> {
         if ended.progress {
             self.fruitless = 0;
         }
-        if ended.bytes > 0 {
-            if let Some((waited, took)) = ended.took {
-                self.pace.learn(ended.bytes, waited, took);
-            }
+        if ended.bytes > 0
+            && let Some((waited, took)) = ended.took
+        {
+            self.pace.learn(ended.bytes, waited, took);
         }
         let alone = self.running.is_empty();
         let upstream = self.run.source.upstream.clone();

@@ -3,8 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::{CHUNK, Catalog};
+use super::{CHUNK, Catalog, Inner};
 use crate::cache::evict::Id;
+use crate::cache::index::State;
 use crate::oci::{Digest, Scope};
 
 /// Manifests of an object that are looked at for its repositories.
@@ -12,6 +13,35 @@ const OWNERS: usize = 10_000;
 
 /// How long, in seconds, a manifest may be on its way to the disk after it was noted.
 const ON_ITS_WAY: u32 = 120;
+
+impl Inner {
+    /// Forgets a manifest whose file is gone, and what it is made of; the records that have lost their meaning.
+    pub(super) fn forget_manifest(&mut self, state: &mut State, id: Id) -> Vec<(Scope, Digest)> {
+        state.objects.get_mut(id).manifest = false;
+        let (digest, mut records) = (state.objects.digest(id), Vec::new());
+        let homes: Vec<Id> = self.homes.of(id).collect();
+        for number in homes {
+            let Some(repo) = self.names.get(&number).and_then(|name| self.repos.get_mut(name)) else { continue };
+            let Some(slot) = repo.manifests.remove(&id) else { continue };
+            records.push((repo.scope.clone(), digest));
+            let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
+            self.homes.remove(id, slot);
+            state.release(id);
+            if is_empty {
+                self.forget_repo(number);
+            }
+        }
+        if let Some(image) = self.images.remove(&id) {
+            self.parts -= image.parts.len();
+            for part in image.parts {
+                self.owners.remove(part.id, part.slot);
+                state.release(part.id);
+            }
+            state.release(id);
+        }
+        records
+    }
+}
 
 impl Catalog {
     /// The repositories that have an object: their manifests, or what is part of them.
@@ -71,27 +101,7 @@ impl Catalog {
                 state.waiting.push((id, noted));
                 continue;
             }
-            entry.manifest = false;
-            let digest = state.objects.digest(id);
-            let homes: Vec<Id> = inner.homes.of(id).collect();
-            for number in homes {
-                let Some(repo) = inner.names.get(&number).and_then(|name| inner.repos.get_mut(name)) else { continue };
-                let Some(slot) = repo.manifests.remove(&id) else { continue };
-                records.push((repo.scope.clone(), digest));
-                let is_empty = repo.tags.is_empty() && repo.manifests.is_empty();
-                inner.homes.remove(id, slot);
-                state.release(id);
-                if is_empty {
-                    inner.forget_repo(number);
-                }
-            }
-            if let Some(image) = inner.images.remove(&id) {
-                for part in image.parts {
-                    inner.owners.remove(part.id, part.slot);
-                    state.release(part.id);
-                }
-                state.release(id);
-            }
+            records.extend(inner.forget_manifest(&mut state, id));
         }
         if !more {
             // Looked at again the next time.

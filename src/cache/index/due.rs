@@ -57,6 +57,13 @@ impl Index {
         (expired.into_iter().map(|id| state.leave(id)).collect(), next)
     }
 
+    /// Makes a manifest leave that was found by its number, unless it was used meanwhile, or stays; [`Index::left`] must follow.
+    pub fn expel_manifest(&self, id: Id, used: u32) -> Option<Victim> {
+        let mut state = self.lock();
+        let entry = state.objects.get(id);
+        (entry.present && entry.manifest && !entry.pinned && entry.used == used).then(|| state.leave(id))
+    }
+
     /// Adds what [`Index::expire`] would choose to `sum`; where to go on.
     pub fn count_expired(&self, from: Id, count: Id, sum: &mut Sum) -> Option<Id> {
         let idle = self.idle();

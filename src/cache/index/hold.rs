@@ -72,7 +72,7 @@ impl State {
     }
 
     /// Whether a pin protects an object, or somebody holds it.
-    pub(super) fn stays(&self, digest: &Digest) -> bool {
+    pub(in crate::cache) fn stays(&self, digest: &Digest) -> bool {
         self.protected.contains(digest) || self.held.contains_key(digest)
     }
 
