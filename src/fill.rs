@@ -76,7 +76,7 @@ impl Fill {
         !self.givers.lock().is_empty()
     }
 
-    fn is_given_by(&self, giver: Giver) {
+    fn add_giver(&self, giver: Giver) {
         let mut givers = self.givers.lock();
         if !givers.contains(&giver) {
             givers.push(giver);

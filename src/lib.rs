@@ -7,12 +7,14 @@
 //!
 //! 1. [`listen`] binds and speaks TLS; [`server`] accepts a connection, within its limits, and hyper reads a request from it.
 //! 2. [`oci::Route::parse`] turns the URL into one validated value: upstream, repository, tag or digest.
-//! 3. [`policy::Session::admit`] says whether it may be pulled, and gives a [`policy::Permit`].
+//! 3. [`policy::Session::identify`] finds out who asks, [`policy::Session::admit`] whether they may, and gives a
+//!    [`policy::Permit`].
 //! 4. [`pull::Pull::answer`] is the use case:
-//!    - a tag is resolved to a digest: from its record while it is fresh, else by one HEAD for all who ask;
-//!    - [`cache::Cache::get`] looks the digest up: in memory, then on disk;
+//!    - for whom it looks (`pull::visibility`): of what is not everybody's, an upstream says what the caller may see;
+//!    - a tag is resolved to a digest (`pull::resolve`): from its record while it is fresh, else by one HEAD for all who ask;
+//!    - [`cache::Cache::get`] looks the digest up: in memory, then on disk; of private content the repository has to hold it;
 //!    - on a miss [`fill::Fills::join`] begins the one fill of that digest, or joins it ([`upstream::Upstream::blob`]
-//!      brings the bytes, [`cache::Cache::publish`] gives the file its name once the digest has matched);
+//!      brings the bytes, [`cache::Cache::publish_from`] gives the file its name once the digest has matched);
 //!    - [`pull::respond`] makes status, headers and range of what was found.
 //! 5. [`pull::body::Body`] streams memory, a file, or the growing file of a fill.
 //! 6. [`server`] counts the request and logs it when the last byte has gone.

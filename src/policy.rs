@@ -61,7 +61,7 @@ pub struct Policy {
 
 /// Rules that are not in force yet.
 #[derive(Debug)]
-pub struct Ready(Arc<Rules>);
+pub struct Prepared(Arc<Rules>);
 
 /// What can be replaced.
 #[derive(Clone, Debug)]
@@ -126,17 +126,17 @@ impl Policy {
 
     /// Makes other rules, for [`Self::take`]. Tokens stay good while the key is the same. `config` has every upstream that is
     /// served, as it is served: one that it has not is refused.
-    pub fn ready(&self, config: &Config) -> Result<Ready, NoKey> {
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, NoKey> {
         let now = self.rules.load();
         let tokens = match now.access.token_key == config.access.token_key {
             true => now.tokens.clone(),
             false => Arc::new(Tokens::new(config.access.token_key.as_ref())?),
         };
-        Ok(Ready(Arc::new(Rules::of(config, tokens))))
+        Ok(Prepared(Arc::new(Rules::of(config, tokens))))
     }
 
     /// Puts other rules into force, for requests that begin from now on.
-    pub fn take(&self, Ready(rules): Ready) {
+    pub fn take(&self, Prepared(rules): Prepared) {
         self.rules.store(rules);
     }
 
@@ -240,14 +240,14 @@ mod tests {
         let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, "Basic YWxpY2U6c2VjcmV0".parse().unwrap())]);
         let caller = Caller { peer: &peer, headers: &headers };
         for (before, after) in [(&open, &closed), (&closed, &closed), (&closed, &open)] {
-            policy.take(policy.ready(before).unwrap());
+            policy.take(policy.prepare(before).unwrap());
             let (mut first, mut second) = (policy.look(), policy.look());
-            policy.take(policy.ready(after).unwrap());
+            policy.take(policy.prepare(after).unwrap());
             let identity = first.identify(&caller, Some(&upstream)).await.unwrap();
             assert_eq!(first.greet(&identity), Ok(()));
-            policy.take(policy.ready(before).unwrap());
+            policy.take(policy.prepare(before).unwrap());
             let identity = second.identify(&caller, Some(&upstream)).await.unwrap();
-            policy.take(policy.ready(after).unwrap());
+            policy.take(policy.prepare(after).unwrap());
             assert!(second.admit(&identity, &upstream, &repository).is_ok());
         }
     }

@@ -135,7 +135,7 @@ impl Pull {
     /// Answers a request. Never fails: an error is an answer, too. Cancel-safe: what it has begun for others goes on.
     pub async fn answer(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Answer {
         let kind = wanted.kind();
-        let asker = match self.identify(request, wanted).await {
+        let asker = match self.asker_for(request, wanted).await {
             Ok(asker) => asker,
             Err(error) => return request.failure(kind, error),
         };
@@ -148,7 +148,7 @@ impl Pull {
         };
         answer.unwrap_or_else(|error| {
             if error.is_denied() {
-                self.refused(&asker);
+                self.forget_verdict(&asker);
             }
             if let Wanted::Manifest(reference) = wanted
                 && error.is_unanswered()

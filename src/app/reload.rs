@@ -42,7 +42,7 @@ impl Running {
         merged.check_exposure_at(self.addresses().into_iter())?;
         let (upstreams, config, metrics) = (held.upstreams.clone(), merged.clone(), self.metrics.clone());
         let remade = spawn_blocking(move || upstreams.remade(&config, &metrics)).await??;
-        let rules = self.policy.ready(&merged)?;
+        let rules = self.policy.prepare(&merged)?;
         // The last that can be wrong with the file, and the first that is put in use.
         self.reload_tls(&merged).await?;
         // Whose content is whose before who may pull it: rules that open must not open what is about to be closed.

@@ -93,7 +93,7 @@ impl Cache {
 
     /// Another upstream that is not everybody's has the content, too, by its own word. What is everybody's stays so. After an
     /// error that is in memory alone. Cancel-safe.
-    pub async fn admit(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
+    pub async fn add_holder(self: &Arc<Self>, digest: &Digest, upstream: &UpstreamName) -> io::Result<()> {
         if !self.confined.add(digest, slice::from_ref(upstream)) {
             return Ok(());
         }

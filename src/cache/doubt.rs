@@ -158,7 +158,7 @@ impl Doubts {
 impl Cache {
     /// A client is about to be given the whole of an object that is in a file. `true`: it got it a moment ago, too, and
     /// nobody has looked at the file since. It is looked at now; [`Cache::get`] waits for what comes of that.
-    pub fn doubts(&self, digest: &Digest, client: IpAddr, size: u64) -> bool {
+    pub fn recheck_if_asked_again(&self, digest: &Digest, client: IpAddr, size: u64) -> bool {
         let doubtful = size > SMALL && self.doubts.given(digest, client, size);
         if doubtful {
             tracing::debug!(%digest, "a client asks for the same blob again; its file is hashed first");

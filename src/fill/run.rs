@@ -49,7 +49,7 @@ pub(super) struct Incoming {
 impl Incoming {
     /// The body of an answer to `fill`'s question, `skip` bytes of which are here.
     pub(super) fn new(fill: &Fill, body: BlobBody, skip: u64) -> Self {
-        fill.is_given_by(body.giver());
+        fill.add_giver(body.giver());
         Self { body, skip }
     }
 

@@ -45,7 +45,7 @@ impl Pull {
     async fn unless_wrong(&self, request: &Request<'_>, digest: &Digest, hit: Hit) -> Option<Hit> {
         let is_whole = !request.head && !request.headers.contains_key(header::RANGE);
         match (request.permit.address(), &hit.content) {
-            (Some(client), Content::File(_)) if is_whole && self.cache.doubts(digest, client, hit.size) => {
+            (Some(client), Content::File(_)) if is_whole && self.cache.recheck_if_asked_again(digest, client, hit.size) => {
                 Box::pin(self.cache.get(digest)).await
             }
             _ => Some(hit),

@@ -163,7 +163,7 @@ impl Pull {
             Ok(Some(Landed { value: Err(error), .. })) => return Err(error),
             Ok(None) => ("the revalidation failed".to_owned(), "internal"),
             Err(_) => {
-                site.upstream.is_slow();
+                site.upstream.note_slow();
                 ("the upstream takes long to answer".to_owned(), "slow")
             }
         };

@@ -184,13 +184,7 @@ impl Upstream {
     /// An address has given an answer that is of no use. From now on it is tried after the others: they are configured as
     /// equals, and something in front of this one may send pages in the place of content. Whether to ask again; `useless`
     /// counts such answers to one question.
-    pub(super) fn asks_another(
-        &self,
-        origin: &Origin,
-        traffic: Traffic,
-        useless: &mut usize,
-        error: Option<&UpstreamError>,
-    ) -> bool {
+    pub(super) fn give_way(&self, origin: &Origin, traffic: Traffic, useless: &mut usize, error: Option<&UpstreamError>) -> bool {
         origin.health().misled(traffic);
         *useless += 1;
         let another = *useless < self.origins.len();

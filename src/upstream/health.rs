@@ -202,7 +202,7 @@ impl Health {
     }
 
     /// HEAD is of no use here. Whether that is news.
-    pub(super) fn lacks_head(&self) -> bool {
+    pub(super) fn note_no_head(&self) -> bool {
         let mut state = self.state();
         state.no_head = Some(Instant::now() + NO_HEAD);
         !std::mem::replace(&mut state.no_head_told, true)

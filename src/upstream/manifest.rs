@@ -109,7 +109,7 @@ impl Upstream {
             let is_page = answer.response.status().is_success() && is_page(headers);
             let is_other = matches!((claimed(headers), reference),
                 (Some(claimed), Reference::Digest(asked)) if contradicts(&claimed, asked));
-            if !(is_page || is_other) || !self.asks_another(origin, Traffic::Check, &mut useless, None) {
+            if !(is_page || is_other) || !self.give_way(origin, Traffic::Check, &mut useless, None) {
                 break (origin, answer);
             }
         };
@@ -136,7 +136,7 @@ impl Upstream {
         // Gives its place in the queue back before the next request wants one.
         drop(answer);
         let resolved = self.resolve_by_get(need, repository, reference).await?;
-        if !page && resolved.fetched.as_ref().is_some_and(FetchedManifest::is_sound) && origin.health().lacks_head() {
+        if !page && resolved.fetched.as_ref().is_some_and(FetchedManifest::is_sound) && origin.health().note_no_head() {
             tracing::warn!(upstream = %self.name, address = origin.host(), status = status.as_u16(),
                 "this registry does not tell a tag's digest by HEAD; tags are checked by GET, which may count as pulls");
         }
@@ -192,7 +192,7 @@ impl Upstream {
             }
             let class = fetched.as_ref().err().map(UpstreamError::class);
             let is_useless = is_other || is_none || class == Some(Class::Invalid);
-            if is_useless && self.asks_another(origin, Traffic::Pull, &mut useless, fetched.as_ref().err()) {
+            if is_useless && self.give_way(origin, Traffic::Pull, &mut useless, fetched.as_ref().err()) {
                 earlier = Some(fetched);
                 continue;
             }

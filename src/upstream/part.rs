@@ -99,8 +99,7 @@ impl Upstream {
             let (origin, answer) = self.ask_in(Lane::Small, &ask, unsatisfiable).await?;
             match blob::told_size(origin, answer, digest, question) {
                 Err(error)
-                    if error.class() == Class::Invalid
-                        && self.asks_another(origin, Traffic::Layer, &mut useless, Some(&error)) => {}
+                    if error.class() == Class::Invalid && self.give_way(origin, Traffic::Layer, &mut useless, Some(&error)) => {}
                 told => return told,
             }
         }
@@ -146,7 +145,7 @@ impl Upstream {
         loop {
             let (origin, answer) = self.ask_in(Lane::Layer, &ask, |answer| may_be_nothing && is_end(answer, from)).await?;
             match self.judge(origin, answer, ask.what(), from) {
-                Err(error) if self.asks_another(origin, ask.traffic(), &mut useless, Some(&error)) => {}
+                Err(error) if self.give_way(origin, ask.traffic(), &mut useless, Some(&error)) => {}
                 judged => return judged,
             }
         }

@@ -99,7 +99,7 @@ impl Upstream {
     }
 
     /// A client did not wait for its answer to the end: the next ones, who have something cached, need not begin to.
-    pub fn is_slow(&self) {
+    pub fn note_slow(&self) {
         self.origins.iter().for_each(|origin| origin.health().slow());
     }
 

@@ -128,7 +128,7 @@ async fn only_who_brings_it_whole_has_it() {
     assert_eq!(of(), Some(vec![]));
     cache.memory.forget(&digest);
     // As what somebody else has said something of.
-    cache.admit(&digest, &name).await.unwrap();
+    cache.add_holder(&digest, &name).await.unwrap();
     cache.withdraw(&digest);
     assert_eq!(of(), Some(vec![name.clone()]));
     cache.confined.forget(Duration::ZERO, |_| false);

@@ -47,7 +47,7 @@ impl Pull {
         }
         if self.visibility.words.contains_key(&(scope.clone(), evidence.of(digest))) {
             // It may have come through another upstream since.
-            self.admit(scope, &digest).await;
+            self.add_holder(scope, &digest).await;
             return Ok(());
         }
         if self.is_known_to_hold(scope, evidence.of(digest)) {
@@ -89,7 +89,7 @@ impl Pull {
                 this.visibility.heard(&scope, evidence.of(digest));
                 match this.is_open(&scope) {
                     true => this.cache.release(&digest, &scope.upstream).await,
-                    false => this.admit(&scope, &digest).await,
+                    false => this.add_holder(&scope, &digest).await,
                 }
                 Ok(())
             }
@@ -139,11 +139,11 @@ impl Pull {
 
     /// The upstream said that it has this: writes that down, for the next process, too. If that fails, the next process
     /// asks once more.
-    pub(in crate::pull) async fn admit(&self, scope: &Scope, digest: &Digest) {
+    pub(in crate::pull) async fn add_holder(&self, scope: &Scope, digest: &Digest) {
         if self.is_open(scope) {
             return;
         }
-        if let Err(error) = self.cache.admit(digest, &scope.upstream).await {
+        if let Err(error) = self.cache.add_holder(digest, &scope.upstream).await {
             tracing::warn!(%digest, upstream = %scope.upstream, %error, "cannot write down that this upstream has this content, too");
         }
     }
@@ -154,7 +154,7 @@ impl Pull {
             return;
         }
         self.visibility.heard(scope, What::Manifest(*digest));
-        self.admit(scope, digest).await;
+        self.add_holder(scope, digest).await;
         if !self.cache.catalog.has_manifest(scope, digest) {
             let record = ManifestRecord { media_type: media_type.clone() };
             self.cache.set_manifest_record(scope, digest, &record).await;

@@ -45,7 +45,7 @@ impl Verdict {
 impl Pull {
     /// Whose request it is, and whether they may see what is here of the repository. Asks the upstream where that has to
     /// be known and is not. Cancel-safe: the question goes on for others.
-    pub(in crate::pull) async fn identify(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Result<Asker, PullError> {
+    pub(in crate::pull) async fn asker_for(self: &Arc<Self>, request: &Request<'_>, wanted: &Wanted) -> Result<Asker, PullError> {
         if !self.cache.confined.is_active() {
             return Ok(Asker::Mirror);
         }
@@ -96,7 +96,7 @@ impl Pull {
     }
 
     /// The upstream has refused something to somebody: what it said before does not hold any more.
-    pub(in crate::pull) fn refused(&self, asker: &Asker) {
+    pub(in crate::pull) fn forget_verdict(&self, asker: &Asker) {
         if let Some(guest) = asker.guest()
             && self.visibility.verdicts.get(&guest.key).is_some_and(|verdict| verdict.refusal.is_none())
         {
