@@ -24,6 +24,7 @@ mod owed;
 mod owners;
 pub mod pages;
 pub mod pins;
+mod prune;
 pub mod purge;
 pub mod read;
 pub mod records;

@@ -10,7 +10,7 @@
 //! depends on it ([`holding`]). Its lock is taken before the index's, never after.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ mod crowd;
 mod holding;
 mod tags;
 
+pub use above::Pruned;
 pub use crowd::Candidate;
 
 /// A part of an image, as its manifest names it.
@@ -109,6 +110,8 @@ struct Inner {
     tags: usize,
     /// Every tag by digest and repository.
     tagged: BTreeMap<(Digest, Id), BTreeSet<Tag>>,
+    /// What tags stood for that was not here when they were noted, and when that was, in that order. For the next pruning.
+    lost: VecDeque<(Digest, u32)>,
     images: HashMap<Id, Image>,
     /// Parts of all of them, each as often as it is named.
     parts: usize,
@@ -228,11 +231,15 @@ impl Catalog {
 
     /// Notes what a tag stands for, or that it is gone.
     pub fn set_tag(&self, scope: &Scope, tag: &Tag, record: Option<TagRecord>) {
+        if let Some(record) = &record {
+            self.note_lost(&record.digest);
+        }
         self.inner.lock().put_tag(scope, tag, record);
     }
 
     /// As [`Catalog::set_tag`], for a record found at the start: what is known already is newer.
     pub fn found_tag(&self, scope: &Scope, tag: Tag, record: TagRecord) {
+        self.note_lost(&record.digest);
         let mut inner = self.inner.lock();
         if !inner.repo(scope).tags.contains_key(&tag) {
             inner.put_tag(scope, &tag, Some(record));

@@ -97,7 +97,7 @@ pub struct Collected {
     pub spare_bytes: u64,
     /// Objects beyond their quota's time.
     pub expired: u64,
-    /// Records of manifests that are gone.
+    /// Records of manifests that are gone, and of the tags that stood for them.
     pub records: u64,
     /// What has to go for `free`, in this order: the first 10 000 objects.
     pub evicted: Vec<(Digest, u64)>,
@@ -217,31 +217,37 @@ impl Cache {
     /// An error if the folder cannot be read.
     pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Result<Collected, NoRoom> {
         self.until_scanned().await?;
-        Ok(self.blocking(move |cache| cache.collect_now(free, dry_run)).await.unwrap_or_default())
+        if dry_run {
+            return Ok(self.blocking(move |cache| cache.would_collect(free)).await.unwrap_or_default());
+        }
+        let mut collected = self.blocking(|cache| cache.collect_useless()).await.unwrap_or_default();
+        collected.records = self.prune_records().await;
+        Ok(self.blocking(move |cache| cache.collect_for(free, collected)).await.unwrap_or_default())
     }
 
-    fn collect_now(&self, free: u64, dry_run: bool) -> Collected {
+    fn would_collect(&self, free: u64) -> Collected {
         let (leftovers, quarantined) = self.index.spares();
         let mut collected = Collected {
             leftovers: leftovers.len() as u64,
             quarantined: quarantined.len() as u64,
             spare_bytes: leftovers.iter().chain(&quarantined).map(|(_, bytes)| bytes).sum(),
+            records: self.count_prunable(),
             ..Collected::default()
         };
-        if dry_run {
-            collected.bytes = collected.spare_bytes;
-            if let Ok(space) = self.store.space() {
-                (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
-                collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
-            }
-            let expired = self.count_expired();
-            collected.expired = expired.objects;
-            collected.bytes += expired.bytes;
-            collected.records = if self.is_surveyed() { self.catalog.count_prunable() } else { 0 };
-            return collected;
+        collected.bytes = collected.spare_bytes;
+        if let Ok(space) = self.store.space() {
+            (collected.evicted, collected.evicted_more_bytes) = self.index.preview(free, space, MOST_LISTED);
+            collected.bytes += collected.evicted.iter().map(|(_, bytes)| bytes).sum::<u64>() + collected.evicted_more_bytes;
         }
-        // From here on what was done counts, not what was to be.
-        (collected.leftovers, collected.quarantined, collected.spare_bytes) = (0, 0, 0);
+        let expired = self.count_expired();
+        collected.expired = expired.objects;
+        collected.bytes += expired.bytes;
+        collected
+    }
+
+    /// Removes leftovers, damaged files and what is expired. What was done counts, not what was to be.
+    fn collect_useless(&self) -> Collected {
+        let mut collected = Collected::default();
         self.index.retry();
         self.retry_condemned();
         while let Some(victim) = self.index.spare() {
@@ -255,7 +261,11 @@ impl Cache {
         let expired = self.expire();
         collected.expired = expired.objects;
         collected.bytes += expired.bytes;
-        collected.records = self.prune_records();
+        collected
+    }
+
+    /// Evicts until `free` more bytes fit.
+    fn collect_for(&self, free: u64, mut collected: Collected) -> Collected {
         // The claim evicts; what it set aside is given back at once.
         if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
             tracing::warn!(%error, "not as much could be made free as was asked for");

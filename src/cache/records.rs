@@ -13,6 +13,7 @@ use std::sync::Arc;
 use moka::Entry;
 use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache as Memory;
+use parking_lot::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
@@ -73,11 +74,13 @@ pub struct Records {
     /// `None`: there is no file, so that a cold tag asks the disk once.
     pub(super) tags: Memory<TagKey, Option<Arc<TagRecord>>>,
     lists: Lists,
+    /// Shared by those who write records, so that no folder goes before its first record has come. Blocks.
+    folders: RwLock<()>,
 }
 
 impl Records {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, tags: Memory::new(IN_MEMORY), lists: Lists::default() }
+        Self { root, tags: Memory::new(IN_MEMORY), lists: Lists::default(), folders: RwLock::default() }
     }
 
     /// As a new process would find them.
@@ -123,6 +126,18 @@ impl Records {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes the folders of a repository that are empty, and then those above it. Blocks.
+    pub(super) fn remove_empty(&self, scope: &Scope) {
+        let _removing = self.folders.write();
+        let folder = self.folder(scope);
+        for inner in ["_tags", "_manifests", "_referrers", "_absent"] {
+            let _ = std::fs::remove_dir(folder.join(inner));
+        }
+        let repositories = folder.ancestors().take_while(|folder| *folder != self.root);
+        // The first in which there is something ends it.
+        let _ = repositories.map(std::fs::remove_dir).take_while(Result::is_ok).count();
     }
 
     pub(super) fn tag_path(&self, scope: &Scope, tag: &Tag) -> PathBuf {
@@ -323,6 +338,7 @@ impl Cache {
     async fn write_record<T: Serialize>(self: &Arc<Self>, path: PathBuf, record: &T, durable: bool) -> io::Result<()> {
         let json = serde_json::to_vec(record)?;
         let written = self.blocking(move |cache| {
+            let _writing = cache.records.folders.read();
             let written = match cache.store.replace(&path, &json, durable) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => path
                     .parent()

@@ -197,13 +197,16 @@ impl Cache {
 
     /// What is due every minute. On the blocking pool.
     pub(super) async fn keep_house(self: &Arc<Self>) {
-        let kept = self.blocking(|cache| {
+        let expired = self.blocking(|cache| {
             let Sum { objects, bytes } = cache.expire();
             if objects > 0 {
                 tracing::info!(objects, size_bytes = bytes, "removed what was unused for longer than its quota allows");
             }
             cache.thin_out();
-            cache.prune_records();
+        });
+        let _ = expired.await;
+        self.prune_records().await;
+        let kept = self.blocking(|cache| {
             cache.prune_confined();
             cache.index.retry();
             cache.retry_condemned();
@@ -238,29 +241,5 @@ impl Cache {
             from = self.index.count_expired(at, CHUNK, &mut expired);
         }
         expired
-    }
-
-    /// Removes the records of manifests that are gone, and what is known of what refers to them.
-    pub(super) fn prune_records(&self) -> u64 {
-        // Before the survey, a manifest may only look gone.
-        if !self.is_surveyed() {
-            return 0;
-        }
-        let (mut count, mut more) = (0, true);
-        while more {
-            let records;
-            (records, more) = self.catalog.prune();
-            self.remove_records(&records);
-            count += records.len() as u64;
-        }
-        count
-    }
-
-    /// Removes the records of manifests that are gone.
-    pub(super) fn remove_records(&self, records: &[(Scope, Digest)]) {
-        for (scope, digest) in records {
-            let _ = fs::remove_file(self.records.manifest_path(scope, digest));
-            self.records.forget_referrers(scope, digest);
-        }
     }
 }

@@ -4,6 +4,7 @@ mod clock;
 mod crowd;
 mod damaged;
 mod model;
+mod prune;
 mod purge;
 mod trouble;
 mod upkeep;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{CHUNK, Catalog, Inner};
+use super::{CHUNK, Catalog, Inner, Tagged};
 use crate::cache::evict::Id;
 use crate::cache::index::State;
 use crate::oci::{Digest, Scope};
@@ -13,6 +13,17 @@ const OWNERS: usize = 10_000;
 
 /// How long, in seconds, a manifest may be on its way to the disk after it was noted.
 const ON_ITS_WAY: u32 = 120;
+
+/// What has lost its meaning.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Manifests that are gone, each with a repository that had it. The catalog has forgotten them.
+    pub manifests: Vec<(Scope, Digest)>,
+    /// Tags that stand for what may be gone. Whoever looks after their records tells the catalog which go.
+    pub tags: Vec<Tagged>,
+    /// There is more to be found.
+    pub more: bool,
+}
 
 impl Inner {
     /// Forgets a manifest whose file is gone, and what it is made of; the records that have lost their meaning.
@@ -83,15 +94,14 @@ impl Catalog {
         parts.iter().filter(|digest| state.objects.find(digest).is_none_or(|id| !is_needed(id))).copied().collect()
     }
 
-    /// Forgets images whose manifests are gone, some at a time; the records that have lost their meaning, and whether
-    /// there are more.
-    pub fn prune(&self) -> (Vec<(Scope, Digest)>, bool) {
+    /// Forgets images whose manifests are gone, some at a time; what has lost its meaning with them.
+    pub fn prune(&self) -> Pruned {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut state = self.index.lock();
-        let (now, mut records) = (self.index.now(), Vec::new());
+        let (now, mut pruned) = (self.index.now(), Pruned::default());
         let from = state.orphans.len().saturating_sub(CHUNK);
-        let more = from > 0;
+        pruned.more = from > 0;
         for (id, noted) in state.orphans.split_off(from) {
             let entry = state.objects.get_mut(id);
             if entry.present || !entry.manifest {
@@ -101,26 +111,46 @@ impl Catalog {
                 state.waiting.push((id, noted));
                 continue;
             }
-            records.extend(inner.forget_manifest(&mut state, id));
+            pruned.tags.extend(inner.tags_of(&state.objects.digest(id)));
+            pruned.manifests.extend(inner.forget_manifest(&mut state, id));
         }
-        if !more {
+        if !pruned.more {
             // Looked at again the next time.
             let waiting = std::mem::take(&mut state.waiting);
             state.orphans.extend(waiting);
         }
-        (records, more)
+        drop(state);
+        let due = inner.lost.partition_point(|(_, noted)| now.saturating_sub(*noted) >= ON_ITS_WAY).min(CHUNK);
+        pruned.more |= due == CHUNK;
+        for (digest, _) in inner.lost.drain(..due).collect::<Vec<_>>() {
+            pruned.tags.extend(inner.tags_of(&digest));
+        }
+        pruned
     }
 
-    /// How many records [`Catalog::prune`] would find without meaning.
-    pub fn count_prunable(&self) -> u64 {
+    /// Notes that there may be tags that stand for a manifest that is not on disk. It may be on its way.
+    pub(super) fn note_lost(&self, digest: &Digest) {
+        let now = self.index.now();
+        let mut inner = self.inner.lock();
+        if !self.index.contains(digest) {
+            inner.lost.push_back((*digest, now));
+        }
+    }
+
+    /// How many records of manifests [`Catalog::prune`] would find without meaning, and of which tags.
+    pub fn prunable(&self) -> (u64, Vec<Tagged>) {
         let inner = self.inner.lock();
         let state = self.index.lock();
         let now = self.index.now();
+        let is_due = |noted: u32| now.saturating_sub(noted) >= ON_ITS_WAY;
         let gone = state.orphans.iter().filter(|(id, noted)| {
             let entry = state.objects.get(*id);
-            !entry.present && entry.manifest && now.saturating_sub(*noted) >= ON_ITS_WAY
+            !entry.present && entry.manifest && is_due(*noted)
         });
         let gone: HashSet<Id> = gone.map(|(id, _)| *id).collect();
-        gone.into_iter().map(|id| inner.homes.of(id).count() as u64).sum()
+        let manifests = gone.iter().map(|id| inner.homes.of(*id).count() as u64).sum();
+        let mut lost: HashSet<Digest> = gone.into_iter().map(|id| state.objects.digest(id)).collect();
+        lost.extend(inner.lost.iter().filter(|(_, noted)| is_due(*noted)).map(|(digest, _)| *digest));
+        (manifests, lost.iter().flat_map(|digest| inner.tags_of(digest)).collect())
     }
 }

@@ -85,6 +85,7 @@ impl Catalog {
 
     /// Forgets a manifest at once if its file is not here; the records that have lost their meaning.
     pub fn forget_absent(&self, id: Id) -> Vec<(Scope, Digest)> {
+        let now = self.index.now();
         let mut inner = self.inner.lock();
         let mut state = self.index.lock();
         if state.objects.get(id).present || !inner.images.contains_key(&id) {
@@ -95,6 +96,11 @@ impl Catalog {
             state.orphans.swap_remove(at);
         }
         state.waiting.retain(|(orphan, _)| *orphan != id);
+        let digest = state.objects.digest(id);
+        if inner.tags_of(&digest).next().is_some() {
+            // Its tags go at the next pruning.
+            inner.lost.push_back((digest, now));
+        }
         inner.forget_manifest(&mut state, id)
     }
 

@@ -59,7 +59,7 @@ async fn i7_of_manifests_that_name_too_much_the_largest_go_first_and_what_is_pin
     // Gone is gone: what is pulled again is known again.
     assert_eq!(publish(&cache, 7, 600).await, new);
     assert_eq!(cache.catalog.parts(&new).unwrap().len(), 600);
-    cache.prune_records();
+    cache.prune_records().await;
     assert!(cache.catalog.is_manifest(&new) && cache.catalog.has_manifest(&scope("team/app"), &new));
 }
 
