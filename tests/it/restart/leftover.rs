@@ -44,7 +44,8 @@ async fn one_as_long_as_the_blob_is_begun_anew_at_once() {
                 up.requests().iter().filter(|r| r.path == blob_path(REPOSITORY, &blob)).map(|r| r.from()).collect();
             match knows_size {
                 true => assert!(asked.iter().all(|from| *from < SIZE as u64) && asked.contains(&0), "{asked:?}"),
-                false => assert_eq!(asked, [(SIZE + longer) as u64, 0]),
+                // On a busy machine it may stand still, and be helped out by one more from where it is.
+                false => assert_eq!(asked[..2], [(SIZE + longer) as u64, 0]),
             }
             blameless(&mirror).await;
         }
@@ -97,7 +98,7 @@ async fn i6_another_repository_does_not_cost_what_is_left() {
             mirror.pull_blob(OTHER, &blob).await;
             mirror.files().get(&blob).await;
             until("what is left to go, of which nobody has a use", || !left.exists()).await;
-            assert_eq!(mirror.metric("roadstead_cache_bytes", &[("tier", "disk")]).await, mirror.files().size() as f64);
+            mirror.metric_becomes("roadstead_cache_bytes", &[("tier", "disk")], mirror.files().size() as f64).await;
         } else {
             assert_eq!(mirror.get(&blob_path(OTHER, &blob)).await.status(), 404);
             assert_eq!(std::fs::metadata(&left).unwrap().len(), SIZE as u64 / 2);
