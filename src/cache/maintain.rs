@@ -52,7 +52,14 @@ impl Cache {
             Ok(_) | Err(NoRoom::Full { .. }) => {}
             Err(error) => tracing::error!(%error, "the cache cannot be brought under its limit"),
         }
-        let _ = self.blocking(|cache| cache.survey()).await;
+        let surveyed = self.blocking(|cache| {
+            cache.survey();
+            // Only now it is known what counts for which quota.
+            cache.keep_limits(&mut |_| {})
+        });
+        if let Ok(Err(error @ NoRoom::Disk(_))) = surveyed.await {
+            tracing::error!(%error, "the quotas of the cache cannot be kept");
+        }
         self.surveyed.send_replace(true);
         // Not at once: a machine that has just started may set its clock in the first minute.
         let mut every = interval_at(Instant::now() + MINUTE, MINUTE);

@@ -99,7 +99,7 @@ pub struct Collected {
     pub expired: u64,
     /// Records of manifests that are gone, and of the tags that stood for them.
     pub records: u64,
-    /// What has to go for `free`, in this order: the first 10 000 objects.
+    /// What has to go for the quotas and for `free`, in this order: the first 10 000 objects.
     pub evicted: Vec<(Digest, u64)>,
     /// Bytes that have to go besides.
     pub evicted_more_bytes: u64,
@@ -213,7 +213,8 @@ impl Cache {
         }))
     }
 
-    /// Removes what nobody would miss: leftovers, damaged files, what is expired; and evicts until `free` more bytes fit.
+    /// Removes what nobody would miss: leftovers, damaged files, what is expired; evicts what is beyond a quota; and evicts until
+    /// `free` more bytes fit.
     /// An error if the folder cannot be read.
     pub async fn collect(self: &Arc<Self>, free: u64, dry_run: bool) -> Result<Collected, NoRoom> {
         self.until_scanned().await?;
@@ -264,8 +265,11 @@ impl Cache {
         collected
     }
 
-    /// Evicts until `free` more bytes fit.
+    /// Evicts what is beyond a quota, and until `free` more bytes fit.
     fn collect_for(&self, free: u64, mut collected: Collected) -> Collected {
+        if let Err(error) = self.keep_limits(&mut |victim| collected.note(victim)) {
+            tracing::warn!(%error, "a limit cannot be kept");
+        }
         // The claim evicts; what it set aside is given back at once.
         if let Err(error) = self.room(free, 0, &mut |victim| collected.note(victim)) {
             tracing::warn!(%error, "not as much could be made free as was asked for");

@@ -173,6 +173,15 @@ impl Cache {
         self.room(0, 0, &mut |_| {}).map(drop)
     }
 
+    /// Blocks. Evicts what is beyond a limit: the whole cache's, and each quota's. They may be lower than they were in the last
+    /// process's time, and content counts for its quota only when it is known whose it is. Tells what it evicts. The first
+    /// error; the other limits are kept all the same.
+    pub(super) fn keep_limits(&self, gone: &mut dyn FnMut(&Victim)) -> Result<(), NoRoom> {
+        // What a claim sets aside is nothing here.
+        let classes = 0..=self.quotas.len();
+        classes.map(|class| self.room(0, class as Class, gone).map(drop)).fold(Ok(()), Result::and)
+    }
+
     /// Which quota content of a repository counts for.
     pub fn class(&self, scope: &Scope) -> Class {
         if self.quotas.is_empty() {
@@ -240,7 +249,16 @@ impl Cache {
     /// As [`Cache::put`], of what came through `upstream`, whosever that is by now. Where that cannot be written down it is not
     /// kept at all.
     pub async fn put_from(self: &Arc<Self>, upstream: UpstreamName, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
-        let reservation = self.reserve(bytes.len() as u64).await;
+        self.put_for(upstream, 0, digest, bytes).await
+    }
+
+    /// As [`Cache::put_from`], of what came from a repository: within its quota.
+    pub async fn put_of(self: &Arc<Self>, scope: &Scope, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
+        self.put_for(scope.upstream.clone(), self.class(scope), digest, bytes).await
+    }
+
+    async fn put_for(self: &Arc<Self>, upstream: UpstreamName, class: Class, digest: Digest, bytes: Bytes) -> Result<(), NoRoom> {
+        let reservation = self.reserve_for(bytes.len() as u64, class).await;
         let stored = self.blocking(move |cache| {
             let _steady = cache.confine_for_good(&digest, &upstream, Came::Sent)?;
             cache.store_whole(digest, bytes, reservation)

@@ -235,7 +235,7 @@ impl Pull {
             // A public upstream has it.
             self.cache.release(digest, &scope.upstream).await;
         }
-        if let Err(error) = self.cache.put_from(scope.upstream.clone(), *digest, fetched.bytes.clone()).await {
+        if let Err(error) = self.cache.put_of(scope, *digest, fetched.bytes.clone()).await {
             tracing::warn!(%digest, upstream = %scope.upstream, repository = %scope.repository, %error, "a manifest is kept in memory only");
             let reason = FillError::from(error).reason();
             self.metrics.fill_failures_total.with_label_values(&[scope.upstream.as_str(), reason]).inc();

@@ -73,8 +73,8 @@ impl Index {
         next
     }
 
-    /// The objects that would go for `bytes` more, in that order, once the leftovers have gone; at most `most`, since the
-    /// lock is held. Then the bytes that would have to go besides.
+    /// The objects that would go for the quotas and then for `bytes` more, in that order, once the leftovers have gone; at most
+    /// `most`, since the lock is held. Then the bytes that would have to go besides.
     pub fn preview(&self, bytes: u64, space: Space, most: usize) -> (Files, u64) {
         let state = self.lock();
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
@@ -82,6 +82,16 @@ impl Index {
         let mut wanted = over.max(short).saturating_sub(state.spare);
         let mut orders: Vec<_> = state.classes.iter().map(|share| share.policy.order().peekable()).collect();
         let mut files = Vec::new();
+        for (share, order) in state.classes.iter().zip(&mut orders) {
+            let mut beyond = share.beyond(0);
+            // What cannot be brought under its limit is left as it is.
+            while beyond > 0 && share.can_free(beyond) && files.len() < most {
+                let Some(id) = order.next() else { break };
+                let size = state.objects.get(id).size;
+                (beyond, wanted) = (beyond.saturating_sub(size), wanted.saturating_sub(size));
+                files.push((state.objects.digest(id), size));
+            }
+        }
         while wanted > 0 && files.len() < most {
             // As when evicting: the class whose next candidate was unused for longest.
             let next = orders.iter_mut().filter_map(|order| {

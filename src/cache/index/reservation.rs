@@ -43,8 +43,7 @@ impl Index {
         let over = state.total().saturating_add(bytes).saturating_sub(self.limits.max_size);
         let short = bytes.saturating_add(self.limits.min_free).saturating_sub(space.free);
         let share = &state.classes[usize::from(class)];
-        let beyond =
-            share.quota.max_size.map_or(0, |quota| (share.bytes + share.reserved).saturating_add(bytes).saturating_sub(quota));
+        let beyond = share.beyond(bytes);
         if over == 0 && short == 0 && beyond == 0 {
             state.share(class).reserved += bytes;
             return Claim::Granted(Reservation { index: self.clone(), bytes, class });
@@ -56,7 +55,7 @@ impl Index {
         }
         // What eviction could free at best; if that is not enough, nothing is evicted in vain.
         let evictable = state.bytes - state.pinned + state.spare + state.leaving();
-        if over.max(short) > evictable || beyond > share.bytes - share.pinned {
+        if over.max(short) > evictable || !share.can_free(beyond) {
             return Claim::Impossible;
         }
         let spare = if over.max(short) > 0 { state.evict_spare() } else { None };

@@ -68,6 +68,18 @@ pub(super) struct Share {
     pub(super) reserved: u64,
 }
 
+impl Share {
+    /// By how much it would be beyond its quota with `bytes` more.
+    pub(super) fn beyond(&self, bytes: u64) -> u64 {
+        self.quota.max_size.map_or(0, |quota| (self.bytes + self.reserved).saturating_add(bytes).saturating_sub(quota))
+    }
+
+    /// Whether eviction could free so much of it.
+    pub(super) fn can_free(&self, bytes: u64) -> bool {
+        bytes <= self.bytes - self.pinned
+    }
+}
+
 impl State {
     pub(super) fn total(&self) -> u64 {
         let condemned: u64 = self.condemned.values().map(|condemned| condemned.size).sum();

@@ -145,6 +145,60 @@ async fn a_quota_makes_room_in_itself() {
     assert_eq!(start(&config).account().quotas[0].bytes, before);
 }
 
+/// A quota that is lower than it was in the last process's time holds as soon as it is known what counts for it; and where it
+/// is an operator who looks first, what is told is what is done.
+#[tokio::test]
+async fn a_quota_that_was_lowered_holds_from_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let lowered = |max_size| {
+        let pattern = Globs::new(["docker.io/team/*"]).unwrap();
+        config(dir.path(), 1 << 30, vec![Quota { pattern, max_size: Some(Amount::Bytes(max_size)), unused_for: None }])
+    };
+    let cache = start(&lowered(1 << 20));
+    let other = publish(&cache, "other/one", 99).await;
+    for seed in 0..10 {
+        publish(&cache, "team/one", seed).await;
+    }
+    let bytes = |cache: &Cache| cache.account().quotas[0].bytes;
+    assert!(bytes(&cache) > 10_000);
+    drop(cache);
+
+    let cache = start(&lowered(7000));
+    cache.keep_house().await;
+    assert!(bytes(&cache) <= 7000, "{}", bytes(&cache));
+    drop(cache);
+    let cache = start(&lowered(5000));
+    let told = cache.collect(0, true).await.unwrap();
+    let done = cache.collect(0, false).await.unwrap();
+    assert_eq!((&told.evicted, told.bytes), (&done.evicted, done.bytes));
+    assert!(!done.evicted.is_empty() && bytes(&cache) <= 5000, "{done:?}");
+    drop(cache);
+
+    let cache = Cache::open(&lowered(3000), Arc::new(Metrics::new())).unwrap();
+    let maintaining = tokio::spawn(cache.clone().maintain());
+    cache.until_surveyed().await;
+    assert!((1..=3000).contains(&bytes(&cache)), "{}", bytes(&cache));
+    assert!(cache.known(&other.0).unwrap().present && cache.known(&other.1).unwrap().present);
+    maintaining.abort();
+}
+
+/// Manifests count for their repository's quota before they come, not only when they are here.
+#[tokio::test]
+async fn a_quota_of_which_only_manifests_are_asked_for_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let pattern = Globs::new(["docker.io/team/*"]).unwrap();
+    let quota = Quota { pattern, max_size: Some(Amount::Bytes(1000)), unused_for: None };
+    let cache = start(&config(dir.path(), 1 << 30, vec![quota]));
+    let record = ManifestRecord { media_type: MediaType::OCI_MANIFEST };
+    for n in 0..20_u8 {
+        let manifest = Bytes::from(vec![n; 300]);
+        let digest = Digest::of(Algorithm::Sha256, &manifest);
+        cache.put_of(&scope("team/app"), digest, manifest).await.unwrap();
+        cache.set_manifest_record(&scope("team/app"), &digest, &record).await;
+        assert!((300..=1000).contains(&cache.account().quotas[0].bytes), "{n}: {:?}", cache.account().quotas);
+    }
+}
+
 /// `pin --platform`: space is taken from the other platforms of a pinned image, never from what the one needs.
 #[tokio::test]
 async fn i8_what_is_not_of_a_pinned_platform_makes_room() {
