@@ -1,5 +1,5 @@
 //! Keeps the memory bounded that the catalog takes for what manifests name: when they name too much, some of them are evicted,
-//! those first that were not used for longest. What pins protect and what an import holds stays. Rare, and never while
+//! as [`super::catalog`] chooses them. What pins protect and what an import holds stays. Rare, and never while
 //! somebody waits: woken by whoever notes a manifest, done by a task of [`super::maintain`] on the blocking pool.
 
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Cache {
             named_before = before.parts,
             named = parts,
             limit = most_parts,
-            "the manifests here named more than the mirror keeps in memory: some were evicted, those that were not used for longest{}",
+            "the manifests here named more than the mirror keeps in memory: some were evicted, first those that name more than images do, and those that were not used for longest{}",
             if hopeless { "; what is pinned, or being imported, names more than that: nothing else can go" } else { "" }
         );
     }
