@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::system::sysinfo;
 use tokio::time::Instant;
 
 /// A wall clock that is set by less makes no record wrong enough to be written again. In seconds.
@@ -27,7 +27,8 @@ struct Inner {
     started: Instant,
     /// Not tokio's, which tests pause: for the comparison with the wall clock, which they do not.
     began: std::time::Instant,
-    awoke: Duration,
+    /// How long the machine had been up then.
+    up: Duration,
     /// For how long the machine has slept since, in milliseconds, as of the last look: the monotonic clock stands still then.
     slept: AtomicU64,
     /// How far the wall clock was off this one at the last look, in seconds.
@@ -37,13 +38,10 @@ struct Inner {
     set: AtomicI64,
 }
 
-/// By how much the clock that goes on while the machine sleeps is ahead of the one that does not. Always the same, but for sleep.
-fn asleep() -> Duration {
-    // In this order: what passes between the two is no sleep.
-    let boot = clock_gettime(ClockId::Boottime);
-    let running = clock_gettime(ClockId::Monotonic);
-    let nanos = |time: rustix::time::Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
-    Duration::from_nanos(u64::try_from(nanos(boot) - nanos(running)).unwrap_or(0))
+/// How long the machine has been up, sleep included, in whole seconds. By a system call and not by a clock of the vDSO, which
+/// cannot be called under valgrind.
+fn uptime() -> Duration {
+    Duration::from_secs(u64::try_from(sysinfo().uptime).unwrap_or(0))
 }
 
 impl Clock {
@@ -53,7 +51,7 @@ impl Clock {
             wall: SystemTime::now(),
             started: Instant::now(),
             began: std::time::Instant::now(),
-            awoke: asleep(),
+            up: uptime(),
             slept: AtomicU64::new(0),
             off: AtomicI64::new(0),
             #[cfg(test)]
@@ -104,9 +102,9 @@ impl Clock {
     /// To be called every minute: notes for how long the machine has slept, and whether the wall clock was set since the
     /// last time.
     pub fn look(&self) -> Look {
-        let slept = asleep().saturating_sub(self.0.awoke).as_millis() as u64;
-        // What is less than a second may be the time between two readings.
-        if slept >= self.0.slept.load(Ordering::Relaxed) + 1000 {
+        let slept = uptime().saturating_sub(self.0.up + self.0.began.elapsed()).as_millis() as u64;
+        // Less may be what whole seconds leave out.
+        if slept >= self.0.slept.load(Ordering::Relaxed) + 2000 {
             self.0.slept.fetch_max(slept, Ordering::Relaxed);
         }
         let off = self.off();
