@@ -373,13 +373,13 @@ class Metrics(unittest.TestCase):
                 labels |= {"le"}
                 names = [f"roadstead_{name}{suffix}" for suffix in ("_bucket", "_sum", "_count")]
             cls.metrics |= {each: labels for each in names}
-        cls.values = {name: set(re.findall(r'Self::\w+ => "(\w+)"', body)) for name, body in
-                      (("kind", source.partition("impl Kind")[2].partition("impl Outcome")[0]),
-                       ("result", source.partition("impl Outcome")[2].partition("macro_rules")[0]))}
+        labels = {name: set(re.findall(r'Self::\w+ => "(\w+)"', source.partition(f"\nimpl {name} {{")[2].partition("\n}\n")[0]))
+                  for name in ("Kind", "Outcome", "Removal")}
+        cls.values = {"kind": labels["Kind"], "result": labels["Outcome"]}
         lists = (ROOT / "src" / "metrics" / "begin.rs").read_text().partition("\nimpl Metrics")[0]
         cls.reasons = {name: set(re.findall(r'"(\w+)"', values))
                        for name, values in re.findall(r"^const (\w+): .*? = \[(.*?)\];", lists, flags=re.M | re.S)}
-        cls.values["reason"] = set().union(*cls.reasons.values())
+        cls.values["reason"] = labels["Removal"].union(*cls.reasons.values())
 
     def expressions(self):
         dashboard = json.loads((DEPLOY / "grafana/dashboards/roadstead.json").read_text())
@@ -397,6 +397,7 @@ class Metrics(unittest.TestCase):
         self.assertIn("joined", self.values["result"])
         self.assertIn("blob", self.values["kind"])
         self.assertIn("revalidating", self.reasons["UNCONFIRMED"])
+        self.assertIn("space", self.values["reason"])
 
     def test_expressions(self):
         for title, expression in self.expressions():
