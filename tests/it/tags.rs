@@ -2,6 +2,7 @@
 //! is served, and said to be old.
 
 mod listings;
+mod referrers;
 mod refused;
 mod stale;
 

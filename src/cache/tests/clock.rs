@@ -54,16 +54,21 @@ async fn a_tags_record_has_the_time_of_day_after_the_clock_was_set() {
     assert!((shown - 40 * DAY).abs() < 60, "people see the time of day: {shown}");
 }
 
-/// A quota's time is counted by a clock that does not jump; what the next process reads is the time of day.
-#[tokio::test]
-async fn a_jump_of_the_clock_expires_nothing_that_is_in_use() {
-    let dir = tempfile::tempdir().unwrap();
+/// What nobody in the team has used for a week goes.
+fn of_a_week(dir: &std::path::Path) -> config::Cache {
     let quota = Quota {
         pattern: Globs::new(["docker.io/team/*"]).unwrap(),
         max_size: None,
         unused_for: Some(Duration::from_secs(7 * DAY as u64)),
     };
-    let config = config(dir.path(), 1 << 30, vec![quota]);
+    config(dir, 1 << 30, vec![quota])
+}
+
+/// A quota's time is counted by a clock that does not jump; what the next process reads is the time of day.
+#[tokio::test]
+async fn a_jump_of_the_clock_expires_nothing_that_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = of_a_week(dir.path());
     let cache = start(&config);
     let images = [publish(&cache, "team/app", 1).await, publish(&cache, "team/app", 2).await];
     let here = |cache: &Cache| images.map(|(_, layer)| cache.known(&layer).is_some_and(|known| known.present));
@@ -107,12 +112,7 @@ async fn a_jump_of_the_clock_expires_nothing_that_is_in_use() {
 #[tokio::test]
 async fn a_time_before_any_mirror_ran_is_no_time() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        pattern: Globs::new(["docker.io/team/*"]).unwrap(),
-        max_size: None,
-        unused_for: Some(Duration::from_secs(7 * DAY as u64)),
-    };
-    let config = config(dir.path(), 1 << 30, vec![quota]);
+    let config = of_a_week(dir.path());
     let cache = start(&config);
     let (_, layer) = publish(&cache, "team/app", 1).await;
     let path = dir.path().join("blobs/sha256").join(layer.hex());
